@@ -1,0 +1,44 @@
+PYTHON ?= python3
+VENV   := .venv
+ENVPY  := $(VENV)/bin/python
+
+.DELETE_ON_ERROR:
+# demo and test share one environment: two installations at once would break it.
+.NOTPARALLEL:
+.PHONY: help demo test test-all clean
+
+help:
+	@echo "make demo      create $(VENV), install, solve a transport problem, write figures to demo-output/"
+	@echo "make test      create $(VENV), install, run the tests but the slow ones"
+	@echo "make test-all  the same with the slow tests"
+	@echo "make clean     remove $(VENV), demo-output/ and everything built or cached"
+	@echo "Another Python: make demo PYTHON=/path/to/python3 (make clean first if $(VENV) exists)"
+
+demo: $(VENV)/.installed
+	$(ENVPY) -m pmapde demo --out demo-output
+
+test: $(VENV)/.installed-test
+	$(ENVPY) -m pytest -m "not slow"
+
+test-all: $(VENV)/.installed-test
+	$(ENVPY) -m pytest
+
+# Stamps are touched last, so that an interrupted or failed step is done again.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("pmapde needs Python 3.11 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	@$(ENVPY) -c 'import pip, sys; sys.exit(int(pip.__version__.split(".")[0]) < 23)' \
+		|| $(ENVPY) -m pip install --upgrade pip
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created setup.cfg pyproject.toml
+	$(ENVPY) -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.created setup.cfg pyproject.toml
+	$(ENVPY) -m pip install --quiet -e ".[test]"
+	@touch $(VENV)/.installed $@
+
+clean:
+	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,209 @@
+"""Densities: values on a grid, or a log-density given as a function; normalisation, floors, interpolation."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Callable, Optional
+
+import numpy as np
+from scipy import ndimage
+
+from .ghosts import fold
+from .grid import Grid
+from .transfer import average
+
+
+def checked_values(values, name):
+    """``values`` as a fresh C-ordered float64 array of two or three axes, or one sentence on what is wrong."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"`{name}` must be an array of real numbers, got dtype {array.dtype}; convert it first.")
+    if array.ndim not in (2, 3):
+        raise ValueError(f"`{name}` must have two or three axes, got shape {array.shape}.")
+    if min(array.shape) < 2:
+        raise ValueError(f"`{name}` must have at least two cells along every axis, got shape {array.shape}.")
+    array = np.array(array, dtype=np.float64, order="C")
+    bad = ~np.isfinite(array)
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(f"`{name}` must be finite, got {array[where]} at {where} ({int(bad.sum())} such cells); "
+                         f"replace or mask them first.")
+    if array.min() < 0:
+        where = tuple(int(i) for i in np.unravel_index(array.argmin(), array.shape))
+        raise ValueError(f"`{name}` must be non-negative, got {array[where]:.3g} at {where}; "
+                         f"clip it or subtract its minimum first.")
+    if array.max() == 0:
+        raise ValueError(f"`{name}` must have positive mass, got zeros everywhere.")
+    return array
+
+
+def floored(values, floor):
+    """``max(values, floor * max(values))``: the density ``floor`` of the glossary."""
+    return np.maximum(values, floor * values.max()) if floor else values
+
+
+@dataclass(frozen=True, eq=False)
+class GridDensity:
+    """A density given by its cell averages on a grid, any normalisation.
+
+    Between the cell centres the *density* (not its logarithm) is interpolated, by a positive spline that is even about
+    no-flux faces and wraps around periodic axes: its integral is exactly the sum over the cells.
+
+    Parameters
+    ----------
+    values : array_like, two or three axes
+        Non-negative cell averages; copied, never modified.
+    grid : Grid, optional
+        Where the cells are; the unit square or cube if omitted.
+    interpolation : {"cubic", "linear"}
+        ``"linear"``: multilinear, continuous. ``"cubic"``: cubic B-spline through the values, twice continuously
+        differentiable; where it would dip below the smallest of the values around, its coefficients are raised
+        (the mass is restored by a factor), so it stays positive. Second-order accurate both, as cell averages are.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a wrong dtype, shape, sign, non-finite values or zero mass; the message names the first cell.
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> density = pmapde.GridDensity(np.ones((8, 8)))
+    >>> density.log_density(np.array([[0.2, 0.7]]))
+    array([0.])
+    """
+
+    values: np.ndarray
+    grid: Optional[Grid] = None
+    interpolation: str = "cubic"
+
+    def __post_init__(self):
+        values = checked_values(self.values, "values")
+        values.flags.writeable = False
+        grid = Grid(values.shape) if self.grid is None else self.grid
+        if not isinstance(grid, Grid):
+            raise TypeError(f"`grid` must be a pmapde.Grid, got {type(grid).__name__}.")
+        if grid.shape != values.shape:
+            raise ValueError(f"`values` of shape {values.shape} do not fit `grid` of shape {grid.shape}.")
+        if self.interpolation not in ("linear", "cubic"):
+            raise ValueError(f"`interpolation` must be 'linear' or 'cubic', got {self.interpolation!r}.")
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "grid", grid)
+
+    @cached_property
+    def mass(self):
+        return float(self.values.sum()) * self.grid.cell_volume
+
+    @cached_property
+    def is_uniform(self):
+        return bool(self.values.min() == self.values.max())
+
+    def normalised(self, floor=0.0):
+        """The probability density, after raising values below ``floor * max``."""
+        values = floored(self.values, floor)
+        return GridDensity(values / (values.sum() * self.grid.cell_volume), self.grid, self.interpolation)
+
+    def on_grid(self, grid):
+        """Cell averages on another grid of the same box (exact overlaps)."""
+        return GridDensity(average(self.values, grid.shape), grid, self.interpolation)
+
+    @cached_property
+    def _coefficients(self):
+        """Spline coefficients with their ghost layer."""
+        values, width = self.values, 1
+        if self.interpolation == "cubic":
+            width = 2
+            modes = ["grid-wrap" if wraps else "reflect" for wraps in self.grid.periodic]
+            coefficients = values
+            for axis, mode in enumerate(modes):
+                coefficients = ndimage.spline_filter1d(coefficients, 3, axis, mode=mode)
+            lowest = ndimage.minimum_filter(values, 3, mode=["wrap" if wraps else "nearest"
+                                                             for wraps in self.grid.periodic])
+            values = np.maximum(coefficients, lowest)
+            values *= self.values.sum() / values.sum()
+        for axis, (n, wraps) in enumerate(zip(self.grid.shape, self.grid.periodic)):
+            values = np.take(values, fold(np.arange(-width, n + width), n, wraps), axis=axis)
+        return np.ascontiguousarray(values)
+
+    def log_density(self, points, gradient=False):
+        """Log of the interpolated density at points ``(n, d)``; with ``gradient``, also its gradient ``(n, d)``.
+
+        Points outside a no-flux box take the value at the nearest point of the box.
+        """
+        value, slope = self.log_density_by_component(np.ascontiguousarray(np.asarray(points, float).T), gradient)
+        return (value, slope.T) if gradient else value
+
+    def log_density_by_component(self, points, gradient):
+        """The same with component-first arrays ``(d, n)``: ``(value, gradient or None)``."""
+        count = points.shape[1]
+        if self.is_uniform:
+            return np.full(count, np.log(self.values.flat[0])), np.zeros_like(points) if gradient else None
+        from .kernels.interpolation import log_density_2d, log_density_3d
+        kernel = log_density_2d if self.grid.ndim == 2 else log_density_3d
+        value = np.empty(count)
+        slope = np.zeros((self.grid.ndim, count if gradient else 0))
+        kernel(self._coefficients, self.grid.shape, self.grid.lower, self.grid.spacing, self.grid.periodic,
+               self.interpolation == "cubic", points, gradient, value, slope)
+        return value, slope if gradient else None
+
+
+@dataclass(frozen=True, eq=False)
+class LogDensity:
+    """A density given by its logarithm as a function of points, any normalisation.
+
+    Parameters
+    ----------
+    function : callable
+        Takes points ``(n, d)``, returns ``log density + constant`` at them, shape ``(n,)``; finite on the whole box.
+    gradient : callable, optional
+        Takes points ``(n, d)``, returns the gradient of the log-density, ``(n, d)``. Central differences of
+        ``function`` are taken if omitted.
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> normal = pmapde.LogDensity(lambda x: -0.5 * (x**2).sum(axis=1), gradient=lambda x: -x)
+    >>> normal.log_density(np.zeros((1, 2)))
+    array([-0.])
+    """
+
+    function: Callable
+    gradient: Optional[Callable] = None
+
+    def __post_init__(self):
+        for name in ("function", "gradient"):
+            value = getattr(self, name)
+            if not callable(value) and not (name == "gradient" and value is None):
+                raise TypeError(f"`{name}` must be callable, got {type(value).__name__}.")
+
+    def log_density(self, points, gradient=False):
+        """Values ``(n,)`` at points ``(n, d)``; with ``gradient``, also the gradient ``(n, d)``."""
+        points = np.asarray(points, float)
+        value = self._call(self.function, points, (len(points),), "function")
+        if not gradient:
+            return value
+        if self.gradient is not None:
+            return value, self._call(self.gradient, points, points.shape, "gradient")
+        slope = np.empty_like(points)
+        # cube root of the rounding unit: the step that balances truncation and rounding of a central difference
+        steps = 6e-6 * np.maximum(np.ptp(points, axis=0), 1e-3) if len(points) else np.ones(points.shape[1])
+        for axis, step in enumerate(steps):
+            shift = np.zeros(points.shape[1])
+            shift[axis] = step
+            slope[:, axis] = (self.function(points + shift) - self.function(points - shift)) / (2 * step)
+        return value, slope
+
+    @staticmethod
+    def _call(function, points, shape, name):
+        value = np.asarray(function(points), float)
+        if value.shape != shape:
+            raise ValueError(f"`{name}` of a LogDensity must return shape {shape} for points of shape "
+                             f"{points.shape}, got {value.shape}.")
+        return value
+
+    def log_density_by_component(self, points, gradient):
+        """As :meth:`GridDensity.log_density_by_component`."""
+        if gradient:
+            value, slope = self.log_density(points.T, True)
+            return value, np.ascontiguousarray(slope.T)
+        return self.log_density(points.T), None

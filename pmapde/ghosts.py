@@ -1,0 +1,30 @@
+"""Ghost layers: what a cell beyond the boundary stands for (even reflection, or wrap-around)."""
+from __future__ import annotations
+
+import numpy as np
+
+
+def fold(index, n, periodic):
+    """Cell indices outside ``0..n-1`` brought back by wrap-around or even reflection about the faces."""
+    if periodic:
+        return index % n
+    index = index % (2 * n)
+    return np.minimum(index, 2 * n - 1 - index)
+
+
+def pad(field, width, periodic):
+    """``field`` with ``width`` ghost layers: even reflection about no-flux faces, wrap-around on periodic axes."""
+    padded = np.empty(tuple(n + 2 * width for n in field.shape))
+    padded[(slice(width, -width),) * field.ndim] = field
+    fill_ghosts(padded, width, periodic)
+    return padded
+
+
+def fill_ghosts(padded, width, periodic):
+    """Fill the ghost layers of ``padded`` from its interior, in place, axis after axis (corners included)."""
+    for axis, wraps in enumerate(periodic):
+        view = np.moveaxis(padded, axis, 0)
+        n = view.shape[0] - 2 * width
+        for layer in range(1, width + 1):
+            view[width - layer] = view[width + fold(-layer, n, wraps)]
+            view[width + n - 1 + layer] = view[width + fold(n - 1 + layer, n, wraps)]

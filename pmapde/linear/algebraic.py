@@ -1,0 +1,71 @@
+"""Algebraic multigrid preconditioner (pyamg)."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class AlgebraicMultigrid:
+    """One V-cycle of a pyamg hierarchy. Flat in grid size and in contrast on the M-matrix of the monotone scheme.
+
+    The set-up costs as much as 20 to 60 cycles, so the hierarchy is kept from one matrix to the next and rebuilt by the
+    rule of :class:`~pmapde.linear.solver.LinearSolver` (``rebuild_growth``); rebuilds are counted as ``setups``.
+
+    Parameters
+    ----------
+    coarsening : {"ruge_stuben", "smoothed_aggregation"}
+        Classical (Ruge & Stueben 1987) or smoothed aggregation for non-symmetric matrices, which takes a fifth of the
+        memory (0.15 against 0.7 kB per cell in 3D) and more applications.
+    rebuild_growth : float
+        Rebuild once the applications per decade of residual exceed those after the last set-up by this factor.
+
+    Good values: the defaults; ``"smoothed_aggregation"`` for 3D grids that do not fit otherwise.
+    """
+
+    coarsening: str = "ruge_stuben"
+    rebuild_growth: float = 1.5
+    name = "algebraic"
+    keep = True
+
+    def __post_init__(self):
+        if self.coarsening not in ("ruge_stuben", "smoothed_aggregation"):
+            raise ValueError(f"`coarsening` must be 'ruge_stuben' or 'smoothed_aggregation', got {self.coarsening!r}.")
+        if not self.rebuild_growth > 1:
+            raise ValueError(f"`rebuild_growth` must be greater than 1, got {self.rebuild_growth!r}.")
+
+    def build(self, stencil):
+        return _Hierarchy(stencil, self.coarsening)
+
+
+class _Hierarchy:
+    def __init__(self, stencil, coarsening):
+        import pyamg
+        matrix = stencil.matrix()
+        if coarsening == "ruge_stuben":
+            hierarchy = pyamg.ruge_stuben_solver(matrix, max_coarse=50)
+        else:
+            hierarchy = pyamg.smoothed_aggregation_solver(matrix, symmetry="nonsymmetric", max_coarse=50)
+        self.levels, self.coarse_solver = hierarchy.levels, hierarchy.coarse_solver
+
+    def apply(self, residual, threads=1):
+        """One V-cycle from zero. Called level by level because ``hierarchy.solve`` spends two more fine residuals."""
+        return self._cycle(0, np.ravel(residual)).reshape(residual.shape)
+
+    def _cycle(self, depth, rhs):
+        level = self.levels[depth]
+        if depth == len(self.levels) - 1:
+            return np.asarray(self.coarse_solver(level.A, rhs)).ravel()
+        field = np.zeros_like(rhs)
+        level.presmoother(level.A, field, rhs)
+        field += level.P @ self._cycle(depth + 1, level.R @ (rhs - level.A @ field))
+        level.postsmoother(level.A, field, rhs)
+        return field
+
+    @property
+    def nbytes(self):
+        """Bytes of all sparse matrices of the hierarchy."""
+        matrices = [matrix for level in self.levels for matrix in
+                    (getattr(level, name, None) for name in "APR") if matrix is not None]
+        return sum(m.data.nbytes + m.indices.nbytes + m.indptr.nbytes for m in matrices)

@@ -1,0 +1,38 @@
+"""Sparse LU: the last resort on grids small enough for it."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import bmat, csc_matrix
+from scipy.sparse.linalg import splu
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Exact solve by sparse LU of the operator bordered by the constants, up to ``largest`` unknowns (2D, 3D)."""
+
+    largest: tuple = (70_000, 15_000)
+    name = "direct"
+    keep = False
+
+    def affords(self, stencil):
+        return np.prod(stencil.shape) <= self.largest[len(stencil.shape) - 2]
+
+    def build(self, stencil):
+        if not self.affords(stencil):
+            raise ValueError(f"Direct(largest={self.largest}) is too small for {np.prod(stencil.shape)} unknowns; "
+                             f"use AlgebraicMultigrid().")
+        return Bordered(stencil)
+
+
+class Bordered:
+    """LU of ``[[A, 1], [1', 0]]``: solves ``A w + c = rhs`` for the mean-free ``w``, whatever the constant c."""
+
+    def __init__(self, stencil):
+        matrix = stencil.matrix()
+        ones = csc_matrix(np.ones((matrix.shape[0], 1)))
+        self.factors = splu(bmat([[matrix, ones], [ones.T, None]], format="csc"))
+
+    def apply(self, residual, threads=1):
+        return self.factors.solve(np.append(np.ravel(residual), 0.0))[:-1].reshape(residual.shape)

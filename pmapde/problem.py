@@ -1,0 +1,198 @@
+"""The transport problem: source, target and their boxes, checked and normalised."""
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+from .density import GridDensity, LogDensity, checked_values
+from .grid import Grid
+from .transfer import average
+
+
+class TransportProblem:
+    """Find the convex ``u`` with ``det D2u(x) nu(grad u(x)) = mu(x)`` and ``grad u(source box) = target box``.
+
+    Parameters
+    ----------
+    source, target : array_like, GridDensity or LogDensity
+        Densities, any normalisation. An array holds cell averages; source and target may have different shapes.
+        The source is needed at the cell centres of ``grid`` only; the target is evaluated at ``grad u``.
+    grid : Grid, optional
+        The source's box, spacing and boundary, and the grid of the solution. An array without it lives on the unit
+        square or cube with no-flux faces. Required where the source is a :class:`LogDensity`.
+    target_grid : Grid, optional
+        The same for the target (default: the box of the source with the target's own number of cells).
+        An axis must be periodic on both sides with equal periods, or on neither.
+    floor : float
+        Densities are replaced by ``max(density, floor * max)`` before they are normalised. The equation takes
+        logarithms, so a density with zeros needs a positive floor.
+    interpolation : {"cubic", "linear"}, optional
+        How a target *array* is interpolated; see :class:`GridDensity`.
+
+    Attributes
+    ----------
+    grid, target_grid : Grid
+    source_values : ndarray
+        The normalised source at the cells: ``source_values.sum() * grid.cell_volume == 1``.
+    source_log_mass, target_log_mass : float
+        Logarithms of the masses before normalisation.
+    ndim : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        One sentence naming the argument, what was received and what to do.
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> problem = pmapde.TransportProblem(np.ones((8, 8)), 1 + np.random.default_rng(1).random((12, 10)))
+    >>> problem
+    TransportProblem(2D, source (8, 8) on [0, 1] x [0, 1], target (12, 10) on [0, 1] x [0, 1], no-flux)
+    """
+
+    def __init__(self, source, target, *, grid=None, target_grid=None, floor=0.0, interpolation=None):
+        if not (isinstance(floor, (int, float, np.number)) and 0 <= floor < 1):
+            raise ValueError(f"`floor` must be a number in [0, 1), got {floor!r}.")
+        for name, value in (("grid", grid), ("target_grid", target_grid)):
+            if value is not None and not isinstance(value, Grid):
+                raise TypeError(f"`{name}` must be a pmapde.Grid, got {type(value).__name__}.")
+        self.floor = float(floor)
+        source, self.grid = _placed(source, grid, None, "source", None)
+        target, self.target_grid = _placed(target, target_grid, self.grid, "target", interpolation)
+        self._check_boxes()
+        self.source_values, self.source_log_mass = _sampled(source, self.grid, self.floor, "source")
+        self.source_values.flags.writeable = False
+        if isinstance(target, GridDensity):
+            self.target_log_mass = float(np.log(target.mass))
+            self.target = target.normalised(self.floor)
+            _refuse_zeros(self.target.values, "target")
+        else:
+            values, self.target_log_mass = _sampled(target, self.target_grid, self.floor, "target")
+            self.target = _Normalised(target, self.target_log_mass, np.log(values.min()) if self.floor else -np.inf)
+            self._target_samples = values
+
+    def _check_boxes(self):
+        grid, target_grid = self.grid, self.target_grid
+        if grid.ndim != target_grid.ndim:
+            raise ValueError(f"`source` and `target` must have the same number of axes, "
+                             f"got {grid.ndim} and {target_grid.ndim}.")
+        if grid.periodic != target_grid.periodic:
+            raise ValueError(f"`grid` and `target_grid` must be periodic along the same axes, "
+                             f"got {grid.periodic} and {target_grid.periodic}.")
+        for axis, wraps in enumerate(grid.periodic):
+            if wraps and not np.isclose(grid.lengths[axis], target_grid.lengths[axis], rtol=1e-12):
+                raise ValueError(f"a periodic axis needs equal periods in `grid` and `target_grid`: axis {axis} has "
+                                 f"{grid.lengths[axis]:g} and {target_grid.lengths[axis]:g}.")
+
+    @property
+    def ndim(self):
+        return self.grid.ndim
+
+    @property
+    def target_values(self):
+        """The normalised target at the cells of ``target_grid``."""
+        return self.target.values if isinstance(self.target, GridDensity) else self._target_samples
+
+    @property
+    def slopes(self):
+        """Per axis, the slope of the affine map ``grad q`` of source box onto target box (1 on periodic axes)."""
+        return np.where(self.grid.periodic, 1.0, self.target_grid.lengths / self.grid.lengths)
+
+    @property
+    def offsets(self):
+        """Per axis ``grad q`` at the lower face: the target's lower face (the source's own on periodic axes)."""
+        return np.where(self.grid.periodic, self.grid.lower, self.target_grid.lower)
+
+    def swapped(self):
+        """The problem from target to source, whose map is the inverse."""
+        target = GridDensity(self.source_values, self.grid)
+        source = GridDensity(self.target_values, self.target_grid)
+        return TransportProblem(source, target, grid=self.target_grid, target_grid=self.grid)
+
+    def on_grid(self, grid):
+        """The same problem on a coarser grid of the source box: averaged source, target averaged alike."""
+        coarse = copy.copy(self)
+        coarse.grid = grid
+        coarse.source_values = average(self.source_values, grid.shape)
+        if isinstance(self.target, GridDensity) and not self.target.is_uniform:
+            shape = tuple(max(2, min(m, -(-m * n // full))) for m, n, full
+                          in zip(self.target_grid.shape, grid.shape, self.grid.shape))
+            coarse.target_grid = self.target_grid.with_shape(shape)
+            coarse.target = self.target.on_grid(coarse.target_grid)
+        return coarse
+
+    def __repr__(self):
+        def box(grid):
+            return " x ".join(f"[{lower:g}, {upper:g}]" for lower, upper in grid.box)
+        flags = set(self.grid.periodic)
+        boundary = str(self.grid.periodic) if len(flags) == 2 else "periodic" if True in flags else "no-flux"
+        return (f"TransportProblem({self.ndim}D, source {self.grid.shape} on {box(self.grid)}, "
+                f"target {self.target_grid.shape} on {box(self.target_grid)}, {boundary})")
+
+
+class _Normalised:
+    """A :class:`LogDensity` minus its log mass, no lower than ``lowest``."""
+
+    is_uniform = False
+
+    def __init__(self, density, log_mass, lowest):
+        self.density, self.log_mass, self.lowest = density, log_mass, lowest
+
+    def log_density_by_component(self, points, gradient):
+        value, slope = self.density.log_density_by_component(points, gradient)
+        value = value - self.log_mass
+        if gradient:
+            slope = np.where(value > self.lowest, slope, 0.0)
+        return np.maximum(value, self.lowest), slope
+
+
+def _placed(density, grid, box_from, name, interpolation):
+    """The argument as a density and the grid it lives on."""
+    if isinstance(density, LogDensity):
+        grid = grid or box_from
+        if grid is None:
+            raise ValueError(f"`grid` is needed where `{name}` is a LogDensity: pass grid=pmapde.Grid(shape, box).")
+        return density, grid
+    if isinstance(density, GridDensity):
+        if grid is not None and grid != density.grid:
+            raise ValueError(f"`{name}` is a GridDensity on its own grid; leave its `grid` argument out "
+                             f"or pass the same grid.")
+        if interpolation is not None and interpolation != density.interpolation:
+            density = GridDensity(density.values, density.grid, interpolation)
+        return density, density.grid
+    values = checked_values(density, name)
+    if grid is None and box_from is not None and values.ndim == box_from.ndim:
+        grid = box_from.with_shape(values.shape)
+    grid = grid or Grid(values.shape)
+    if grid.shape != values.shape:
+        raise ValueError(f"`{name}` of shape {values.shape} does not fit its grid of shape {grid.shape}.")
+    return GridDensity(values, grid, interpolation or "cubic"), grid
+
+
+def _sampled(density, grid, floor, name):
+    """Normalised values at the cells of ``grid`` and the log mass before floor and normalisation."""
+    if isinstance(density, GridDensity):
+        log_mass = float(np.log(density.mass))
+        values = density.normalised(floor).values
+    else:
+        log_values = density.log_density(grid.cell_centres().reshape(grid.ndim, -1).T).reshape(grid.shape)
+        bad = ~np.isfinite(log_values)
+        if bad.any():
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(f"`{name}`: the log-density must be finite on the box, got {log_values[where]} at the "
+                             f"centre of cell {where}; choose a box inside its support.")
+        highest = log_values.max()
+        values = np.exp(log_values - highest)
+        log_mass = float(highest + np.log(values.sum() * grid.cell_volume))
+        values = GridDensity(values, grid).normalised(floor).values
+    _refuse_zeros(values, name)
+    return np.array(values), log_mass
+
+
+def _refuse_zeros(values, name):
+    zeros = int((values == 0).sum())
+    if zeros:
+        raise ValueError(f"`{name}` is zero in {zeros} of {values.size} cells and the equation needs its logarithm; "
+                         f"pass a positive floor, for instance floor=1e-3 (relative to the maximum).")

@@ -1,0 +1,38 @@
+"""Why a run stopped. The value of a member is its diagnosis and remedy, shown wherever the status is."""
+from enum import Enum
+
+
+class Status(Enum):
+    """Reason for a stop; ``success`` is true for the first three.
+
+    Examples
+    --------
+    >>> import pmapde
+    >>> pmapde.Status.CONVERGED.success
+    True
+    """
+
+    CONVERGED = "The mean-free log residual is below the tolerance."
+    FINAL_TIME = "The requested time was reached."
+    STOPPED = "The callback asked to stop."
+    MAX_STEPS = "The step limit was reached before the tolerance: raise max_steps, or loosen tolerance if the residual no longer falls."
+    MAX_SECONDS = "The time limit was reached before the tolerance: raise max_seconds, or start from the partial potential with start=."
+    STAGNATED = "The residual stopped falling above the tolerance, at the level of rounding errors: loosen tolerance."
+    NEWTON_STALLED = "No step, however damped, lowered the residual: the target varies too fast for this grid; use a finer grid, a larger floor or a smoother target, or solve problem.swapped()."
+    STEP_TOO_SMALL = "The implicit step shrank to nothing: the densities vary too fast for this grid; use a finer grid, a larger floor or a smoother target."
+    LINEAR_STALLED = "The linear solver missed its tolerance with every preconditioner allowed: use linear=Automatic(), or raise max_applications."
+    INADMISSIBLE_START = "The potential given as start is not discretely convex on this grid: smooth it, or leave start out."
+    NONFINITE = "NaN or infinity appeared in the residual: the target's log-density is not finite where the map goes; check its function and box."
+
+    @property
+    def success(self):
+        return self in (Status.CONVERGED, Status.FINAL_TIME, Status.STOPPED)
+
+
+class SolverError(RuntimeError):
+    """Raised by ``solve(..., throw=True)`` on failure; ``status`` says why, ``solution`` holds the partial result."""
+
+    def __init__(self, status, solution):
+        super().__init__(f"{status.name}: {status.value}")
+        self.status = status
+        self.solution = solution

@@ -1,0 +1,220 @@
+"""Implicit steps of the parabolic equation on one grid: backward Euler, and pseudo-transient continuation."""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .linear.solver import Automatic
+from .newton import Newton, damped_step, newton, rms
+from .status import Status
+
+_METHODS = "Automatic(), GeometricMultigrid(), AlgebraicMultigrid(), Spectral() or Direct()"
+
+
+def _check_common(settings):
+    if settings.scheme not in (None, "monotone", "centred"):
+        raise ValueError(f"`scheme` must be 'monotone' or 'centred', got {settings.scheme!r}.")
+    if not isinstance(settings.newton, Newton):
+        raise TypeError(f"`newton` must be a pmapde.Newton, got {type(settings.newton).__name__}.")
+    if not (isinstance(settings.linear, Automatic) or hasattr(settings.linear, "build")):
+        raise TypeError(f"`linear` must be {_METHODS}, got {settings.linear!r}.")
+
+
+@dataclass(frozen=True)
+class PseudoTransient:
+    """Drive ``u_t = R(u)`` to its steady state by growing implicit steps; the infinite step is Newton's method.
+
+    Each step is one damped Newton iteration on ``(u - u_k) / dt = R(u)`` (mean-free). The step length follows switched
+    evolution relaxation, ``dt <- dt * |R_k| / |R_{k+1}|`` times ``growth`` (Kelley & Keyes 1998), and is cut where the
+    step is refused. With the default ``initial_step`` Newton is tried first and finite steps only where it is refused.
+
+    Parameters
+    ----------
+    scheme : {None, "monotone", "centred"}
+        See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, centred in 3D.
+    linear : Automatic, GeometricMultigrid, AlgebraicMultigrid, Spectral or Direct
+    newton : Newton
+    nested : bool
+        Start on a coarse grid and interpolate (cubic, made convex again by blending with q) from grid to grid.
+    coarsest : int, optional
+        Fewest cells of an axis on the coarsest grid; 16 in 2D and 8 in 3D by default.
+    initial_step : float
+        First pseudo-time step; infinity is Newton.
+    growth : float
+        Growth of accepted full steps on top of switched evolution relaxation.
+    cut : float
+        Reduction of a refused step.
+    smallest_step : float
+        Below this (times the natural time, the squared box length) the status is ``STEP_TOO_SMALL``.
+
+    Good values: the defaults; ``initial_step=0.1`` follows the flow from the start.
+    """
+
+    scheme: str = None
+    linear: object = field(default_factory=Automatic)
+    newton: Newton = field(default_factory=Newton)
+    nested: bool = True
+    coarsest: int = None
+    initial_step: float = math.inf
+    growth: float = 2.0
+    cut: float = 0.125
+    smallest_step: float = 1e-10
+
+    def __post_init__(self):
+        _check_common(self)
+        if not (self.initial_step > 0 and self.growth >= 1 and 0 < self.cut < 1 and self.smallest_step > 0):
+            raise ValueError(f"PseudoTransient needs initial_step > 0, growth >= 1, 0 < cut < 1, smallest_step > 0, "
+                             f"got {self}.")
+        if self.coarsest is not None and self.coarsest < 2:
+            raise ValueError(f"`coarsest` must be at least 2 cells, got {self.coarsest!r}.")
+
+
+@dataclass(frozen=True)
+class BackwardEuler:
+    """Follow the parabolic equation in true time, ``(u_{k+1} - u_k) / step = R(u_{k+1})``, on the problem's grid.
+
+    First order in ``step``, no stability limit; each step is solved by damped Newton to ``tolerance`` (RMS of the
+    equation's residual). The mean of the potential moves with the drift.
+    """
+
+    step: float
+    scheme: str = None
+    linear: object = field(default_factory=Automatic)
+    newton: Newton = field(default_factory=Newton)
+    tolerance: float = 1e-8
+
+    def __post_init__(self):
+        _check_common(self)
+        if not (self.step > 0 and math.isfinite(self.step)):
+            raise ValueError(f"`step` must be a positive time, got {self.step!r}.")
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What one implicit step did. ``phi`` and ``residual`` (log residual with its mean) are where it ended."""
+
+    phi: np.ndarray
+    residual: np.ndarray
+    dt: float
+    newton_iterations: int
+    damping: float
+    rejected: int
+    status: Status = None
+
+    @property
+    def norm(self):
+        """RMS of the mean-free residual."""
+        return rms(self.residual - self.residual.mean())
+
+    @property
+    def drift(self):
+        return float(self.residual.mean())
+
+
+def rounding_floor(phi, stencil):
+    """RMS size of the rounding errors of the log residual: 4 eps max|phi| per second difference, weighted by W."""
+    return 4 * np.finfo(float).eps * float(np.abs(phi).max()) * rms(np.sqrt((stencil.weights**2).sum(axis=0)))
+
+
+def backward_euler_step(operator, linear, phi, settings):
+    """One step of :class:`BackwardEuler` from ``phi``."""
+    shift = 1 / settings.step
+    mean = phi.mean()
+    start = phi - mean
+
+    def function(psi):
+        value = shift * (psi - start) - operator.residual(psi)
+        return value - value.mean()
+
+    def correct(psi, value, rtol):
+        result = linear.solve(operator.linearise(psi, shift), -value, rtol)
+        return result.correction, result.relative_residual < 0.9
+
+    result = newton(function, correct, start, settings.tolerance, settings.newton)
+    residual = operator.residual(result.x)
+    # R is blind to constants, so the mean of the equation gives the mean of the new potential
+    status = None if result.status is Status.CONVERGED else result.status
+    return Advance(result.x + mean + settings.step * residual.mean(), residual, settings.step, result.iterations,
+                   1.0, 0, status)
+
+
+def pseudo_transient(operator, linear, phi, settings, tolerance_of):
+    """Generate :class:`Advance` records from ``phi`` (admissible) until the mean-free residual meets the tolerance.
+
+    ``tolerance_of(first_norm)`` gives the tolerance once the residual of the start is known. The last record has a
+    status; the first one is the start itself.
+    """
+    grid = operator.grid
+    natural_time = float(np.max(operator.problem.slopes * grid.lengths**2))
+    dt, forcing_memory, rejected = settings.initial_step, None, 0
+    current = Advance(phi, operator.residual(phi), dt, 0, 1.0, 0)
+    if not math.isfinite(current.norm):
+        margin = operator.margin(phi)
+        status = Status.NONFINITE if margin > 0 else Status.INADMISSIBLE_START
+        yield Advance(phi, current.residual, dt, 0, 0.0, 0, status)
+        return
+    tolerance = tolerance_of(current.norm)
+    while True:
+        norm, phi = current.norm, current.phi
+        if norm <= tolerance:
+            yield _with_status(current, Status.CONVERGED)
+            return
+        shift = 0.0 if math.isinf(dt) else 1 / dt
+        stencil = operator.linearise(phi, shift)
+        floor = rounding_floor(phi, stencil)
+        if norm <= floor:
+            yield _with_status(current, Status.CONVERGED if floor <= 2 * tolerance else Status.STAGNATED)
+            return
+        yield current
+        while True:  # until a step is accepted
+            goal = max(tolerance, floor)
+            rtol = settings.newton.next_forcing(norm, forcing_memory, goal)
+            step, solved = _newton_iteration(operator, linear, stencil, current, shift, rtol, settings.newton)
+            if step.damping > 0:
+                break
+            rejected += 1
+            if norm <= 10 * floor:
+                yield _with_status(current, Status.STAGNATED)
+                return
+            dt = settings.cut * min(dt, natural_time / norm)
+            if dt < settings.smallest_step * natural_time:
+                yield _with_status(current, Status.STEP_TOO_SMALL if solved else Status.LINEAR_STALLED)
+                return
+            shift = 1 / dt
+            stencil = operator.linearise(phi, shift)
+        residual = operator.residual(step.x) if shift else step.value
+        current = Advance(step.x, residual, dt, 1, step.damping, rejected)
+        rejected = 0
+        forcing_memory = norm if step.damping == 1 and not shift else None
+        ratio = norm / current.norm
+        if step.damping == 1:  # switched evolution relaxation
+            dt *= min(max(settings.growth * ratio, 0.5), 100.0)
+        else:
+            dt *= min(max(ratio, 0.25), 1.0)
+        if dt > 1e3 * natural_time:
+            dt = math.inf
+
+
+def _with_status(advance, status):
+    return Advance(advance.phi, advance.residual, advance.dt, advance.newton_iterations, advance.damping,
+                   advance.rejected, status)
+
+
+def _newton_iteration(operator, linear, stencil, current, shift, rtol, settings):
+    """One damped Newton iteration on ``(psi - phi) / dt - R(psi) = 0``, all terms mean-free; where it ended, solved?"""
+    start = current.residual - current.residual.mean()
+    result = linear.solve(stencil, start, rtol)
+    if not result.relative_residual < 0.9:  # NaN included
+        return damped_step(lambda psi: np.full(1, np.nan), current.phi, start, 0 * start,
+                           type(settings)(max_halvings=0)), False
+
+    def function(psi):
+        value = operator.residual(psi)
+        value -= value.mean()
+        if shift:
+            value -= shift * (psi - current.phi)
+        return value
+
+    return damped_step(function, current.phi, start, result.correction, settings), True

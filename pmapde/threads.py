@@ -1,0 +1,49 @@
+"""Numba threads: how many, and when not to use them."""
+from __future__ import annotations
+
+import contextlib
+import os
+
+SERIAL_BELOW = 128 * 128
+"""Grids with fewer cells run on one thread: a parallel region costs more than it saves, most of all on a busy machine."""
+
+
+def checked_threads(threads):
+    """The number of threads to use; ``None`` means numba's own setting (``NUMBA_NUM_THREADS``, else all cores)."""
+    import numba
+    if threads is None:
+        return numba.get_num_threads()
+    if not (isinstance(threads, int) and 1 <= threads <= numba.config.NUMBA_NUM_THREADS):
+        raise ValueError(f"`threads` must be between 1 and {numba.config.NUMBA_NUM_THREADS} (set the environment variable "
+                         f"NUMBA_NUM_THREADS to raise the upper limit), got {threads!r}.")
+    return threads
+
+
+def use_threads(threads, size):
+    """Run the next kernels on a grid of ``size`` cells on ``threads`` threads, or on one if it is small."""
+    import numba
+    numba.set_num_threads(threads if size >= SERIAL_BELOW else 1)
+
+
+@contextlib.contextmanager
+def thread_settings(threads):
+    """Within: BLAS on one thread (its threads fight numba's, and change the rounding of sums); numba restored after."""
+    import numba
+    from threadpoolctl import threadpool_limits
+    before = numba.get_num_threads()
+    with threadpool_limits(1, "blas"):
+        try:
+            yield checked_threads(threads)
+        finally:
+            numba.set_num_threads(before)
+
+
+def refuse_after_fork():
+    """Make a forked child that would call numba's OpenMP threads fail with a sentence instead of being killed."""
+    parent = os.getpid()
+
+    def check():
+        if os.getpid() != parent:
+            raise RuntimeError("pmapde cannot run in a forked child once the parent has used it (OpenMP): start worker "
+                               "processes with multiprocessing's 'spawn' or 'forkserver' method.")
+    return check

@@ -1,0 +1,47 @@
+"""Fields from one uniform grid of a box to another, axis by axis, for any ratio of sizes."""
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from .ghosts import fold
+
+
+def averaging_matrix(n_from, n_to):
+    """Cell averages on ``n_to`` cells from averages on ``n_from`` cells of one interval; conserves the integral."""
+    edges = np.union1d(np.arange(n_from + 1) * n_to, np.arange(n_to + 1) * n_from)  # in units of 1/(n_from*n_to)
+    middle = (edges[:-1] + edges[1:]) / 2
+    weights = np.diff(edges) / n_from
+    return csr_matrix((weights, ((middle // n_from).astype(int), (middle // n_to).astype(int))), (n_to, n_from))
+
+
+def cubic_matrix(n_from, n_to, periodic):
+    """Four-point Lagrange interpolation between cell centres, even reflection or wrap-around at the ends; order 4."""
+    position = (np.arange(n_to) + 0.5) * (n_from / n_to) - 0.5
+    first = np.floor(position).astype(int)
+    t = position - first
+    weights = np.stack([-t * (t - 1) * (t - 2) / 6, (t + 1) * (t - 1) * (t - 2) / 2,
+                        -(t + 1) * t * (t - 2) / 2, (t + 1) * t * (t - 1) / 6], axis=1)
+    columns = fold(first[:, None] + np.arange(-1, 3), n_from, periodic)
+    rows = np.repeat(np.arange(n_to), 4)
+    return csr_matrix((weights.ravel(), (rows, columns.ravel())), (n_to, n_from))
+
+
+def _apply_axes(matrices, field):
+    for axis, matrix in enumerate(matrices):
+        if matrix is not None:
+            moved = np.moveaxis(field, axis, 0)
+            result = matrix @ moved.reshape(moved.shape[0], -1)
+            field = np.moveaxis(result.reshape(-1, *moved.shape[1:]), 0, axis)
+    return np.ascontiguousarray(field)
+
+
+def average(field, shape):
+    """Cell averages of ``field`` on another uniform grid of the same box (exact overlaps); conserves the integral."""
+    return _apply_axes([averaging_matrix(m, n) if m != n else None for m, n in zip(field.shape, shape)], field)
+
+
+def interpolate_cubic(field, shape, periodic):
+    """Tensor-product cubic interpolation of a cell-centred field to another uniform grid of the same box."""
+    return _apply_axes([cubic_matrix(m, n, wraps) if m != n else None
+                        for m, n, wraps in zip(field.shape, shape, periodic)], field)

@@ -1,0 +1,163 @@
+"""Imports go one way, heavy packages load late, the library is silent."""
+import ast
+import json
+import subprocess
+import sys
+from configparser import ConfigParser
+from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+         for path in sorted((ROOT / "pmapde").rglob("*.py"))}
+TREES = {module: ast.parse(path.read_text(), str(path)) for module, path in FILES.items()}
+
+
+def is_under(module, names):
+    """Whether a module is one of the names or inside one. Names are given without ``pmapde.``."""
+    return any(module == f"pmapde.{name}" or module.startswith(f"pmapde.{name}.") for name in names)
+
+
+def inside_functions(tree):
+    """Nodes of all function bodies: not the decorators, defaults and annotations, which are evaluated outside."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for statement in node.body:
+                yield from ast.walk(statement)
+        elif isinstance(node, ast.Lambda):
+            yield from ast.walk(node.body)
+
+
+def imports(module, tree, is_package, modules):
+    """Set of ``(imported module, is it inside a function)``; ``from . import a`` is an import of module ``a``."""
+    lazy = set(map(id, inside_functions(tree)))
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name, id(node) in lazy) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parts = module.split(".")
+            parts = parts[:len(parts) - node.level + is_package] if node.level else []
+            base = ".".join(parts + ([node.module] if node.module else []))
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {(name if name in modules else base, id(node) in lazy) for name in names}
+    return found
+
+
+IMPORTS = {module: imports(module, tree, FILES[module].name == "__init__.py", FILES) for module, tree in TREES.items()}
+
+
+def own_imports(module):
+    return {name for name, _ in IMPORTS[module] if name.split(".")[0] == "pmapde"}
+
+
+def test_imports_are_read_rightly():
+    source = """
+import numpy.linalg
+from . import grid
+from .problem import TransportProblem
+from ..kernels import stencil_2d
+def late(argument):
+    from .. import cli, unknown
+    import pyamg
+"""
+    modules = {"pmapde.cli", "pmapde.kernels.stencil_2d", "pmapde.linear.grid", "pmapde.linear.problem"}
+    assert imports("pmapde.linear.direct", ast.parse(source), False, modules) == {
+        ("numpy.linalg", False), ("pmapde.linear.grid", False), ("pmapde.linear.problem", False),
+        ("pmapde.kernels.stencil_2d", False), ("pmapde.cli", True), ("pmapde", True), ("pyamg", True)}
+    assert imports("pmapde.linear", ast.parse("from . import grid"), True, modules) == {("pmapde.linear.grid", False)}
+
+
+ABOVE_THE_OPERATOR = ("newton", "stepping", "solver", "solution", "transport", "storage", "exact", "gallery", "plotting",
+                      "cli")
+
+
+@pytest.mark.parametrize(("lower", "forbidden"), [
+    (("grid", "status", "threads", "ghosts", "transfer"),
+     ("density", "problem", "monge_ampere", "kernels", "linear", *ABOVE_THE_OPERATOR)),
+    (("grid", "status", "threads", "ghosts"), ("transfer",)),
+    (("linear",), ("density", "problem", "monge_ampere", *ABOVE_THE_OPERATOR)),
+    (("newton",), ("density", "problem", "monge_ampere", "kernels", *ABOVE_THE_OPERATOR[1:])),
+    (("density", "problem"), ("monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
+    (("monge_ampere",), ABOVE_THE_OPERATOR),
+    (("stepping",), ABOVE_THE_OPERATOR[2:]),
+])
+def test_lower_layer_does_not_know_a_higher_one(lower, forbidden):
+    modules = [module for module in FILES if is_under(module, lower)]
+    assert modules
+    for module in modules:
+        # The package itself counts too: its lazy names lead everywhere.
+        assert not [name for name in own_imports(module) if name == "pmapde" or is_under(name, forbidden)], module
+
+
+def test_kernels_import_nothing_of_the_package():
+    kernels = [module for module in FILES if is_under(module, ("kernels",))]
+    assert "pmapde.kernels.stencil_2d" in kernels
+    assert not {name for module in kernels for name in own_imports(module)}
+
+
+@pytest.mark.parametrize(("used", "users"), [
+    (("kernels.monge_ampere_2d", "kernels.monge_ampere_3d"), {"pmapde.monge_ampere"}),
+    (("plotting", "exact"), {"pmapde.cli"}),
+    (("cli",), {"pmapde.__main__"}),
+])
+def test_module_is_imported_only_by_its_one_user(used, users):
+    assert {module for module in FILES if any(is_under(name, used) for name in own_imports(module))} == users
+
+
+def test_modules_do_not_import_in_a_circle():
+    graph = {module: {name for name, lazy in IMPORTS[module] if not lazy and name in FILES} - {module, "pmapde"}
+             for module in FILES if module != "pmapde"}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(graph)
+
+
+def test_matplotlib_stays_in_plotting():
+    users = {(module, lazy) for module, found in IMPORTS.items() for name, lazy in found
+             if name.split(".")[0] == "matplotlib"}
+    assert {module for module, _ in users} <= {"pmapde.plotting", "pmapde.gallery"}
+    assert ("pmapde.gallery", False) not in users
+
+
+def test_library_never_prints():
+    for module in FILES.keys() - {"pmapde.cli", "pmapde.__main__"}:
+        calls = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)]
+        assert not [call.lineno for call in calls if getattr(call.func, "id", None) == "print"], module
+
+
+def test_compiled_functions_are_module_level():
+    compilers = {"njit", "jit", "vectorize", "guvectorize"}
+    compiled = 0
+    for module, tree in TREES.items():
+        names = [node for node in ast.walk(tree) if getattr(node, "id", getattr(node, "attr", None)) in compilers]
+        compiled += len(names)
+        top = {id(name) for function in tree.body if isinstance(function, ast.FunctionDef)
+               for decorator in function.decorator_list for name in ast.walk(decorator)}
+        assert not [name.lineno for name in names if id(name) not in top], module
+    assert compiled > 10
+
+
+def test_every_imported_package_is_a_declared_dependency():
+    configuration = ConfigParser()
+    configuration.read(ROOT / "setup.cfg")
+    declared = {line.split(">=")[0] for line in configuration["options"]["install_requires"].split()}
+    names = {name.split(".")[0] for found in IMPORTS.values() for name, _ in found}
+    distributions = packages_distributions()
+    used = {distributions[name][0].lower() for name in names - sys.stdlib_module_names - {"pmapde"}}
+    assert used <= declared
+
+
+@pytest.mark.parametrize(("code", "heavy"), [
+    ("import pmapde", []),
+    ("import sys, runpy; sys.argv[:] = ['pmapde', '--help']; runpy.run_module('pmapde', run_name='__main__')", []),
+    # The control: what is looked for is found once a kernel is loaded.
+    ("import pmapde.kernels.stencil_2d", ["numba"]),
+])
+def test_heavy_packages_load_late(code, heavy):
+    report = ("import sys, json\ntry:\n    {}\nexcept SystemExit as stop:\n    assert not stop.code\n"
+              "print(json.dumps([name for name in ('numba', 'matplotlib') if name in sys.modules]))")
+    done = subprocess.run([sys.executable, "-c", report.format(code)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == heavy
