@@ -95,6 +95,14 @@ class GridDensity:
         return float(self.values.sum()) * self.grid.cell_volume
 
     @cached_property
+    def roughness(self):
+        """Largest jump of the log-density between neighbouring cells (infinity next to a zero)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log(self.values)
+            jumps = [np.abs(np.diff(logs, axis=axis)).max() for axis in range(logs.ndim)]
+        return float(np.nan_to_num(max(jumps), nan=np.inf))
+
+    @cached_property
     def is_uniform(self):
         return bool(self.values.min() == self.values.max())
 
@@ -135,16 +143,28 @@ class GridDensity:
 
     def log_density_by_component(self, points, gradient):
         """The same with component-first arrays ``(d, n)``: ``(value, gradient or None)``."""
-        count = points.shape[1]
         if self.is_uniform:
-            return np.full(count, np.log(self.values.flat[0])), np.zeros_like(points) if gradient else None
+            return np.full(points.shape[1], np.log(self.values.flat[0])), np.zeros_like(points) if gradient else None
+        return self._evaluate(points, gradient, np.empty((self.grid.ndim, self.grid.ndim, 0)), 1)[:2]
+
+    def log_average(self, points, columns, samples, gradient):
+        """Log of the mean density over the parallelotopes around ``points`` (d, n) with edges ``columns`` (d, d, n).
+
+        Midpoint rule with ``samples^d`` points. Returns ``(value, d value / d points, d value / d columns)``, the last
+        two of shapes (d, n) and (d, d, n), or None without ``gradient``.
+        """
+        return self._evaluate(points, gradient, columns, samples)
+
+    def _evaluate(self, points, gradient, columns, samples):
         from .kernels.interpolation import log_density_2d, log_density_3d
         kernel = log_density_2d if self.grid.ndim == 2 else log_density_3d
+        dimension, count = points.shape
         value = np.empty(count)
-        slope = np.zeros((self.grid.ndim, count if gradient else 0))
+        slope = np.zeros((dimension, count if gradient else 0))
+        moment = np.empty((dimension, dimension, count if gradient and samples > 1 else 0))
         kernel(self._coefficients, self.grid.shape, self.grid.lower, self.grid.spacing, self.grid.periodic,
-               self.interpolation == "cubic", points, gradient, value, slope)
-        return value, slope if gradient else None
+               self.interpolation == "cubic", points, columns, samples, gradient, value, slope, moment)
+        return (value, slope, moment) if gradient else (value, None, None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,10 @@ OFFSETS_3D = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (1, 1, 0), (
                        (0, 1, -1), (0, 1, 1)], dtype=np.int64)
 
 
+ROUGH = 0.5
+"""A target whose logarithm jumps by more between neighbouring cells is averaged over the images of the source cells."""
+
+
 def superbases_2d(radius):
     """All superbases (e0, e1, -e0 - e1) of Z^2 with offsets of size at most ``radius``, and the offsets up to sign.
 
@@ -54,6 +58,7 @@ class MongeAmpere:
         self.log_source = np.log(problem.source_values)
         self.log_cell = 2 * float(np.log(grid.spacing).sum())
         self.radius = radius
+        self.samples = self._target_samples()
         self.kernels = monge_ampere_2d if grid.ndim == 2 else monge_ampere_3d
         if scheme == "monotone":
             self.superbases, self.offsets, self.direction = superbases_2d(radius)
@@ -62,6 +67,13 @@ class MongeAmpere:
         self.affine = [(problem.offsets[a] + problem.slopes[a] * (grid.centres(a) - grid.lower[a])).reshape(
             [-1 if b == a else 1 for b in range(grid.ndim)]) for a in range(grid.ndim)]
         self._padded = np.empty(tuple(n + 2 * radius for n in grid.shape))
+
+    def _target_samples(self):
+        """Points per axis at which the target is averaged over the image of a cell: 1 unless the target is rough."""
+        target = self.problem.target
+        if getattr(target, "roughness", 0.0) < ROUGH:
+            return 1
+        return 4 if self.grid.ndim == 2 else 3
 
     def _pad(self, phi):
         self._padded[(slice(self.radius, -self.radius),) * phi.ndim] = phi
@@ -87,11 +99,22 @@ class MongeAmpere:
         return out
 
     def _log_target(self, phi, gradient):
-        if self.problem.target.is_uniform and not gradient:
-            return self.problem.target.log_density_by_component(np.zeros((self.grid.ndim, 1)), False)[0][0], None
-        points = self.map(phi).reshape(self.grid.ndim, -1)
-        value, slope = self.problem.target.log_density_by_component(points, gradient)
-        return value.reshape(self.grid.shape), slope.reshape(points.shape[0], *self.grid.shape) if gradient else None
+        """``log nu`` at (or averaged over) the image of every cell, its gradient, and its derivative in ``D2u h``."""
+        target, dimension = self.problem.target, self.grid.ndim
+        if target.is_uniform and not gradient:
+            return target.log_density_by_component(np.zeros((dimension, 1)), False)[0][0], None, None
+        points = self.map(phi).reshape(dimension, -1)
+        if self.samples == 1:
+            value, slope = target.log_density_by_component(points, gradient)
+            moment = None
+        else:
+            edges = np.empty((dimension, dimension, *self.grid.shape))
+            self.kernels.image_edges(self._pad(phi), self.radius, self.quadratic, self.grid.spacing, edges)
+            value, slope, moment = target.log_average(points, edges.reshape(dimension, dimension, -1), self.samples,
+                                                      gradient)
+        shape = self.grid.shape
+        return (value.reshape(shape), slope.reshape(dimension, *shape) if gradient else None,
+                moment.reshape(dimension, dimension, *shape) if moment is not None else None)
 
     def residual(self, phi):
         """The log residual, (*shape); NaN where ``u`` is inadmissible. Its mean is the drift."""
@@ -110,9 +133,24 @@ class MongeAmpere:
             self.kernels.centred_weights(self._pad(phi), self.quadratic, weights)
         drift = np.zeros((self.grid.ndim, *self.grid.shape))
         if not self.problem.target.is_uniform:
-            drift[:] = self._log_target(phi, True)[1]
-            drift /= (2 * self.grid.spacing).reshape(-1, *[1] * self.grid.ndim)
+            _, slope, moment = self._log_target(phi, True)
+            for axis, spacing in enumerate(self.grid.spacing):
+                np.divide(slope[axis], 2 * spacing, out=drift[axis])
+            if moment is not None:
+                self._add_moments(weights, moment)
         return Stencil(weights, drift, self.offsets, self.grid.periodic, shift)
+
+    def _add_moments(self, weights, moment):
+        """Dependence of the averaged target on the Hessian: ``sum_ab moment[a, b] h_b D_ab w``, centred differences."""
+        h, rows = self.grid.spacing, {tuple(e): k for k, e in enumerate(self.offsets)}
+        for a in range(self.grid.ndim):
+            weights[a] += moment[a, a] / h[a]
+            for b in range(a + 1, self.grid.ndim):
+                mixed = (moment[a, b] / h[a] + moment[b, a] / h[b]) / 4  # D_ab = (D_{a+b} - D_{a-b}) / 4
+                for sign in (1, -1):
+                    offset = [0] * self.grid.ndim
+                    offset[a], offset[b] = 1, sign
+                    weights[rows[tuple(offset)]] += sign * mixed
 
     def narrow_cells(self, phi):
         """Cells where the stencil is too narrow for the Hessian: the log determinant is then inconsistent there."""

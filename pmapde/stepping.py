@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -171,8 +171,9 @@ def pseudo_transient(operator, linear, phi, settings, tolerance_of):
         while True:  # until a step is accepted
             goal = max(tolerance, floor)
             rtol = settings.newton.next_forcing(norm, forcing_memory, goal)
-            step, solved = _newton_iteration(operator, linear, stencil, current, shift, rtol, settings.newton)
-            if step.damping > 0:
+            step, residual, solved = _newton_iteration(operator, linear, stencil, current, shift, rtol,
+                                                       settings.newton)
+            if step is not None:
                 break
             rejected += 1
             if norm <= 10 * floor:
@@ -184,7 +185,6 @@ def pseudo_transient(operator, linear, phi, settings, tolerance_of):
                 return
             shift = 1 / dt
             stencil = operator.linearise(phi, shift)
-        residual = operator.residual(step.x) if shift else step.value
         current = Advance(step.x, residual, dt, 1, step.damping, rejected)
         rejected = 0
         forcing_memory = norm if step.damping == 1 and not shift else None
@@ -198,23 +198,28 @@ def pseudo_transient(operator, linear, phi, settings, tolerance_of):
 
 
 def _with_status(advance, status):
-    return Advance(advance.phi, advance.residual, advance.dt, advance.newton_iterations, advance.damping,
-                   advance.rejected, status)
+    return replace(advance, status=status)
 
 
 def _newton_iteration(operator, linear, stencil, current, shift, rtol, settings):
-    """One damped Newton iteration on ``(psi - phi) / dt - R(psi) = 0``, all terms mean-free; where it ended, solved?"""
+    """One damped Newton iteration on ``(psi - phi) / dt - R(psi) = 0``, all terms mean-free.
+
+    Returns the accepted :class:`Iterate` or None, the residual R there (with its mean), and whether the linear solve
+    was good for anything.
+    """
     start = current.residual - current.residual.mean()
     result = linear.solve(stencil, start, rtol)
     if not result.relative_residual < 0.9:  # NaN included
-        return damped_step(lambda psi: np.full(1, np.nan), current.phi, start, 0 * start,
-                           type(settings)(max_halvings=0)), False
+        return None, None, False
+    residual = None
 
     def function(psi):
-        value = operator.residual(psi)
-        value -= value.mean()
+        nonlocal residual  # the last point tried is the accepted one
+        residual = operator.residual(psi)
+        value = residual - residual.mean()
         if shift:
             value -= shift * (psi - current.phi)
         return value
 
-    return damped_step(function, current.phi, start, result.correction, settings), True
+    step = damped_step(function, current.phi, start, result.correction, settings)
+    return (step if step.damping else None), residual, True

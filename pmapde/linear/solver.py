@@ -24,7 +24,7 @@ class Automatic:
     Good values: the default; 0.7 leaves cycles of factor 0.3 to 0.6 alone, where a set-up would not pay.
     """
 
-    poor_factor: float = 0.75
+    poor_factor: float = 0.8
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class LinearSolver:
                 self._stale = True
                 continue
             factor = result.relative_residual ** (1 / max(1, result.applications))
-            poor = not result.converged or factor > self.poor_factor
+            # a set-up may mend a poor factor of the cheap cycle; sparse LU is for what would fail otherwise
+            poor = not result.converged or (factor > self.poor_factor and self.chain[0].name == "geometric")
             if not poor or len(self.chain) == 1 or (isinstance(self.chain[1], Direct)
                                                     and not self.chain[1].affords(stencil)):
                 return result

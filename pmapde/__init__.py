@@ -1,0 +1,33 @@
+"""Optimal transport in two and three dimensions by the parabolic Monge-Ampère equation."""
+import importlib as _importlib
+
+_HOMES = {
+    "Grid": "grid", "GridDensity": "density", "LogDensity": "density", "TransportProblem": "problem",
+    "solve": "solver", "steps": "solver", "Step": "solver", "memory_estimate": "solver",
+    "PseudoTransient": "stepping", "BackwardEuler": "stepping", "Newton": "newton",
+    "Automatic": "linear.solver", "GeometricMultigrid": "linear.geometric", "AlgebraicMultigrid": "linear.algebraic",
+    "Spectral": "linear.spectral", "Direct": "linear.direct",
+    "Solution": "solution", "StencilWarning": "solution", "Status": "status", "SolverError": "status",
+    "load": "storage",
+}
+_MODULES = ("exact", "gallery", "plotting")
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name):
+    # PEP 562: `pmapde --help` must import neither numba nor matplotlib
+    if name in _HOMES:
+        value = getattr(_importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    elif name in _MODULES:
+        value = _importlib.import_module(f".{name}", __name__)
+    elif name == "__version__":
+        from importlib.metadata import version
+        value = version("pmapde")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return [*__all__, *_MODULES, "__version__"]

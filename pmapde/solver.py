@@ -1,0 +1,363 @@
+"""The engine: nested iteration over grids, one implicit step at a time, to the steady state."""
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from . import stepping
+from .grid import Grid
+from .linear.solver import LinearSolver
+from .monge_ampere import MongeAmpere
+from .newton import rms
+from .problem import TransportProblem
+from .status import SolverError, Status
+from .stepping import BackwardEuler, PseudoTransient
+from .threads import thread_settings, use_threads
+from .transfer import interpolate_cubic
+
+logger = logging.getLogger("pmapde")
+
+DISCRETIZATION_FRACTION = 0.01
+"""``tolerance="discretization"``: residual left, relative to the residual of the interpolated coarser solution."""
+SINGLE_GRID_TOLERANCE = 1e-8
+"""The same where there is no coarser grid to compare with."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One implicit step of the engine.
+
+    ``phi`` is the displacement potential reached (cell centres of ``grid``), ``residual`` the RMS of its mean-free log
+    residual, ``drift`` the mean; ``time`` the (pseudo-)time on this grid, ``dt`` the step (infinity: a Newton step),
+    ``damping`` the fraction of the Newton correction taken, ``rejected`` the steps refused before, ``applications`` the
+    preconditioner applications spent, ``tolerance`` the goal on this grid. The first step of a grid is its start
+    (no iterations). ``status`` is set on the last step of a grid, ``level == levels - 1`` is the finest.
+    """
+
+    level: int
+    levels: int
+    grid: Grid
+    phi: np.ndarray
+    residual: float
+    drift: float
+    time: float
+    dt: float
+    newton_iterations: int
+    damping: float
+    rejected: int
+    applications: int
+    tolerance: float
+    status: Status = None
+
+
+def new_stats():
+    """Counters of one run, filled in place."""
+    return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "newton_iterations": 0, "rejected_steps": 0,
+            "blends": []}
+
+
+def memory_estimate(problem):
+    """Bytes a solve is expected to need at its peak: state, linearisation, hierarchy and Krylov vectors.
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> pmapde.memory_estimate(pmapde.TransportProblem(np.ones((64, 64)), np.ones((64, 64)))) < 2e6
+    True
+    """
+    # fields of float64 per cell: 2D 6 weights + 8 Krylov + 6 state + 8 multigrid + figures of the Solution
+    return (45 if problem.ndim == 2 else 60) * 8 * problem.grid.size + 2 * 8 * problem.target_grid.size
+
+
+def _available_memory():
+    try:
+        with open("/proc/meminfo") as file:
+            available = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return math.inf
+    try:
+        import resource
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return min(available, limit) if limit != resource.RLIM_INFINITY else available
+    except ImportError:
+        return available
+
+
+def _refuse_oversized(problem):
+    needed, available = memory_estimate(problem), _available_memory()
+    if needed > available:
+        raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.1f} GiB "
+                          f"and {available / 2**30:.1f} GiB are available; use a coarser `grid`.")
+
+
+def _levels(problem, method):
+    """Grids from coarse to fine."""
+    smallest = method.coarsest or (16 if problem.ndim == 2 else 8)
+    grids = [problem.grid]
+    while method.nested:
+        coarser = grids[0].coarsened(smallest)
+        if coarser.shape == grids[0].shape:
+            break
+        grids.insert(0, coarser)
+    return grids
+
+
+def _scheme(problem, method):
+    scheme = method.scheme or ("monotone" if problem.ndim == 2 else "centred")
+    if scheme == "monotone" and problem.ndim == 3:
+        raise ValueError("`scheme`='monotone' exists in 2D only; use scheme='centred' (the default) in 3D.")
+    return scheme
+
+
+def _checked_start(start, problem):
+    """The displacement potential of a potential given on the grid, mean-free."""
+    start = np.asarray(start, float)
+    if start.shape != problem.grid.shape or not np.isfinite(start).all():
+        raise ValueError(f"`start` must be finite values of a potential on the grid, shape {problem.grid.shape}, "
+                         f"got shape {start.shape}.")
+    phi = start - quadratic(problem)
+    return phi - phi.mean()
+
+
+def quadratic(problem):
+    """``q`` at the cell centres: its gradient maps the source box affinely onto the target box."""
+    total = np.zeros(problem.grid.shape)
+    for axis in range(problem.ndim):
+        x = problem.grid.centres(axis)
+        part = problem.slopes[axis] * (x - problem.grid.lower[axis])**2 / 2 + problem.offsets[axis] * x
+        total += part.reshape([-1 if other == axis else 1 for other in range(problem.ndim)])
+    return total
+
+
+def convex_blend(operator, phi, margin):
+    """``theta phi`` with the largest ``theta <= 1`` whose admissibility margin is at least ``margin``; and theta.
+
+    Admissible potentials form a convex set that contains ``q`` (phi = 0), and the margin is affine in theta.
+    """
+    reached = operator.margin(phi)
+    theta = 1.0 if reached >= margin else (1 - margin) / (1 - reached)
+    return theta * phi, theta
+
+
+def steps(problem, method=None, *, tolerance="discretization", start=None, threads=None, stats=None):
+    """The engine, one implicit step at a time: a generator of :class:`Step`.
+
+    With :class:`PseudoTransient` (default): nested iteration to the steady state, ends by itself. With
+    :class:`BackwardEuler`: the parabolic flow in true time on the problem's grid, without end.
+
+    Parameters
+    ----------
+    problem : TransportProblem
+    method : PseudoTransient or BackwardEuler, optional
+    tolerance, start, threads
+        As in :func:`solve`.
+    stats : dict, optional
+        Filled with counters, see :func:`new_stats`.
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> x = (np.arange(32) + 0.5) / 32
+    >>> problem = pmapde.TransportProblem(np.add.outer(1 + x, x), np.ones((32, 32)))
+    >>> [(step.level, step.status.name) for step in pmapde.steps(problem) if step.status]
+    [(0, 'CONVERGED'), (1, 'CONVERGED')]
+    """
+    method = method or PseudoTransient()
+    if not isinstance(problem, TransportProblem):
+        raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
+    if not isinstance(method, (PseudoTransient, BackwardEuler)):
+        raise TypeError(f"`method` must be PseudoTransient(...) or BackwardEuler(...), got {method!r}.")
+    if tolerance != "discretization" and not (isinstance(tolerance, (int, float)) and tolerance > 0):
+        raise ValueError(f"`tolerance` must be 'discretization' or a positive residual, got {tolerance!r}.")
+    scheme = _scheme(problem, method)
+    phi = None if start is None else _checked_start(start, problem)
+    _refuse_oversized(problem)
+    run = _flow if isinstance(method, BackwardEuler) else _nested
+    return run(problem, method, scheme, tolerance, phi, threads, new_stats() if stats is None else stats)
+
+
+def _flow(problem, method, scheme, tolerance, phi, threads, stats):
+    operator = MongeAmpere(problem, scheme)
+    phi = np.zeros(problem.grid.shape) if phi is None else phi
+    elapsed, before = 0.0, 0
+    with thread_settings(threads) as count:
+        linear = LinearSolver(method.linear, stats, count)
+    while True:
+        with thread_settings(threads) as count:
+            use_threads(count, phi.size)
+            advance = stepping.backward_euler_step(operator, linear, phi, method)
+        phi, elapsed = advance.phi, elapsed + method.step
+        stats["newton_iterations"] += advance.newton_iterations
+        spent = _applications(stats)
+        yield Step(0, 1, problem.grid, phi, advance.norm, advance.drift, elapsed, method.step, advance.newton_iterations,
+                   1.0, 0, spent - before, method.tolerance, advance.status)
+        before = spent
+        if advance.status is not None:
+            return
+
+
+def _applications(stats):
+    return sum(counters["applications"] for counters in stats["linear"].values())
+
+
+def _nested(problem, method, scheme, tolerance, start, threads, stats):
+    grids = _levels(problem, method) if start is None else [problem.grid]
+    phi, margin, estimate = start, None, math.inf
+    for level, grid in enumerate(grids):
+        finest = level == len(grids) - 1
+        operator = MongeAmpere(problem if finest else problem.on_grid(grid), scheme)
+        theta = 1.0
+        with thread_settings(threads) as count:
+            use_threads(count, grid.size)
+            if phi is None:
+                phi = np.zeros(grid.shape)
+            elif level:
+                phi = interpolate_cubic(phi, grid.shape, grid.periodic)
+                # half the margin of the coarse solution: as convex as the data ask for, not more
+                phi, theta = convex_blend(operator, phi, 0.5 * min(margin, 1.0))
+                stats["blends"].append(theta)
+
+        def goal(first_norm):
+            nonlocal estimate
+            if level and theta == 1.0:
+                estimate = min(estimate, first_norm)
+            if finest and tolerance != "discretization":
+                return float(tolerance)
+            if math.isinf(estimate):  # no grid to compare with
+                return SINGLE_GRID_TOLERANCE if finest else 1e-3 * min(1.0, first_norm)
+            return DISCRETIZATION_FRACTION * estimate * (1 if finest else 3)
+
+        for step in _on_grid(operator, method, phi, goal, threads, stats):
+            step = replace(step, level=level, levels=len(grids))
+            if finest or step.status is None or not step.status.success:
+                logger.debug("grid %s residual %.2e dt %.1e", grid.shape, step.residual, step.dt)
+            yield step
+            phi = step.phi
+        margin = operator.margin(phi)
+
+
+COARSE_STEP_LIMIT = 60
+
+
+def _on_grid(operator, method, phi, goal, threads, stats):
+    """Pseudo-transient continuation on one grid as :class:`Step` records; a coarse grid gives up politely."""
+    tolerance = math.nan
+
+    def tolerance_of(first_norm):
+        nonlocal tolerance
+        tolerance = goal(first_norm)
+        return tolerance
+
+    with thread_settings(threads) as count:
+        linear = LinearSolver(method.linear, stats, count)
+    records = stepping.pseudo_transient(operator, linear, phi, method, tolerance_of)
+    elapsed, before = 0.0, _applications(stats)
+    pending = None
+    while True:
+        with thread_settings(threads) as count:
+            use_threads(count, phi.size)
+            begin = time.perf_counter()
+            advance = next(records, None)
+            stats["seconds"]["total"] += time.perf_counter() - begin
+        if advance is None:
+            return
+        pending = advance
+        spent = _applications(stats)
+        stats["newton_iterations"] += advance.newton_iterations
+        stats["rejected_steps"] += advance.rejected
+        elapsed += advance.dt if advance.newton_iterations else 0.0
+        yield Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, elapsed, advance.dt,
+                   advance.newton_iterations, advance.damping, advance.rejected, spent - before, tolerance,
+                   pending.status)
+        before = spent
+
+
+def solve(problem, method=None, *, tolerance="discretization", max_steps=300, max_seconds=math.inf, throw=False,
+          start=None, callback=None, threads=None):
+    """Solve a transport problem: the steady state of the parabolic Monge-Ampère equation, up to its drift.
+
+    Parameters
+    ----------
+    problem : TransportProblem
+    method : PseudoTransient, optional
+        Settings of the scheme, the nonlinear and the linear solvers.
+    tolerance : "discretization" or float
+        RMS norm of the mean-free log residual to reach on the finest grid. ``"discretization"``: one hundredth of the
+        residual that the interpolated coarser solution has there, which leaves the algebraic error far below the
+        discretisation error (1e-8 where there is no coarser grid). Never asked below the rounding floor.
+    max_steps : int
+        Implicit steps allowed on each grid (a coarse grid that needs more hands over what it has).
+    max_seconds : float
+        Wall time allowed.
+    throw : bool
+        Raise :class:`SolverError` on failure instead of returning the failed solution.
+    start : array_like, optional
+        A potential on the grid to start from (no nested iteration then).
+    callback : callable, optional
+        Called with every :class:`Step`; returning True stops the run.
+    threads : int, optional
+        Numba and transform threads; default numba's. Grids below 128^2 cells run on one. Results do not depend on it.
+
+    Returns
+    -------
+    Solution
+        ``solution.success`` and ``solution.status`` say how it ended; nothing is raised for a failed solve.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        For bad input, before anything is computed.
+
+    Notes
+    -----
+    Second order in the potential, the map and W2^2 on smooth data. Work: a few Newton steps per grid.
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> x = (np.arange(64) + 0.5) / 64
+    >>> source = np.outer(1 + 0.6 * np.cos(2 * np.pi * x), 1 + 0.6 * np.cos(2 * np.pi * x))
+    >>> solution = pmapde.solve(pmapde.TransportProblem(source, np.ones((64, 64))))
+    >>> solution.success, abs(solution.cost / (0.6**2 / (4 * np.pi**2)) - 1) < 2e-3
+    (True, True)
+    """
+    from .solution import Solution
+    if isinstance(method, BackwardEuler):
+        raise TypeError("`method` of solve must be PseudoTransient(...); use steps(problem, BackwardEuler(...)) to follow "
+                        "the flow in time.")
+    if not (isinstance(max_steps, (int, np.integer)) and max_steps >= 1):
+        raise ValueError(f"`max_steps` must be a whole number >= 1, got {max_steps!r}.")
+    max_seconds = math.inf if max_seconds is None else max_seconds
+    stats = new_stats()
+    begin = time.perf_counter()
+    engine = steps(problem, method, tolerance=tolerance, start=start, threads=threads, stats=stats)
+    history, last, status = [], None, None
+    on_level = 0
+    for step in engine:
+        history.append(replace(step, phi=None))
+        on_level = on_level + 1 if last is not None and step.level == last.level else 0
+        last, status = step, step.status if step.level == step.levels - 1 else None
+        if callback is not None and callback(step):
+            status = Status.STOPPED
+        elif time.perf_counter() - begin > max_seconds and status is None:
+            status = Status.MAX_SECONDS
+        elif on_level >= max_steps and status is None:
+            status = Status.MAX_STEPS
+        if status is not None:
+            engine.close()
+            break
+    phi = last.phi
+    if last.grid.shape != problem.grid.shape:  # stopped on a coarse grid: hand over what there is, on the right grid
+        phi = interpolate_cubic(phi, problem.grid.shape, problem.grid.periodic)
+    stats["seconds"]["total"] = time.perf_counter() - begin
+    with thread_settings(threads) as count:
+        use_threads(count, phi.size)
+        solution = Solution.build(problem, _scheme(problem, method or PseudoTransient()), phi, status, history, stats)
+    if throw and not status.success:
+        raise SolverError(status, solution)
+    return solution
