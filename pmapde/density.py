@@ -57,8 +57,8 @@ class GridDensity:
         Where the cells are; the unit square or cube if omitted.
     interpolation : {"cubic", "linear"}
         ``"linear"``: multilinear, continuous. ``"cubic"``: cubic B-spline through the values, twice continuously
-        differentiable; where it would dip below the smallest of the values around, its coefficients are raised
-        (the mass is restored by a factor), so it stays positive. Second-order accurate both, as cell averages are.
+        differentiable; coefficients below half the smallest of the values around are raised to it (the mass is
+        restored by a factor), so it stays positive and smooth data are left alone. Second-order accurate both, as cell averages are.
 
     Raises
     ------
@@ -127,7 +127,7 @@ class GridDensity:
                 coefficients = ndimage.spline_filter1d(coefficients, 3, axis, mode=mode)
             lowest = ndimage.minimum_filter(values, 3, mode=["wrap" if wraps else "nearest"
                                                              for wraps in self.grid.periodic])
-            values = np.maximum(coefficients, lowest)
+            values = np.maximum(coefficients, lowest / 2)
             values *= self.values.sum() / values.sum()
         for axis, (n, wraps) in enumerate(zip(self.grid.shape, self.grid.periodic)):
             values = np.take(values, fold(np.arange(-width, n + width), n, wraps), axis=axis)

@@ -1,0 +1,319 @@
+"""Piecewise affine maps on the Kuhn triangulation of a lattice, in any dimension: evaluate, invert, push forward.
+
+A lattice cell with corner values v is split into d! simplices: the one with t_p0 >= t_p1 >= ... holds the local
+coordinates t of that order, and the map there is v(0) + sum_k t_pk (v(e_p0 + ... + e_pk) - v(e_p0 + ... + e_p(k-1))).
+``nodes`` (components, number of lattice nodes) is flat with ``strides``; ``axes`` (d, longest) holds the node positions.
+"""
+import math
+
+import numpy as np
+from numba import njit, prange
+
+BLOCK = 256
+
+
+@njit(cache=True, error_model="numpy")
+def _cell(x, lower, spacing, n, periodic, axis_nodes):
+    """Lattice cell and local coordinate of ``x`` along one axis, and the periods taken off."""
+    s = (x - lower) / spacing
+    turns = 0.0
+    if periodic:
+        turns = math.floor(s / n)
+        s -= n * turns
+        k = min(max(int(math.floor(s + 0.5)), 0), n)
+    else:
+        s = min(max(s, 0.0), float(n))
+        k = min(max(int(math.floor(s + 0.5)), 0), n)
+    position = lower + s * spacing
+    t = (position - axis_nodes[k]) / (axis_nodes[k + 1] - axis_nodes[k])
+    return k, min(max(t, 0.0), 1.0), turns
+
+
+@njit(cache=True, error_model="numpy")
+def _evaluate(nodes, base, strides, t, order, out):
+    """Value of the piecewise affine interpolant at local coordinates ``t`` of the cell whose first corner is ``base``."""
+    dimension = t.shape[0]
+    for a in range(dimension):
+        order[a] = a
+    for a in range(1, dimension):  # insertion sort, descending t
+        b = a
+        while b > 0 and t[order[b]] > t[order[b - 1]]:
+            order[b], order[b - 1] = order[b - 1], order[b]
+            b -= 1
+    for c in range(nodes.shape[0]):
+        here = base
+        value = nodes[c, here]
+        for a in range(dimension):
+            there = here + strides[order[a]]
+            value += t[order[a]] * (nodes[c, there] - nodes[c, here])
+            here = there
+        out[c] = value
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def evaluate(nodes, axes, strides, shape, lower, spacing, periodic, periods, points, out):
+    """``out[:, p]``: interpolant at ``points[:, p]``; whole periods of the argument come back as ``periods`` of the value.
+
+    Points outside a no-flux box are taken to its nearest point; NaN gives NaN.
+    """
+    dimension, count = points.shape
+    for block in prange((count + BLOCK - 1) // BLOCK):
+        t = np.empty(dimension)
+        order = np.empty(dimension, dtype=np.int64)
+        value = np.empty(nodes.shape[0])
+        turns = np.zeros(dimension)
+        for p in range(block * BLOCK, min(count, (block + 1) * BLOCK)):
+            base = 0
+            finite = True
+            for a in range(dimension):
+                if not math.isfinite(points[a, p]):
+                    finite = False
+                    continue
+                k, t[a], turns[a] = _cell(points[a, p], lower[a], spacing[a], shape[a], periodic[a], axes[a])
+                base += k * strides[a]
+            _evaluate(nodes, base, strides, t, order, value)
+            for c in range(nodes.shape[0]):
+                shift = turns[c] * periods[c] if nodes.shape[0] == dimension else 0.0
+                out[c, p] = value[c] + shift if finite else math.nan
+
+
+@njit(cache=True, error_model="numpy")
+def _first_corner(cell, shape, first, strides):
+    """Flat index of the first corner of a lattice cell, cells numbered in C order from ``first``."""
+    base = 0
+    for a in range(strides.shape[0] - 1, -1, -1):
+        width = shape[a] + 1 - first[a]
+        base += (cell % width + first[a]) * strides[a]
+        cell //= width
+    return base
+
+
+@njit(cache=True, error_model="numpy")
+def _corner_range(nodes, base, strides, component):
+    dimension = strides.shape[0]
+    low = math.inf
+    high = -math.inf
+    for corner in range(1 << dimension):
+        index = base
+        for a in range(dimension):
+            if corner >> a & 1:
+                index += strides[a]
+        low = min(low, nodes[component, index])
+        high = max(high, nodes[component, index])
+    return low, high
+
+
+@njit(cache=True, error_model="numpy")
+def bin_cells(nodes, strides, shape, first, lower, spacing, bins, periodic, start, entries, fill):
+    """Lists the lattice cells whose images may touch each bin of the target box (bounding boxes), counting pass or fill.
+
+    With ``fill`` false, ``start[b + 1]`` counts; with it true, ``entries`` is filled and ``start`` advanced.
+    """
+    dimension = strides.shape[0]
+    cells = 1
+    for a in range(dimension):
+        cells *= shape[a] + 1 - first[a]
+    begin = np.empty(dimension, dtype=np.int64)
+    extent = np.empty(dimension, dtype=np.int64)
+    for cell in range(cells):
+        base = _first_corner(np.int64(cell), shape, first, strides)
+        total = 1
+        for a in range(dimension):
+            low, high = _corner_range(nodes, base, strides, a)
+            begin[a] = int(math.floor((low - lower[a]) / spacing[a] - 1e-9))
+            end = int(math.floor((high - lower[a]) / spacing[a] + 1e-9))
+            if periodic[a]:
+                end = min(end, begin[a] + bins[a] - 1)
+            else:
+                begin[a] = min(max(begin[a], 0), bins[a] - 1)
+                end = min(max(end, 0), bins[a] - 1)
+            extent[a] = end - begin[a] + 1
+            total *= extent[a]
+        for number in range(total):
+            rest = number
+            index = 0
+            scale = 1
+            for a in range(dimension - 1, -1, -1):
+                b = begin[a] + rest % extent[a]
+                rest //= extent[a]
+                index += (b % bins[a]) * scale
+                scale *= bins[a]
+            if fill:
+                entries[start[index]] = base
+                start[index] += 1
+            else:
+                start[index + 1] += 1
+
+
+@njit(cache=True, error_model="numpy")
+def _simplex(nodes, base, strides, permutation, y, matrix, t):
+    """Local coordinates of ``y`` in one simplex (Cramer); returns the smallest barycentric coordinate."""
+    dimension = strides.shape[0]
+    here = base
+    for k in range(dimension):
+        there = here + strides[permutation[k]]
+        for c in range(dimension):
+            matrix[c, k] = nodes[c, there] - nodes[c, here]
+        here = there
+    if dimension == 2:
+        r0, r1 = y[0] - nodes[0, base], y[1] - nodes[1, base]
+        determinant = matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]
+        t[permutation[0]] = (r0 * matrix[1, 1] - matrix[0, 1] * r1) / determinant
+        t[permutation[1]] = (matrix[0, 0] * r1 - r0 * matrix[1, 0]) / determinant
+    else:
+        r0, r1, r2 = y[0] - nodes[0, base], y[1] - nodes[1, base], y[2] - nodes[2, base]
+        c0 = matrix[1, 1] * matrix[2, 2] - matrix[1, 2] * matrix[2, 1]
+        c1 = matrix[1, 2] * matrix[2, 0] - matrix[1, 0] * matrix[2, 2]
+        c2 = matrix[1, 0] * matrix[2, 1] - matrix[1, 1] * matrix[2, 0]
+        determinant = matrix[0, 0] * c0 + matrix[0, 1] * c1 + matrix[0, 2] * c2
+        t[permutation[0]] = (r0 * c0 + r1 * (matrix[0, 2] * matrix[2, 1] - matrix[0, 1] * matrix[2, 2])
+                             + r2 * (matrix[0, 1] * matrix[1, 2] - matrix[0, 2] * matrix[1, 1])) / determinant
+        t[permutation[1]] = (r0 * c1 + r1 * (matrix[0, 0] * matrix[2, 2] - matrix[0, 2] * matrix[2, 0])
+                             + r2 * (matrix[0, 2] * matrix[1, 0] - matrix[0, 0] * matrix[1, 2])) / determinant
+        t[permutation[2]] = (r0 * c2 + r1 * (matrix[0, 1] * matrix[2, 0] - matrix[0, 0] * matrix[2, 1])
+                             + r2 * (matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0])) / determinant
+    smallest = min(1.0 - t[permutation[0]], t[permutation[dimension - 1]])
+    for k in range(dimension - 1):
+        smallest = min(smallest, t[permutation[k]] - t[permutation[k + 1]])
+    return smallest
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def invert(nodes, axes, strides, permutations, lower, spacing, bins, periodic, start, entries, points, out, lift):
+    """``out[:, p]``: a point that the map takes to ``points[:, p] + lift[:, p]`` (``lift``: whole periods).
+
+    The simplex in which the point lies deepest; where images overlap (folds) one of the preimages.
+    """
+    dimension, count = points.shape
+    for block in prange((count + BLOCK - 1) // BLOCK):
+        y = np.empty(dimension)
+        t = np.empty(dimension)
+        matrix = np.empty((dimension, dimension))
+        for p in range(block * BLOCK, min(count, (block + 1) * BLOCK)):
+            index = 0
+            finite = True
+            for a in range(dimension):
+                value = points[a, p]
+                if not math.isfinite(value):
+                    finite = False
+                    continue
+                length = bins[a] * spacing[a]
+                if periodic[a]:
+                    value -= length * math.floor((value - lower[a]) / length)
+                else:
+                    value = min(max(value, lower[a]), lower[a] + length)
+                b = min(max(int(math.floor((value - lower[a]) / spacing[a])), 0), bins[a] - 1)
+                index = index * bins[a] + b
+                y[a] = value
+            best = -math.inf
+            for a in range(dimension):
+                out[a, p] = math.nan
+                lift[a, p] = 0.0
+            if not finite:
+                continue
+            for e in range(start[index], start[index + 1]):
+                base = entries[e]
+                for a in range(dimension):
+                    if periodic[a]:
+                        length = bins[a] * spacing[a]
+                        y[a] += length * np.round((nodes[a, base] - y[a]) / length)
+                for s in range(permutations.shape[0]):
+                    depth = _simplex(nodes, base, strides, permutations[s], y, matrix, t)
+                    if depth > best:
+                        best = depth
+                        rest = base
+                        for a in range(dimension):
+                            k = rest // strides[a]
+                            rest -= k * strides[a]
+                            local = min(max(t[a], 0.0), 1.0)
+                            out[a, p] = axes[a, k] + local * (axes[a, k + 1] - axes[a, k])
+                            lift[a, p] = y[a] - points[a, p]
+                if best >= 0.0:
+                    break
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def folded(nodes, axes, strides, permutations, shape, first, out):
+    """``out[cell]``: volume fraction of the simplices of each lattice cell that the map does not keep positively oriented."""
+    dimension = strides.shape[0]
+    for cell in prange(out.shape[0]):
+        base = _first_corner(np.int64(cell), shape, first, strides)
+        matrix = np.empty((dimension, dimension))
+        bad = 0
+        for s in range(permutations.shape[0]):
+            here = base
+            for k in range(dimension):
+                there = here + strides[permutations[s, k]]
+                for c in range(dimension):  # column of its axis: the simplex and its reference then agree in orientation
+                    matrix[c, permutations[s, k]] = nodes[c, there] - nodes[c, here]
+                here = there
+            determinant = matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]
+            if dimension == 3:
+                determinant = (matrix[0, 0] * (matrix[1, 1] * matrix[2, 2] - matrix[1, 2] * matrix[2, 1])
+                               - matrix[0, 1] * (matrix[1, 0] * matrix[2, 2] - matrix[1, 2] * matrix[2, 0])
+                               + matrix[0, 2] * (matrix[1, 0] * matrix[2, 1] - matrix[1, 1] * matrix[2, 0]))
+            if not determinant > 0.0:
+                bad += 1
+        out[cell] = bad / permutations.shape[0]
+
+
+@njit(cache=True, error_model="numpy")
+def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_lower, target_spacing, bins, smooth, out):
+    """Moves the mass of every source cell through the map onto the cells of the target box; the total is kept.
+
+    Each cell is cut into pieces at most half a target cell wide in the image (2 to 12 per axis). A piece is shared between
+    the cells that the bounding box of its image covers; with ``smooth`` that box is one target cell wide (bilinear
+    sharing: less grain, blurred by half a cell). ``out`` is flat, added to.
+    """
+    dimension = strides.shape[0]
+    t = np.empty(dimension)
+    order = np.empty(dimension, dtype=np.int64)
+    image = np.empty(dimension)
+    position = np.empty(dimension, dtype=np.int64)
+    pieces = np.empty(dimension, dtype=np.int64)
+    low_bin = np.empty(dimension, dtype=np.int64)
+    fraction = np.empty(dimension)
+    width = np.empty(dimension)
+    for cell in range(mass.shape[0]):
+        rest = cell
+        centre = 0
+        for a in range(dimension - 1, -1, -1):
+            position[a] = rest % shape[a]
+            rest //= shape[a]
+            centre += (position[a] + 1) * strides[a]
+        count = 1
+        width[:] = 1.0 if smooth else 0.0
+        for a in range(dimension):
+            widest = 0.0
+            for c in range(dimension):
+                stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
+                widest = max(widest, stretch)
+            pieces[a] = min(max(int(math.ceil(2.0 * widest)), 2), 12)
+            count *= pieces[a]
+            if not smooth:
+                for c in range(dimension):
+                    stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
+                    width[c] = min(width[c] + stretch / pieces[a], 1.0)
+        share = mass[cell] / count
+        for piece in range(count):
+            rest = piece
+            base = 0
+            for a in range(dimension - 1, -1, -1):
+                x = lower[a] + (position[a] + (rest % pieces[a] + 0.5) / pieces[a]) * spacing[a]
+                rest //= pieces[a]
+                k, t[a], _ = _cell(x, lower[a], spacing[a], shape[a], periodic[a], axes[a])
+                base += k * strides[a]
+            _evaluate(nodes, base, strides, t, order, image)
+            for a in range(dimension):
+                s = (image[a] - target_lower[a]) / target_spacing[a]
+                low_bin[a] = int(math.floor(s - 0.5 * width[a]))
+                fraction[a] = max(0.0, (s + 0.5 * width[a] - low_bin[a] - 1.0) / width[a])
+            for corner in range(1 << dimension):
+                index = 0
+                weight = share
+                for a in range(dimension):
+                    b = low_bin[a] + (corner >> a & 1)
+                    weight *= fraction[a] if corner >> a & 1 else 1.0 - fraction[a]
+                    b = b % bins[a] if periodic[a] else min(max(b, 0), bins[a] - 1)
+                    index = index * bins[a] + b
+                out[index] += weight

@@ -1,0 +1,227 @@
+"""What came out of a solve: map, costs, potentials, and the evidence for them."""
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from .monge_ampere import MongeAmpere
+from .problem import TransportProblem
+from .status import Status
+from .transport import PiecewiseAffineMap, component_first, misplaced_mass
+
+NARROW_WARNING = 0.05
+
+
+class StencilWarning(UserWarning):
+    """The Hessian is more anisotropic than the stencil resolves on a notable part of the source mass."""
+
+
+def quadratic_at(problem, points):
+    """``q`` at points (d, n): ``grad q`` takes the source box affinely onto the target box."""
+    slopes, offsets = problem.slopes[:, None], problem.offsets[:, None]
+    return (slopes * (points - problem.grid.lower[:, None]) ** 2 / 2 + offsets * points).sum(axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The result of :func:`pmapde.solve`; complete when built.
+
+    Attributes
+    ----------
+    problem : TransportProblem
+    status : Status
+    success : bool
+    displacement_potential : ndarray, (*shape)
+        ``phi = u - q`` at the cell centres.
+    potential : ndarray, (*shape)
+        Brenier potential ``u``, zero mean under the source. Second order.
+    displacement : ndarray, (d, *shape)
+        ``T(x) - x`` at the cell centres (length units). Second order.
+    cost, w2 : float
+        ``W2^2``, the integral of ``|T(x) - x|^2`` over the source, and its square root. Second order.
+    residual, tolerance : float
+        RMS of the mean-free log residual, and the goal it was driven to.
+    drift : float
+        Mean of the log residual: the discrete mass imbalance, O(h^2).
+    margin : float
+        Smallest second difference of ``u`` relative to ``q``'s; positive: discretely convex.
+    narrow_mass : float
+        Source mass of cells where the Hessian is more anisotropic than the 3x3 stencil resolves (a
+        :class:`StencilWarning` is given above 5 %).
+    folded_mass : float
+        Source mass of simplices where the map is not injective.
+    push_forward_error : float
+        Fraction of the mass that the map leaves in the wrong block of 8 cells per axis of the target grid.
+    history : dict of ndarray
+        One entry per implicit step: ``level, cells, residual, drift, dt, damping, newton_iterations, rejected,
+        applications``.
+    stats : dict
+        Counters, fallbacks, seconds per phase.
+    """
+
+    problem: TransportProblem
+    status: Status
+    scheme: str
+    displacement_potential: np.ndarray
+    displacement: np.ndarray
+    residual: float
+    tolerance: float
+    drift: float
+    margin: float
+    narrow_mass: float
+    folded_mass: float
+    push_forward_error: float
+    history: dict
+    stats: dict
+    transport_map: PiecewiseAffineMap = field(repr=False)
+
+    @classmethod
+    def build(cls, problem, scheme, phi, status, steps, stats):
+        """From the displacement potential and the records of the engine."""
+        operator = MongeAmpere(problem, scheme)
+        image = operator.map(phi)
+        transport_map = PiecewiseAffineMap(problem.grid, problem.target_grid, image)
+        mass = problem.source_values * problem.grid.cell_volume
+        residual = operator.residual(phi)
+        drift = float(residual.mean())
+        narrow = float(mass[operator.narrow_cells(phi)].sum()) if np.isfinite(drift) else math.nan
+        if narrow > NARROW_WARNING:
+            warnings.warn(f"the Hessian of the potential is too anisotropic for the 3x3 stencil on {narrow:.1%} of the "
+                          f"source mass; the map is inconsistent there: compare with a finer grid or a larger floor.",
+                          StencilWarning, stacklevel=3)
+        expected = problem.target_values * problem.target_grid.cell_volume
+        arrived = transport_map.deposited(mass, problem.target_grid, False)
+        names = ("level", "residual", "drift", "dt", "damping", "newton_iterations", "rejected", "applications")
+        history = {name: np.array([getattr(step, name) for step in steps]) for name in names}
+        history["cells"] = np.array([step.grid.size for step in steps])
+        return cls(problem, status, scheme, phi, image - problem.grid.cell_centres(),
+                   float(np.sqrt(np.mean((residual - drift) ** 2))), float(steps[-1].tolerance), drift,
+                   operator.margin(phi), narrow, transport_map.folded_mass(problem.source_values),
+                   misplaced_mass(arrived, expected), history, plain(stats), transport_map)
+
+    @property
+    def success(self):
+        return self.status.success
+
+    @cached_property
+    def cost(self):
+        squares = (self.displacement**2).sum(axis=0)
+        return float((squares * self.problem.source_values).sum()) * self.problem.grid.cell_volume
+
+    @property
+    def w2(self):
+        return math.sqrt(self.cost)
+
+    @cached_property
+    def _potential_shift(self):
+        """Constant that gives ``u`` zero mean under the source."""
+        grid = self.problem.grid
+        u = quadratic_at(self.problem, grid.cell_centres().reshape(grid.ndim, -1)).reshape(grid.shape)
+        u += self.displacement_potential
+        return float((u * self.problem.source_values).sum()) * grid.cell_volume
+
+    @cached_property
+    def potential(self):
+        grid = self.problem.grid
+        u = quadratic_at(self.problem, grid.cell_centres().reshape(grid.ndim, -1)).reshape(grid.shape)
+        return u + self.displacement_potential - self._potential_shift
+
+    @cached_property
+    def dual_potential(self):
+        """``u*(y) = <x, y> - u(x)`` with ``y = T(x)``, at the cell centres of the target grid. Second order.
+
+        ``|x|^2/2 - u`` and ``|y|^2/2 - u*`` are the Kantorovich potentials: half the gradient of W2^2 in the densities.
+        """
+        grid = self.problem.target_grid
+        y = grid.cell_centres().reshape(grid.ndim, -1)
+        x, lift = self.transport_map.inverse(y)
+        u = quadratic_at(self.problem, x) + self.transport_map.interpolate(self.displacement_potential, x)
+        # on periodic axes u* - |y|^2/2 is what is periodic
+        dual = (x * (y + lift)).sum(axis=0) - u + self._potential_shift + ((y**2 - (y + lift) ** 2) / 2).sum(axis=0)
+        return dual.reshape(grid.shape)
+
+    def map(self, points):
+        """``T(points)``, (n, d) to (n, d): the displacement at the cell centres, piecewise affine between them.
+
+        A homeomorphism of source box onto target box where no simplex is folded, see
+        :class:`~pmapde.transport.PiecewiseAffineMap`. Points outside a no-flux box are moved to it first.
+        """
+        image = self.transport_map.forward(component_first(points, self.problem.ndim))
+        return self.transport_map.wrapped(image, self.problem.target_grid).T
+
+    def inverse_map(self, points):
+        """``T^-1(points)``, (n, d) to (n, d), exact inverse of :meth:`map` (one preimage where it is folded)."""
+        preimage, _ = self.transport_map.inverse(component_first(points, self.problem.ndim))
+        return self.transport_map.wrapped(preimage, self.problem.grid).T
+
+    def push_forward(self):
+        """Density of ``T_# source`` on the target grid; carries the whole mass, blurred by about half a cell."""
+        grid = self.problem.target_grid
+        mass = self.problem.source_values * self.problem.grid.cell_volume
+        return self.transport_map.deposited(mass, grid, True) / grid.cell_volume
+
+    def interpolate(self, s):
+        """Density of the displacement interpolation ``((1 - s) x + s T(x))_# source``, ``0 <= s <= 1``.
+
+        On a grid with the source's number of cells; its box moves from the source's to the target's with ``s``.
+        """
+        if not 0 <= s <= 1:
+            raise ValueError(f"`s` must be between 0 (source) and 1 (target), got {s!r}.")
+        problem = self.problem
+        box = [((1 - s) * a + s * c, (1 - s) * b + s * d)
+               for (a, b), (c, d) in zip(problem.grid.box, problem.target_grid.box)]
+        grid = type(problem.grid)(problem.grid.shape, box, problem.grid.periodic)
+        mass = problem.source_values * problem.grid.cell_volume
+        return self.transport_map.deposited(mass, grid, True, float(s)) / grid.cell_volume
+
+    def sample(self, n, rng):
+        """``n`` independent draws of the target, (n, d): draws of the source, mapped."""
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"`rng` must be a numpy.random.Generator, for instance numpy.random.default_rng(), "
+                            f"got {type(rng).__name__}.")
+        grid = self.problem.grid
+        cumulative = np.cumsum(self.problem.source_values.ravel())
+        cells = np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right")
+        index = np.stack(np.unravel_index(np.minimum(cells, grid.size - 1), grid.shape), axis=1)
+        return self.map(grid.lower + (index + rng.random((n, grid.ndim))) * grid.spacing)
+
+    def save(self, path):
+        """Write everything to one .npz file (never pickled); :func:`pmapde.load` reads it."""
+        from .storage import save
+        save(self, path)
+
+    def summary(self):
+        """The scalars and counters as a dict that JSON can hold."""
+        names = ("success", "scheme", "cost", "w2", "residual", "tolerance", "drift", "margin", "narrow_mass",
+                 "folded_mass", "push_forward_error")
+        rows = {name: plain(getattr(self, name)) for name in names}
+        return {"status": self.status.name, "message": self.status.value, "source_shape": list(self.problem.grid.shape),
+                "target_shape": list(self.problem.target_grid.shape), **rows, "stats": self.stats}
+
+    def __str__(self):
+        stats = self.stats
+        linear = ", ".join(f"{name} ({counts['applications']} applications, {counts['setups']} set-ups)"
+                           for name, counts in stats["linear"].items()) or "none needed"
+        rows = [("problem", repr(self.problem)[len("TransportProblem("):-1]),
+                ("status", f"{self.status.name}: {self.status.value}"),
+                ("W2^2, W2", f"{self.cost:.8g}, {self.w2:.8g}"),
+                ("residual", f"{self.residual:.2e} (goal {self.tolerance:.2e}), drift {self.drift:.2e}"),
+                ("checks", f"misplaced mass {self.push_forward_error:.2%}, folded {self.folded_mass:.2%}, stencil too "
+                           f"narrow {self.narrow_mass:.2%}, margin {self.margin:.2e}"),
+                ("work", f"{stats['newton_iterations']} Newton steps, {stats['rejected_steps']} refused; {linear}"),
+                ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in stats["seconds"].items()))]
+        rows += [("fallback", text) for text in stats["fallbacks"]]
+        return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def plain(value):
+    """numpy scalars and nested containers as plain Python, for JSON."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,98 @@
+"""Solutions on disk: one .npz file, arrays and a JSON header, written atomically, never pickled."""
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from .density import GridDensity
+from .grid import Grid
+from .problem import TransportProblem
+from .solution import Solution, plain
+from .status import Status
+from .transport import PiecewiseAffineMap
+
+FORMAT = "pmapde solution 1"
+_SCALARS = ("scheme", "residual", "tolerance", "drift", "margin", "narrow_mass", "folded_mass", "push_forward_error")
+
+
+def _grid_header(grid):
+    return {"shape": list(grid.shape), "box": [list(pair) for pair in grid.box], "periodic": list(grid.periodic)}
+
+
+def save(solution, path):
+    """Write ``solution`` to ``path`` (.npz appended if missing); an existing file is replaced only when all is written."""
+    path = Path(path)
+    path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+    problem = solution.problem
+    header = {"format": FORMAT, "status": solution.status.name, "grid": _grid_header(problem.grid),
+              "target_grid": _grid_header(problem.target_grid), "floor": problem.floor,
+              "interpolation": getattr(problem.target, "interpolation", "cubic"),
+              "source_log_mass": problem.source_log_mass, "target_log_mass": problem.target_log_mass,
+              "stats": solution.stats, **{name: plain(getattr(solution, name)) for name in _SCALARS}}
+    arrays = {"source": problem.source_values, "target": problem.target_values, "phi": solution.displacement_potential,
+              "displacement": solution.displacement, "potential": solution.potential,
+              **{f"history_{name}": values for name, values in solution.history.items()}}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez_compressed(file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load(path):
+    """Read a :class:`Solution` written by :meth:`Solution.save`.
+
+    A target that was a LogDensity comes back as its values on the target grid.
+
+    Raises
+    ------
+    ValueError
+        If the file is not a complete solution of this format.
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde, tempfile, os
+    >>> solution = pmapde.solve(pmapde.TransportProblem(np.ones((16, 16)), np.ones((16, 16))))
+    >>> path = os.path.join(tempfile.mkdtemp(), "identity.npz")
+    >>> solution.save(path)
+    >>> pmapde.load(path).cost == solution.cost
+    True
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            header = json.loads(bytes(file["header"]))
+            if header["format"] != FORMAT:
+                raise ValueError(f"format {header['format']!r}, expected {FORMAT!r}")
+            arrays = {name: file[name] for name in file.files if name != "header"}
+        return _rebuilt(header, arrays)
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, json.JSONDecodeError) as error:
+        raise ValueError(f"`path` {os.fspath(path)!r} is not a solution saved by pmapde ({error}).") from None
+
+
+def _rebuilt(header, arrays):
+    grids = [Grid(**header[name]) for name in ("grid", "target_grid")]
+    problem = TransportProblem(GridDensity(arrays["source"], grids[0]),
+                               GridDensity(arrays["target"], grids[1], header["interpolation"]))
+    problem.floor = header["floor"]
+    problem.source_log_mass, problem.target_log_mass = header["source_log_mass"], header["target_log_mass"]
+    displacement = arrays["displacement"]
+    if displacement.shape != (problem.ndim, *problem.grid.shape) or arrays["phi"].shape != problem.grid.shape:
+        raise ValueError(f"displacement of shape {displacement.shape} does not fit grid {problem.grid.shape}")
+    image = displacement + problem.grid.cell_centres()
+    history = {name[len("history_"):]: values for name, values in arrays.items() if name.startswith("history_")}
+    return Solution(problem=problem, status=Status[header["status"]], displacement_potential=arrays["phi"],
+                    displacement=displacement, history=history, stats=header["stats"],
+                    transport_map=PiecewiseAffineMap(problem.grid, problem.target_grid, image),
+                    **{name: header[name] for name in _SCALARS})

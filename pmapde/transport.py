@@ -1,0 +1,160 @@
+"""The map between the grid points: a piecewise affine homeomorphism where it is not folded; its inverse; push-forward."""
+from __future__ import annotations
+
+import itertools
+from functools import cached_property
+
+import numpy as np
+
+from .kernels import transport as kernels
+
+
+def component_first(points, dimension):
+    """``points`` (n, d), checked, as a component-first array (d, n)."""
+    points = np.asarray(points)
+    if points.ndim != 2 or points.shape[1] != dimension or points.dtype.kind not in "fiu":
+        raise ValueError(f"`points` must be real numbers of shape (n, {dimension}), got shape {points.shape}.")
+    return np.ascontiguousarray(points.T, dtype=np.float64)
+
+
+class PiecewiseAffineMap:
+    """``T = grad u`` continued from the cell centres to the whole box, piecewise affine on simplices.
+
+    The lattice of the cell centres, completed by the faces of a no-flux box (mapped to the faces of the target box, by
+    the even reflection of the potential) or wrapped on periodic axes, is cut into the simplices of Kuhn's triangulation:
+    2 triangles or 6 tetrahedra a cell. ``T`` is affine on each, continuous, and takes box onto box. If every simplex
+    keeps its orientation, ``T`` is a homeomorphism and ``inverse`` its exact inverse (no iteration). Where simplices are
+    folded ``T`` is not injective; ``inverse`` then gives one of the preimages, and ``folded_cells`` says where that is.
+
+    Parameters
+    ----------
+    grid, target_grid : Grid
+    image : ndarray, (d, *shape)
+        ``T`` at the cell centres, not wrapped on periodic axes.
+    """
+
+    def __init__(self, grid, target_grid, image):
+        self.grid, self.target_grid = grid, target_grid
+        self.dimension = grid.ndim
+        # on a torus the target's coordinates count modulo the period: its box is where it is
+        self.shape = np.array(grid.shape)
+        self.periods = np.where(grid.periodic, grid.lengths, 0.0)
+        self.strides = np.array([int(np.prod(self.shape[a + 1:] + 2)) for a in range(self.dimension)])
+        self.axes = np.zeros((self.dimension, self.shape.max() + 2))
+        for a in range(self.dimension):
+            self.axes[a, :self.shape[a] + 2] = grid.lower[a] + (np.arange(self.shape[a] + 2) - 0.5) * grid.spacing[a]
+            if not grid.periodic[a]:
+                self.axes[a, 0], self.axes[a, self.shape[a] + 1] = grid.box[a]
+        self.nodes = np.stack([self._complete(image[a], a) for a in range(self.dimension)]).reshape(self.dimension, -1)
+
+    def _complete(self, values, component=None):
+        """Values at the cell centres continued to the lattice: even about faces, periodic, faces to faces."""
+        for axis, wraps in enumerate(self.grid.periodic):
+            width = [(1, 1) if other == axis else (0, 0) for other in range(self.dimension)]
+            values = np.pad(values, width, mode="wrap" if wraps else "edge")
+            view = np.moveaxis(values, axis, 0)
+            if axis == component and wraps:
+                view[0] -= self.periods[axis]
+                view[-1] += self.periods[axis]
+            elif axis == component:
+                view[0], view[-1] = self.target_grid.box[axis]
+        return values
+
+    @property
+    def _geometry(self):
+        grid = self.grid
+        return self.axes, self.strides, self.shape, grid.lower, grid.spacing, np.array(grid.periodic)
+
+    @cached_property
+    def _permutations(self):
+        return np.array(list(itertools.permutations(range(self.dimension))))
+
+    @cached_property
+    def _first(self):
+        """First lattice cell of each axis; a periodic one repeats its last."""
+        return np.array(self.grid.periodic).astype(np.int64)
+
+    @cached_property
+    def _bins(self):
+        """Search structure of ``inverse``: for every bin of the target box the lattice cells that may cover it."""
+        box = self.target_grid
+        bins = self.shape
+        arguments = (self.nodes, self.strides, self.shape, self._first, box.lower, box.lengths / bins, bins,
+                     np.array(self.grid.periodic))
+        start = np.zeros(int(bins.prod()) + 1, dtype=np.int64)
+        kernels.bin_cells(*arguments, start, np.empty(0, dtype=np.int64), False)
+        np.cumsum(start, out=start)
+        entries = np.empty(start[-1], dtype=np.int64)
+        kernels.bin_cells(*arguments, start[:-1].copy(), entries, True)
+        return start, entries
+
+    def interpolate(self, values, points):
+        """Any field at the cell centres, even about the faces, at ``points`` (d, n), by the same simplices."""
+        out = np.empty((1, points.shape[1]))
+        kernels.evaluate(self._complete(values).reshape(1, -1), *self._geometry, self.periods, points, out)
+        return out[0]
+
+    def forward(self, points):
+        """``T(points)``, (d, n) to (d, n), not wrapped."""
+        out = np.empty(points.shape)
+        kernels.evaluate(self.nodes, *self._geometry, self.periods, points, out)
+        return out
+
+    def inverse(self, points):
+        """``(x, lift)``: ``T(x) = points + lift`` with ``lift`` whole periods, all (d, n)."""
+        box = self.target_grid
+        out, lift = np.empty(points.shape), np.empty(points.shape)
+        start, entries = self._bins
+        kernels.invert(self.nodes, self.axes, self.strides, self._permutations, box.lower, box.lengths / self.shape,
+                       self.shape, np.array(self.grid.periodic), start, entries, points, out, lift)
+        return out, lift
+
+    def wrapped(self, points, grid):
+        """Points (d, n) brought back into the box of ``grid`` on periodic axes."""
+        for axis, wraps in enumerate(grid.periodic):
+            if wraps:
+                length = grid.lengths[axis]
+                points[axis] -= length * np.floor((points[axis] - grid.lower[axis]) / length)
+        return points
+
+    def folded_cells(self):
+        """Fraction of each lattice cell that is folded, shape ``grid.shape`` + 1 on no-flux axes."""
+        widths = self.shape + 1 - self._first
+        out = np.empty(int(widths.prod()))
+        kernels.folded(self.nodes, self.axes, self.strides, self._permutations, self.shape, self._first, out)
+        return out.reshape(widths)
+
+    def folded_mass(self, source_values):
+        """Source mass in folded simplices."""
+        bad = np.argwhere(self.folded_cells() > 0)
+        if not len(bad):
+            return 0.0
+        fraction = self.folded_cells()[tuple(bad.T)]
+        cells = bad + self._first
+        volume, index = np.ones(len(bad)), []
+        for a in range(self.dimension):
+            volume *= self.axes[a][cells[:, a] + 1] - self.axes[a][cells[:, a]]
+            index.append(np.clip(cells[:, a] - 1, 0, self.shape[a] - 1))
+        return float((source_values[tuple(index)] * volume * fraction).sum())
+
+    def deposited(self, mass, grid, smooth, time=1.0):
+        """Mass of the source cells moved by ``(1 - time) x + time T(x)`` onto the cells of ``grid``; a flat total is kept."""
+        nodes = self.nodes
+        if time != 1.0:
+            positions = np.meshgrid(*[self.axes[a, :n + 2] for a, n in enumerate(self.shape)], indexing="ij")
+            nodes = (1 - time) * np.stack(positions).reshape(self.dimension, -1) + time * nodes
+        out = np.zeros(grid.size)
+        kernels.deposit(nodes, *self._geometry, np.ascontiguousarray(mass).ravel(), grid.lower, grid.spacing,
+                        np.array(grid.shape), smooth, out)
+        return out.reshape(grid.shape)
+
+
+def misplaced_mass(mass, expected, cells=8):
+    """Half the L1 distance of two cell-mass arrays over blocks of ``cells`` cells per axis: the fraction misplaced."""
+    difference = mass - expected
+    for axis in range(difference.ndim):
+        edges = np.arange(0, difference.shape[axis], cells)
+        difference = np.add.reduceat(difference, edges, axis=axis)
+    return 0.5 * float(np.abs(difference).sum())
+
+
