@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from .monge_ampere import MongeAmpere
+from .newton import rms
 from .problem import TransportProblem
 from .status import Status
 from .transport import PiecewiseAffineMap, component_first, misplaced_mass
@@ -99,7 +100,7 @@ class Solution:
         history = {name: np.array([getattr(step, name) for step in steps]) for name in names}
         history["cells"] = np.array([step.grid.size for step in steps])
         return cls(problem, status, scheme, phi, image - problem.grid.cell_centres(),
-                   float(np.sqrt(np.mean((residual - drift) ** 2))), float(steps[-1].tolerance), drift,
+                   rms(residual - drift) if math.isfinite(drift) else math.nan, float(steps[-1].tolerance), drift,
                    operator.margin(phi), narrow, transport_map.folded_mass(problem.source_values),
                    misplaced_mass(arrived, expected), history, plain(stats), transport_map)
 

@@ -13,7 +13,6 @@ from . import stepping
 from .grid import Grid
 from .linear.solver import LinearSolver
 from .monge_ampere import MongeAmpere
-from .newton import rms
 from .problem import TransportProblem
 from .status import SolverError, Status
 from .stepping import BackwardEuler, PseudoTransient
@@ -24,6 +23,8 @@ logger = logging.getLogger("pmapde")
 
 DISCRETIZATION_FRACTION = 0.01
 """``tolerance="discretization"``: residual left, relative to the residual of the interpolated coarser solution."""
+COARSE_STEP_LIMIT = 60
+"""Steps on a grid that is not the finest."""
 SINGLE_GRID_TOLERANCE = 1e-8
 """The same where there is no coarser grid to compare with."""
 
@@ -232,20 +233,18 @@ def _nested(problem, method, scheme, tolerance, start, threads, stats):
                 return SINGLE_GRID_TOLERANCE if finest else 1e-3 * min(1.0, first_norm)
             return DISCRETIZATION_FRACTION * estimate * (1 if finest else 3)
 
-        for step in _on_grid(operator, method, phi, goal, threads, stats):
+        for count, step in enumerate(_on_grid(operator, method, phi, goal, threads, stats)):
             step = replace(step, level=level, levels=len(grids))
-            if finest or step.status is None or not step.status.success:
-                logger.debug("grid %s residual %.2e dt %.1e", grid.shape, step.residual, step.dt)
+            logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, count, step.residual, step.dt)
             yield step
             phi = step.phi
+            if not finest and count >= COARSE_STEP_LIMIT:
+                break  # a coarse grid that struggles, or fails, hands over what it has
         margin = operator.margin(phi)
 
 
-COARSE_STEP_LIMIT = 60
-
-
 def _on_grid(operator, method, phi, goal, threads, stats):
-    """Pseudo-transient continuation on one grid as :class:`Step` records; a coarse grid gives up politely."""
+    """Pseudo-transient continuation on one grid as :class:`Step` records; threads are set only while it computes."""
     tolerance = math.nan
 
     def tolerance_of(first_norm):
@@ -257,23 +256,19 @@ def _on_grid(operator, method, phi, goal, threads, stats):
         linear = LinearSolver(method.linear, stats, count)
     records = stepping.pseudo_transient(operator, linear, phi, method, tolerance_of)
     elapsed, before = 0.0, _applications(stats)
-    pending = None
     while True:
         with thread_settings(threads) as count:
             use_threads(count, phi.size)
-            begin = time.perf_counter()
             advance = next(records, None)
-            stats["seconds"]["total"] += time.perf_counter() - begin
         if advance is None:
             return
-        pending = advance
         spent = _applications(stats)
         stats["newton_iterations"] += advance.newton_iterations
         stats["rejected_steps"] += advance.rejected
         elapsed += advance.dt if advance.newton_iterations else 0.0
         yield Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, elapsed, advance.dt,
                    advance.newton_iterations, advance.damping, advance.rejected, spent - before, tolerance,
-                   pending.status)
+                   advance.status)
         before = spent
 
 

@@ -105,8 +105,9 @@ class Advance:
 
     @property
     def norm(self):
-        """RMS of the mean-free residual."""
-        return rms(self.residual - self.residual.mean())
+        """RMS of the mean-free residual; NaN where it is not finite."""
+        mean = self.residual.mean()
+        return rms(self.residual - mean) if math.isfinite(mean) else math.nan
 
     @property
     def drift(self):
