@@ -56,6 +56,7 @@ class MongeAmpere:
         self.scheme = scheme
         self.quadratic = problem.slopes * grid.spacing**2
         self.log_source = np.log(problem.source_values)
+        self.row_weight = problem.source_values / problem.source_values.max()
         self.log_cell = 2 * float(np.log(grid.spacing).sum())
         self.radius = radius
         self.samples = self._target_samples()
@@ -138,7 +139,7 @@ class MongeAmpere:
                 np.divide(slope[axis], 2 * spacing, out=drift[axis])
             if moment is not None:
                 self._add_moments(weights, moment)
-        return Stencil(weights, drift, self.offsets, self.grid.periodic, shift)
+        return Stencil(weights, drift, self.offsets, self.grid.periodic, shift, self.row_weight)
 
     def _add_moments(self, weights, moment):
         """Dependence of the averaged target on the Hessian: ``sum_ab moment[a, b] h_b D_ab w``, centred differences."""

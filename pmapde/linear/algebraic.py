@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import diags_array
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,11 @@ class AlgebraicMultigrid:
 class _Hierarchy:
     def __init__(self, stencil, coarsening):
         import pyamg
+        # Galerkin coarse operators add rows: bring them to the common scale of the divergence form first
+        self.row_weight = np.ones(1) if stencil.row_weight is None else stencil.row_weight.ravel()
         matrix = stencil.matrix()
+        if stencil.row_weight is not None:
+            matrix = (diags_array(self.row_weight) @ matrix).tocsr()
         if coarsening == "ruge_stuben":
             hierarchy = pyamg.ruge_stuben_solver(matrix, max_coarse=50)
         else:
@@ -51,7 +56,7 @@ class _Hierarchy:
 
     def apply(self, residual, threads=1):
         """One V-cycle from zero. Called level by level because ``hierarchy.solve`` spends two more fine residuals."""
-        return self._cycle(0, np.ravel(residual)).reshape(residual.shape)
+        return self._cycle(0, np.ravel(residual) * self.row_weight).reshape(residual.shape)
 
     def _cycle(self, depth, rhs):
         level = self.levels[depth]

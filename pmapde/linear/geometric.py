@@ -78,8 +78,13 @@ class _Hierarchy:
         weights = np.empty((len(stencil.offsets), *shape))
         drift = np.empty((len(shape), *shape))
         arguments = [array for table in tables for array in table[:2]]
+        # averages weighted by the density that makes the rows symmetric: flux coefficients, not rows, are averaged
+        row_weight = np.ones(stencil.shape) if stencil.row_weight is None else stencil.row_weight
+        coarse_weight = np.empty(shape)
+        self.kernels.restrict(row_weight, *arguments, coarse_weight)
         for fine, coarse in [*zip(stencil.weights, weights), *zip(stencil.drift, drift)]:
-            self.kernels.restrict(np.ascontiguousarray(fine), *arguments, coarse)
+            self.kernels.restrict(fine * row_weight, *arguments, coarse)
+            coarse /= coarse_weight
         dimension = len(shape)
         involved = stencil.offsets != 0
         for axis in range(dimension):  # total coupling along the axis, before the diagonal offsets are rescaled
@@ -91,7 +96,7 @@ class _Hierarchy:
         for axis in range(dimension):
             weights[axis] -= weights[dimension:][involved[dimension:, axis]].sum(axis=0)
             np.maximum(weights[axis], np.abs(drift[axis]), out=weights[axis])
-        return Stencil(weights, drift, stencil.offsets, stencil.periodic, stencil.shift)
+        return Stencil(weights, drift, stencil.offsets, stencil.periodic, stencil.shift, coarse_weight)
 
     def apply(self, residual, threads=1):
         """One V-cycle from zero."""
@@ -117,8 +122,11 @@ class _Hierarchy:
         self._relax(level, self.settings.pre, False)
         kernels.apply_stencil(s.weights, s.drift, s.offsets, s.shift, level.field, 1, level.work)
         np.subtract(level.rhs, level.work, out=level.work)
-        kernels.restrict(level.work, *[array for table in level.tables for array in table[:2]],
-                         self.levels[depth + 1].rhs)
+        coarser = self.levels[depth + 1]
+        if s.row_weight is not None:
+            level.work *= s.row_weight
+        kernels.restrict(level.work, *[array for table in level.tables for array in table[:2]], coarser.rhs)
+        coarser.rhs /= coarser.stencil.row_weight
         self._cycle(depth + 1, threads)
         use_threads(threads, level.rhs.size)
         kernels.prolong_add(self.levels[depth + 1].field, *[array for table in level.tables for array in table[2:]],

@@ -15,7 +15,8 @@ class Stencil:
     """The linear operator ``A w = shift w - J w`` with ``J w = sum_k W_k D_k w + sum_a B_a (w(+1_a) - w(-1_a))``.
 
     ``weights`` (K, *shape) multiply second differences along ``offsets`` (K, d), whose first d rows are the axes;
-    ``drift`` (d, *shape) multiplies central differences. Index space: no spacing appears.
+    ``drift`` (d, *shape) multiplies central differences. Index space: no spacing appears. ``row_weight`` (*shape): the
+    rows times this density are nearly symmetric (the divergence form of the linearisation); for the preconditioners.
     """
 
     weights: np.ndarray
@@ -23,6 +24,7 @@ class Stencil:
     offsets: np.ndarray
     periodic: tuple
     shift: float = 0.0
+    row_weight: np.ndarray = None
 
     @property
     def shape(self):
