@@ -64,6 +64,7 @@ class TransportProblem:
         self._check_boxes()
         self.source_values, self.source_log_mass = _sampled(source, self.grid, self.floor, "source")
         self.source_values.flags.writeable = False
+        self._source = source
         if isinstance(target, GridDensity):
             self.target_log_mass = float(np.log(target.mass))
             self.target = target.normalised(self.floor)
@@ -112,10 +113,11 @@ class TransportProblem:
         return TransportProblem(source, target, grid=self.target_grid, target_grid=self.grid)
 
     def on_grid(self, grid):
-        """The same problem on a coarser grid of the source box: averaged source, target averaged alike."""
+        """The same problem on a coarser grid of the source box: arrays are averaged, functions evaluated."""
         coarse = copy.copy(self)
         coarse.grid = grid
-        coarse.source_values = average(self.source_values, grid.shape)
+        coarse.source_values = (_sampled(self._source, grid, self.floor, "source")[0]
+                                if isinstance(self._source, LogDensity) else average(self.source_values, grid.shape))
         if isinstance(self.target, GridDensity) and not self.target.is_uniform:
             shape = tuple(max(2, min(m, -(-m * n // full))) for m, n, full
                           in zip(self.target_grid.shape, grid.shape, self.grid.shape))

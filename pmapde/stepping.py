@@ -217,7 +217,8 @@ def _newton_iteration(operator, linear, stencil, current, shift, rtol, settings)
     def function(psi):
         nonlocal residual  # the last point tried is the accepted one
         residual = operator.residual(psi)
-        value = residual - residual.mean()
+        with np.errstate(invalid="ignore"):  # infinity minus infinity: NaN, and refused as such
+            value = residual - residual.mean()
         if shift:
             value -= shift * (psi - current.phi)
         return value

@@ -1,0 +1,239 @@
+"""The operator equals its plain NumPy reference and has the properties the solver relies on."""
+import numba
+import numpy as np
+import pytest
+from reference import log_determinant
+
+from pmapde import GridDensity, TransportProblem
+from pmapde.grid import Grid
+from pmapde.monge_ampere import MongeAmpere
+from pmapde.threads import SERIAL_BELOW
+
+SCHEMES = [("monotone", 2), ("centred", 2), ("centred", 3)]
+BOUNDARIES = {"no-flux": (False, False, False), "periodic": (True, True, True), "mixed": (True, False, True)}
+
+
+def operator(shape, scheme="monotone", periodic=False, box=None, target=None):
+    grid = Grid(shape, box, periodic)
+    source = GridDensity(1 + np.random.default_rng(5).random(shape), grid)
+    return MongeAmpere(TransportProblem(source, GridDensity(np.ones(shape) if target is None else target, grid),
+                                        grid=grid), scheme)
+
+
+def random_potential(op, rng, margin=0.2):
+    """Noise scaled so that the admissibility margin is ``margin``."""
+    noise = rng.standard_normal(op.grid.shape) * op.quadratic.min()
+    return noise * (1 - margin) / (1 - op.margin(noise))
+
+
+def smooth_potential(grid, strength=0.3):
+    """Non-separable, periodic and even about the faces."""
+    turns = [2 * np.pi * (x - lower) / length for x, lower, length in zip(grid.cell_centres(), grid.lower, grid.lengths)]
+    scale = strength * grid.lengths.min()**2 / (2 * np.pi)**2 / grid.ndim
+    return scale * (np.prod(np.cos(turns), axis=0) + 0.5 * np.cos(turns[0]) + 0.3 * np.cos(turns[1]))
+
+
+def box_of(ndim):
+    return [(0.0, 1.0), (-1.0, 0.4), (2.0, 2.7)][:ndim]
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize(("scheme", "ndim"), SCHEMES)
+@pytest.mark.parametrize("parity", [0, 1])
+def test_log_determinant_equals_the_reference(scheme, ndim, parity, boundary):
+    periodic = BOUNDARIES[boundary][:ndim]
+    op = operator((10 + parity, 8 - parity, 6 + parity)[:ndim], scheme, periodic, box_of(ndim))
+    for seed in range(3):
+        phi = random_potential(op, np.random.default_rng(seed))
+        expected = log_determinant(phi, scheme, op.quadratic, op.grid.spacing, periodic)
+        assert np.abs(op.log_determinant(phi) - expected).max() < 1e-12  # observed at most KERNEL_ERROR
+
+
+@pytest.mark.parametrize(("scheme", "ndim"), SCHEMES)
+def test_potentials_that_are_not_convex_give_nan_where_the_reference_does(scheme, ndim):
+    op = operator((10, 9, 8)[:ndim], scheme)
+    phi = random_potential(op, np.random.default_rng(0), margin=-1.0)
+    expected = log_determinant(phi, scheme, op.quadratic, op.grid.spacing, op.grid.periodic)
+    bad = np.isnan(expected)
+    assert 0 < bad.sum() < bad.size
+    assert np.array_equal(np.isnan(op.log_determinant(phi)), bad)
+    assert op.margin(phi) < 0
+
+
+@pytest.mark.parametrize(("scheme", "ndim"), SCHEMES)
+def test_nan_in_the_potential_survives_in_residual_and_margin(scheme, ndim):
+    op = operator((10, 9, 8)[:ndim], scheme)
+    phi = np.zeros(op.grid.shape)
+    cell = (4,) * ndim
+    phi[cell] = np.nan
+    touched = np.zeros(phi.shape, bool)
+    touched[(slice(3, 6),) * ndim] = True
+    nan = np.isnan(op.residual(phi))
+    assert nan[cell]
+    assert nan[touched].sum() >= 5
+    assert not nan[~touched].any()
+    assert not op.margin(phi) >= 0  # "admissible" must not come out of NaN
+
+
+def rotated(condition, angle):
+    c, s = np.cos(angle), np.sin(angle)
+    rotation = np.array([[c, -s], [s, c]])
+    return rotation @ np.diag([np.sqrt(condition), 1 / np.sqrt(condition)]) @ rotation.T
+
+
+def error_on_quadratic(op, matrix):
+    """Largest error of the log determinant of ``x'Ax/2`` two cells away from the boundary."""
+    x = op.grid.cell_centres() - 0.5
+    phi = 0.5 * np.einsum("i...,ij,j...->...", x, matrix - np.eye(len(matrix)), x)
+    inner = (slice(2, -2),) * x.shape[0]
+    return np.abs(op.log_determinant(phi)[inner] - np.linalg.slogdet(matrix)[1]).max()
+
+
+def test_monotone_scheme_is_exact_on_quadratics_of_condition_up_to_5_8_in_any_orientation():
+    op = operator((9, 9))
+    angles = np.pi * np.arange(60) / 60
+    worst = max(error_on_quadratic(op, rotated(condition, angle))
+                for condition in (1.0, 2.0, 4.0, 5.8) for angle in angles)
+    assert worst < 1e-12  # observed QUADRATIC
+    beyond = max(error_on_quadratic(op, rotated(8.0, angle)) for angle in angles)
+    assert beyond > 1e-2  # observed BEYOND: the bound on the condition number is sharp
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_centred_scheme_is_exact_on_every_convex_quadratic(ndim):
+    root = np.random.default_rng(1).standard_normal((ndim, ndim))
+    matrix = root @ root.T + 0.05 * np.eye(ndim)
+    assert np.linalg.cond(matrix) > 8
+    assert error_on_quadratic(operator((8,) * ndim, "centred"), matrix) < 1e-11  # observed CENTREDQ
+
+
+def largest_fall(op, periodic, rng):
+    """Largest fall of the log determinant at cells whose own value stays while others are raised."""
+    fall = -np.inf
+    for _ in range(20):
+        phi = random_potential(op, rng)
+        rise = np.where(rng.random(phi.shape) < 0.5, rng.exponential(size=phi.shape), 0.0) * op.quadratic.max()
+        still = rise == 0
+        fall = max(fall, np.max((op.log_determinant(phi) - op.log_determinant(phi + rise))[still], initial=-np.inf,
+                                where=~np.isnan(op.log_determinant(phi + rise))[still]))
+    return fall
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_monotone_scheme_never_falls_when_neighbours_rise(periodic):
+    rng = np.random.default_rng(2)
+    assert largest_fall(operator((12, 11), "monotone", periodic), periodic, rng) < 1e-12  # observed FALL
+    assert largest_fall(operator((12, 11), "centred", periodic), periodic, rng) > 0.1  # it is not: observed CENTREDFALL
+
+
+def test_monotone_scheme_never_falls_where_the_potential_is_lowered():
+    op, rng = operator((12, 11)), np.random.default_rng(3)
+    for _ in range(20):
+        phi = random_potential(op, rng)
+        cell = tuple(rng.integers(n) for n in phi.shape)
+        lowered = phi.copy()
+        lowered[cell] -= rng.exponential() * op.quadratic.max()
+        assert op.log_determinant(lowered)[cell] >= op.log_determinant(phi)[cell]
+
+
+def test_monotone_log_determinant_is_concave():
+    op, rng = operator((12, 11)), np.random.default_rng(4)
+    excess, control = -np.inf, -np.inf
+    for _ in range(20):
+        one, other = random_potential(op, rng), random_potential(op, rng)
+        t = rng.random()
+        values = [op.log_determinant(phi) for phi in (one, other, t * one + (1 - t) * other)]
+        excess = max(excess, (t * values[0] + (1 - t) * values[1] - values[2]).max())
+        control = max(control, (t * np.exp(values[0]) + (1 - t) * np.exp(values[1]) - np.exp(values[2])).max())
+    assert excess < 1e-12  # observed CONCAVE
+    assert control > 1e-2  # the determinant itself is not concave: observed DETERMINANT
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two numba threads")
+@pytest.mark.parametrize(("scheme", "shape"), [("monotone", (160, 131)), ("centred", (131, 160)),
+                                               ("centred", (30, 25, 31))])
+def test_threads_do_not_change_a_bit(scheme, shape):
+    assert np.prod(shape) > SERIAL_BELOW
+    op = operator(shape, scheme, target=2 + np.sin(np.arange(np.prod(shape)) / 50).reshape(shape))
+    phi = random_potential(op, np.random.default_rng(6), margin=0.6)
+    before, results = numba.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            numba.set_num_threads(threads)
+            stencil = op.linearise(phi, 0.5)
+            results.append([op.log_determinant(phi), op.residual(phi), stencil.weights, stencil.drift,
+                            stencil.apply(phi), np.array(op.margin(phi))])
+    finally:
+        numba.set_num_threads(before)
+    for serial, parallel in zip(*results):
+        assert np.isfinite(serial).all()
+        assert np.array_equal(serial, parallel)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_monotone_linearisation_is_an_m_matrix(boundary):
+    largest = {}
+    for scheme in ("monotone", "centred"):
+        op = operator((12, 11), scheme, BOUNDARIES[boundary][:2])
+        matrix = op.linearise(random_potential(op, np.random.default_rng(7))).matrix().toarray()
+        assert np.abs(matrix.sum(axis=1)).max() < 1e-10 * np.abs(matrix).max()  # constants: observed 2e-16
+        largest[scheme] = (matrix - np.diag(np.diag(matrix))).max()
+    assert largest["monotone"] <= 0
+    assert largest["centred"] > 0
+
+
+@pytest.mark.parametrize(("scheme", "shape", "rough"), [
+    ("monotone", (48, 40), False), ("monotone", (48, 40), True), ("centred", (48, 40), False),
+    ("centred", (14, 12, 13), False), ("centred", (14, 12, 13), True)])
+def test_linearisation_is_the_derivative_of_the_residual(scheme, shape, rough):
+    grid = Grid(shape)
+    turns = 2 * np.pi * grid.cell_centres()
+    target = 1 + 0.3 * np.cos(turns[0] + 0.4) * np.cos(turns[1])
+    if rough:
+        target = target + 3 * (turns[0] > np.pi)
+    op = operator(shape, scheme, target=target)
+    assert (op.samples > 1) == rough
+    phi = smooth_potential(grid)
+    direction = 0.1 * np.cos(turns[0] / 2) * np.cos(turns[1]) / (2 * np.pi)**2 + 0.2 * phi
+    stencil = op.linearise(phi)
+    steps = 2.0**-np.arange(2, 7)
+    base = op.residual(phi)
+    first = [np.sqrt(np.mean((op.residual(phi + t * direction) - base)**2)) for t in steps]
+    second = [np.sqrt(np.mean((op.residual(phi + t * direction) - base + t * stencil.apply(direction))**2))
+              for t in steps]
+    slopes = [np.polyfit(np.log(steps), np.log(values), 1)[0] for values in (first, second)]
+    assert abs(slopes[0] - 1) < 0.02  # observed SLOPE1
+    assert slopes[1] > 1.9  # observed SLOPE2
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("shape", [(9, 12), (8, 7), (6, 5, 7)])
+def test_stencil_equals_its_matrix(shape, boundary):
+    periodic = BOUNDARIES[boundary][:len(shape)]
+    rng = np.random.default_rng(8)
+    op = operator(shape, "monotone" if len(shape) == 2 else "centred", periodic, target=1 + 0.2 * rng.random(shape))
+    stencil = op.linearise(random_potential(op, rng), shift=0.3)
+    assert np.abs(stencil.drift).max() > 0
+    field = rng.standard_normal(shape)
+    applied = stencil.apply(field)
+    error = np.abs(applied.ravel() - stencil.matrix() @ field.ravel()).max()
+    assert error < 1e-13 * np.abs(applied).max()  # observed MATRIX
+    assert np.abs(stencil.diagonal() - 0.3).min() > 0
+
+
+@pytest.mark.parametrize(("scheme", "ndim"), SCHEMES)
+def test_margin_is_affine_along_rays(scheme, ndim):
+    op = operator((10, 9, 8)[:ndim], scheme, box=box_of(ndim))
+    phi = random_potential(op, np.random.default_rng(9), margin=0.4)
+    assert op.margin(np.zeros_like(phi)) == 1
+    for t in (0.0, 0.3, 1.0, 2.5):
+        assert abs(op.margin(t * phi) - (1 - t * (1 - 0.4))) < 1e-12  # observed MARGIN
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_centred_margin_is_the_smallest_eigenvalue(ndim):
+    from reference import centred_hessian
+    op = operator((10, 9, 8)[:ndim], "centred")
+    phi = random_potential(op, np.random.default_rng(10))
+    hessian = centred_hessian(phi, op.quadratic, op.grid.spacing, op.grid.periodic)
+    assert abs(op.margin(phi) - np.linalg.eigvalsh(hessian).min()) < 1e-12  # observed EIGENVALUE
