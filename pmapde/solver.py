@@ -267,7 +267,8 @@ def _on_grid(operator, method, phi, goal, threads, stats):
         stats["rejected_steps"] += advance.rejected
         elapsed += advance.dt if advance.newton_iterations else 0.0
         yield Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, elapsed, advance.dt,
-                   advance.newton_iterations, advance.damping, advance.rejected, spent - before, tolerance,
+                   advance.newton_iterations, advance.damping, advance.rejected, spent - before,
+                   max(tolerance, advance.floor),
                    advance.status)
         before = spent
 

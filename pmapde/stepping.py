@@ -93,7 +93,8 @@ class BackwardEuler:
 
 @dataclass(frozen=True)
 class Advance:
-    """What one implicit step did. ``phi`` and ``residual`` (log residual with its mean) are where it ended."""
+    """What one implicit step did. ``phi`` and ``residual`` (log residual with its mean) are where it ended; ``floor``
+    is the rounding floor if the iteration ended there."""
 
     phi: np.ndarray
     residual: np.ndarray
@@ -102,6 +103,7 @@ class Advance:
     damping: float
     rejected: int
     status: Status = None
+    floor: float = 0.0
 
     @property
     def norm(self):
@@ -114,9 +116,10 @@ class Advance:
         return float(self.residual.mean())
 
 
-def rounding_floor(phi, stencil):
-    """RMS size of the rounding errors of the log residual: 4 eps max|phi| per second difference, weighted by W."""
-    return 4 * np.finfo(float).eps * float(np.abs(phi).max()) * rms(np.sqrt((stencil.weights**2).sum(axis=0)))
+def rounding_floor(phi, stencil, log_source):
+    """RMS size of the rounding errors of the log residual: 4 eps max|phi| per second difference, weighted by W; the logs."""
+    differences = float(np.abs(phi).max()) * rms(np.sqrt((stencil.weights**2).sum(axis=0)))
+    return 4 * np.finfo(float).eps * (differences + 4 * (1 + rms(log_source)))
 
 
 def backward_euler_step(operator, linear, phi, settings):
@@ -160,29 +163,29 @@ def pseudo_transient(operator, linear, phi, settings, tolerance_of):
     while True:
         norm, phi = current.norm, current.phi
         if norm <= tolerance:
-            yield _with_status(current, Status.CONVERGED)
+            yield replace(current, status=Status.CONVERGED)
             return
         shift = 0.0 if math.isinf(dt) else 1 / dt
         stencil = operator.linearise(phi, shift)
-        floor = rounding_floor(phi, stencil)
+        floor = rounding_floor(phi, stencil, operator.log_source)
         if norm <= floor:
-            yield _with_status(current, Status.CONVERGED if floor <= 2 * tolerance else Status.STAGNATED)
+            yield replace(current, status=Status.CONVERGED, floor=floor)
             return
         yield current
         while True:  # until a step is accepted
             goal = max(tolerance, floor)
             rtol = settings.newton.next_forcing(norm, forcing_memory, goal)
-            step, residual, solved = _newton_iteration(operator, linear, stencil, current, shift, rtol,
+            step, residual, failure = _newton_iteration(operator, linear, stencil, current, shift, rtol,
                                                        settings.newton)
             if step is not None:
                 break
             rejected += 1
             if norm <= 10 * floor:
-                yield _with_status(current, Status.STAGNATED)
+                yield replace(current, status=Status.STAGNATED)
                 return
             dt = settings.cut * min(dt, natural_time / norm)
             if dt < settings.smallest_step * natural_time:
-                yield _with_status(current, Status.STEP_TOO_SMALL if solved else Status.LINEAR_STALLED)
+                yield replace(current, status=failure)
                 return
             shift = 1 / dt
             stencil = operator.linearise(phi, shift)
@@ -198,25 +201,23 @@ def pseudo_transient(operator, linear, phi, settings, tolerance_of):
             dt = math.inf
 
 
-def _with_status(advance, status):
-    return replace(advance, status=status)
-
-
 def _newton_iteration(operator, linear, stencil, current, shift, rtol, settings):
     """One damped Newton iteration on ``(psi - phi) / dt - R(psi) = 0``, all terms mean-free.
 
-    Returns the accepted :class:`Iterate` or None, the residual R there (with its mean), and whether the linear solve
-    was good for anything.
+    Returns the accepted :class:`Iterate` or None, the residual R there (with its mean), and why the step failed if it
+    did.
     """
     start = current.residual - current.residual.mean()
     result = linear.solve(stencil, start, rtol)
     if not result.relative_residual < 0.9:  # NaN included
-        return None, None, False
-    residual = None
+        return None, None, Status.LINEAR_STALLED
+    residual, failure = None, Status.STEP_TOO_SMALL
 
     def function(psi):
-        nonlocal residual  # the last point tried is the accepted one
+        nonlocal residual, failure  # the last point tried is the accepted one
         residual = operator.residual(psi)
+        if not math.isfinite(residual.sum()) and operator.margin(psi) > 0:
+            failure = Status.NONFINITE
         with np.errstate(invalid="ignore"):  # infinity minus infinity: NaN, and refused as such
             value = residual - residual.mean()
         if shift:
@@ -224,4 +225,4 @@ def _newton_iteration(operator, linear, stencil, current, shift, rtol, settings)
         return value
 
     step = damped_step(function, current.phi, start, result.correction, settings)
-    return (step if step.damping else None), residual, True
+    return (step if step.damping else None), residual, failure
