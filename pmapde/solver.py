@@ -75,7 +75,8 @@ def memory_estimate(problem):
     return (45 if problem.ndim == 2 else 60) * 8 * problem.grid.size + 2 * 8 * problem.target_grid.size
 
 
-def _available_memory():
+def available_memory():
+    """Bytes this process may still allocate; infinity where the system does not say."""
     try:
         with open("/proc/meminfo") as file:
             available = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
@@ -90,7 +91,7 @@ def _available_memory():
 
 
 def _refuse_oversized(problem):
-    needed, available = memory_estimate(problem), _available_memory()
+    needed, available = memory_estimate(problem), available_memory()
     if needed > available:
         raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.1f} GiB "
                           f"and {available / 2**30:.1f} GiB are available; use a coarser `grid`.")
@@ -225,8 +226,8 @@ def _nested(problem, method, scheme, tolerance, start, threads, stats):
 
         def goal(first_norm):
             nonlocal estimate
-            if level and theta == 1.0:
-                estimate = min(estimate, first_norm)
+            if level:  # a blended start is farther off than interpolation alone would be
+                estimate = min(estimate, first_norm if theta == 1.0 else 0.1 * first_norm)
             if finest and tolerance != "discretization":
                 return float(tolerance)
             if math.isinf(estimate):  # no grid to compare with

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 SERIAL_BELOW = 128 * 128
 """Grids with fewer cells run on one thread: a parallel region costs more than it saves, most of all on a busy machine."""
@@ -38,12 +37,13 @@ def thread_settings(threads):
             numba.set_num_threads(before)
 
 
-def refuse_after_fork():
-    """Make a forked child that would call numba's OpenMP threads fail with a sentence instead of being killed."""
-    parent = os.getpid()
+def threading_layer():
+    """The threading layer numba uses here (it is chosen by the first parallel kernel, so one is run)."""
+    import numba
+    import numpy as np
 
-    def check():
-        if os.getpid() != parent:
-            raise RuntimeError("pmapde cannot run in a forked child once the parent has used it (OpenMP): start worker "
-                               "processes with multiprocessing's 'spawn' or 'forkserver' method.")
-    return check
+    from .kernels.interpolation import log_density_2d
+    none = np.empty((2, 2, 0))
+    log_density_2d(np.ones((4, 4)), (2, 2), np.zeros(2), np.ones(2), (False, False), False, np.ones((2, 1)), none, 1,
+                   False, np.empty(1), np.empty((2, 0)), none)
+    return numba.threading_layer()

@@ -1,0 +1,360 @@
+"""The command line: parses, calls the library, prints."""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+OURS = {"solution.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "push_forward.png",
+        "interpolation.png", "residual_history.png"}
+SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "algebraic": "AlgebraicMultigrid",
+           "spectral": "Spectral", "direct": "Direct"}
+
+
+class Failure(Exception):
+    """One sentence for standard error, and the exit status."""
+
+    def __init__(self, sentence, code=2):
+        super().__init__(sentence)
+        self.code = code
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="pmapde", description="Optimal transport in 2D and 3D by the parabolic "
+                                     "Monge-Ampère equation.")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    solve = commands.add_parser("solve", help="transport one picture, array or example density to another",
+                                description="SOURCE and TARGET: an image file (grey by luminance), a .npy or .npz file "
+                                "with a 2D or 3D array, or a name of the gallery (see `pmapde info`).")
+    solve.add_argument("source", metavar="SOURCE")
+    solve.add_argument("target", metavar="TARGET")
+    solve.add_argument("--out", required=True, metavar="DIR", help="where figures, data and summary.json go")
+    solve.add_argument("--size", metavar="N[xM[xK]]", help="resample both to this many cells (conservatively)")
+    solve.add_argument("--floor", type=float, default=0.01, metavar="R",
+                       help="raise densities to R times their maximum (default 0.01; zeros need a positive floor)")
+    solve.add_argument("--boundary", choices=("no-flux", "periodic"), default="no-flux")
+    solve.add_argument("--tolerance", default="discretization", metavar="TOL",
+                       help="'discretization' (default) or an RMS residual, for instance 1e-8")
+    solve.add_argument("--solver", choices=tuple(SOLVERS), default="auto", help="linear solver")
+    solve.add_argument("--scheme", choices=("auto", "monotone", "centred"), default="auto")
+    solve.add_argument("--threads", type=int, metavar="N")
+    solve.add_argument("--max-steps", type=int, default=300, metavar="N", help="implicit steps per grid (default 300)")
+    solve.add_argument("--no-figures", action="store_true")
+    solve.add_argument("--json", action="store_true", help="print the summary as JSON instead of a table")
+    solve.set_defaults(run=_solve)
+
+    demo = commands.add_parser("demo", help="solve a picture, a volume and a problem with a known answer")
+    demo.add_argument("--out", default="pmapde-demo", metavar="DIR")
+    demo.set_defaults(run=_demo)
+
+    info = commands.add_parser("info", help="versions, threads, optional parts, names of the gallery")
+    info.add_argument("--json", action="store_true")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def main(argv=None):
+    """Run the command line; returns the exit status (0 done, 1 not solved, 2 bad input, 130 interrupted)."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        import pmapde
+        print(f"pmapde {pmapde.__version__}")
+        return 0
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        with _one_line_warnings():
+            arguments.run(arguments)
+    except Failure as failure:
+        return _complain(failure, failure.code)
+    except (ValueError, TypeError, MemoryError, OSError) as error:
+        return _complain(error, 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    return 0
+
+
+def _complain(error, code):
+    print(f"pmapde: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _one_line_warnings():
+    def show(message, *_, **__):
+        print(f"pmapde: note: {message}", file=sys.stderr)
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+# input
+
+
+def _shape(text):
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if not 1 <= len(shape) <= 3 or min(shape) < 2:
+        raise Failure(f"--size must be N, NxM or NxMxK with at least 2 cells each, got {text!r}.")
+    return shape
+
+
+def _read(name, what):
+    """The array of a file, or None for a gallery name."""
+    from . import gallery
+    path = Path(name)
+    if not path.exists():
+        if name in gallery.names():
+            return None
+        import difflib
+        close = difflib.get_close_matches(name, gallery.names(), 1)
+        hint = f"; did you mean the gallery's {close[0]!r}?" if close else "; `pmapde info` lists the gallery."
+        raise Failure(f"{what} {name!r} is neither a file nor a name of the gallery{hint}")
+    if path.is_dir():
+        raise Failure(f"{what} {name!r} is a folder; name an image, .npy or .npz file.")
+    return _read_array(path, what) if path.suffix in (".npy", ".npz") else _read_image(path, what)
+
+
+def _read_array(path, what):
+    import zipfile
+
+    import numpy as np
+    try:
+        content = np.load(path, allow_pickle=False)
+        if path.suffix == ".npz":
+            with content:
+                keys = [key for key in ("density", "values") if key in content.files] or content.files
+                if len(keys) != 1:
+                    raise Failure(f"{what} {str(path)!r} holds {len(keys)} arrays ({', '.join(keys)}); "
+                                  f"name one of them 'density'.")
+                content = content[keys[0]]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise Failure(f"{what} {str(path)!r} is not a readable array file ({error}).") from None
+    return content
+
+
+def _read_image(path, what):
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+    try:
+        with Image.open(path) as image:
+            if "A" in image.getbands() or "transparency" in image.info:
+                raise Failure(f"{what} {str(path)!r} has transparency; flatten it onto a background first.")
+            grey = image if image.mode in ("I", "F") or image.mode.startswith("I;") else image.convert("L")
+            return np.asarray(grey, dtype=float)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise Failure(f"{what} {str(path)!r} is not an image that can be read ({error}).") from None
+
+
+def _densities(arguments):
+    """Source and target arrays, resampled where --size asks for it."""
+    from . import gallery
+    from .density import checked_values
+    from .transfer import average
+    names = {"SOURCE": arguments.source, "TARGET": arguments.target}
+    arrays = {what: _read(name, what) for what, name in names.items()}
+    arrays = {what: None if array is None else checked_values(array, what) for what, array in arrays.items()}
+    given = [array.shape for array in arrays.values() if array is not None]
+    dimensions = {len(shape) for shape in given} or {
+        2 if all(name in gallery.names(2) for name in names.values()) else 3}
+    if len(dimensions) > 1:
+        raise Failure(f"SOURCE and TARGET must both be pictures or both be volumes, got shapes {given[0]} and {given[1]}.")
+    dimension = dimensions.pop()
+    shape = given[0] if given else (128, 128) if dimension == 2 else (32, 32, 32)
+    if arguments.size:
+        size = _shape(arguments.size)
+        dimension = len(size) if len(size) > 1 and not given else dimension
+        shape = size * dimension if len(size) == 1 else size
+        if len(shape) != dimension:
+            raise Failure(f"--size {arguments.size} has {len(shape)} axes, the densities have {dimension}.")
+    for what, name in names.items():
+        if arrays[what] is None:
+            arrays[what] = gallery.load(name, shape)
+        elif arguments.size:
+            arrays[what] = average(arrays[what], shape)
+    return arrays["SOURCE"], arrays["TARGET"]
+
+
+def _tolerance(text):
+    if text == "discretization":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise Failure(f"--tolerance must be 'discretization' or a number, got {text!r}.") from None
+
+
+# output
+
+
+@contextmanager
+def _output(directory):
+    """A temporary folder beside ``directory`` whose files are moved there only when all of them are written."""
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise Failure(f"--out {str(directory)!r} exists and is not a folder.")
+    created = not directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=directory, prefix=".writing-"))
+    except OSError as error:
+        raise Failure(f"--out {str(directory)!r} cannot be written ({error.strerror}).") from None
+    finished = False
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            os.replace(path, directory / path.name)
+        finished = True
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if created and not finished:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _progress():
+    """A callback that draws a bar on a terminal, and nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+    with tqdm(unit="step", leave=False, file=sys.stderr, bar_format="{desc} {n_fmt} steps [{elapsed}]") as bar:
+        def callback(step):
+            shape = "x".join(map(str, step.grid.shape))
+            bar.set_description_str(f"grid {step.level + 1}/{step.levels} ({shape}) residual {step.residual:.1e} "
+                                    f"goal {step.tolerance:.1e}")
+            bar.update(step.newton_iterations)
+        yield callback
+
+
+def _write(solution, directory, extra, figures=True):
+    """Data, summary and figures of a solution into ``directory`` (all or nothing)."""
+    with _output(directory) as temporary:
+        solution.save(temporary / "solution.npz")
+        (temporary / "summary.json").write_text(json.dumps({**extra, **solution.summary()}, indent=2) + "\n")
+        if figures:
+            from . import plotting
+            plotting.save_figures(solution, temporary)
+    return sorted(path for path in Path(directory).iterdir() if path.name in OURS)
+
+
+# commands
+
+
+def _solve(arguments):
+    tolerance = _tolerance(arguments.tolerance)
+    source, target = _densities(arguments)
+    with _output(arguments.out):
+        pass  # an unwritable place is found out before the work, not after it
+    import pmapde
+    periodic = arguments.boundary == "periodic"
+    problem = pmapde.TransportProblem(source, target, grid=pmapde.Grid(source.shape, periodic=periodic),
+                                      floor=arguments.floor)
+    method = pmapde.PseudoTransient(scheme=None if arguments.scheme == "auto" else arguments.scheme,
+                                    linear=getattr(pmapde, SOLVERS[arguments.solver])())
+    existed = any(Path(arguments.out).iterdir())
+    try:
+        with _progress() as callback:
+            solution = pmapde.solve(problem, method, tolerance=tolerance, threads=arguments.threads,
+                                    max_steps=arguments.max_steps, callback=callback)
+        if not solution.success:
+            raise Failure(f"not solved ({solution.status.name}): {solution.status.value}", 1)
+        inputs = {"source": arguments.source, "target": arguments.target, "floor": arguments.floor,
+                  "boundary": arguments.boundary, "versions": _versions()}
+        paths = _write(solution, arguments.out, inputs, not arguments.no_figures)
+    except BaseException:
+        if not existed:
+            shutil.rmtree(arguments.out, ignore_errors=True)
+        raise
+    if arguments.json:
+        print(json.dumps({**inputs, **solution.summary()}, indent=2))
+        return
+    print(solution)
+    for path in paths:
+        print(f"wrote     {path}")
+
+
+def _demo(arguments):
+    import numpy as np
+
+    import pmapde
+    from . import exact, gallery
+    out = Path(arguments.out)
+    try:
+        pair = [gallery.load(name, (256, 256)) for name in ("mri", "grace_hopper")]
+        title = "an MRI slice to a photograph, 256 x 256"
+    except ValueError as error:
+        print(f"pmapde: note: {error}", file=sys.stderr)
+        pair = [gallery.load(name, (256, 256)) for name in ("two_moons", "ring")]
+        title = "two moons to a ring, 256 x 256"
+    known = exact.separable_cosine((128, 128))
+    cases = [
+        ("picture", title, pmapde.TransportProblem(*pair, floor=0.05)),
+        ("volume", "two balls to one, 32 x 32 x 32", pmapde.TransportProblem(
+            *[gallery.load(name, (32, 32, 32)) for name in ("two_balls", "ball")], floor=0.1)),
+        ("known", "a problem with a known answer, 128 x 128", known.problem),
+    ]
+    for folder, title, problem in cases:
+        print(f"== {title}")
+        with _progress() as callback:
+            solution = pmapde.solve(problem, callback=callback)
+        if not solution.success:
+            raise Failure(f"the demo's case {folder!r} was not solved ({solution.status.name}): {solution.status.value}", 1)
+        print(solution)
+        if folder == "known":
+            print(f"error     map {known.map_error(solution.displacement):.2e} in L2(source), "
+                  f"W2^2 {solution.cost / known.cost - 1:.2e} relative")
+        for path in _write(solution, out / folder, {"case": title, "versions": _versions()}):
+            print(f"wrote     {path}")
+    points = np.array([[0.25, 0.25], [0.5, 0.75]])
+    print(f"the map takes {points.tolist()} to {np.round(solution.map(points), 6).tolist()}, exactly "
+          f"{np.round(known.map(points), 6).tolist()}")
+
+
+def _versions():
+    from importlib.metadata import PackageNotFoundError, version
+    found = {"python": sys.version.split()[0]}
+    for name in ("pmapde", "numpy", "scipy", "numba", "pyamg", "matplotlib", "pillow", "threadpoolctl"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def _info(arguments):
+    import importlib.util
+
+    import numba
+
+    from . import gallery
+    from .solver import available_memory
+    from .threads import SERIAL_BELOW, threading_layer
+    report = {
+        "versions": _versions(),
+        "threads": {"processors": os.cpu_count(), "numba threads": numba.get_num_threads(),
+                    "threading layer": threading_layer(), "serial below (cells)": SERIAL_BELOW},
+        "memory available (GiB)": round(available_memory() / 2**30, 1),
+        "optional parts": {name: "installed" if importlib.util.find_spec(name) else "not installed"
+                           for name in ("petsc4py", "mpi4py", "ot", "ott", "geomloss")},
+        "gallery, pictures": gallery.names(2), "gallery, volumes": gallery.names(3),
+    }
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+        return
+    for name, value in report.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item}" for key, item in value.items())
+        print(f"{name}: {', '.join(value) if isinstance(value, list) else value}")

@@ -1,0 +1,123 @@
+"""Figures of a solution. Arrays are shown as pictures: row = first coordinate, downwards. Volumes: central slices."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+def _slice(field):
+    """The field itself in 2D, its central slice across the last axis in 3D."""
+    return field if field.ndim == 2 else field[:, :, field.shape[2] // 2]
+
+
+def _extent(grid):
+    (top, bottom), (left, right) = grid.box[:2]
+    return left, right, bottom, top
+
+
+def _picture(ax, field, grid, title, **style):
+    style = {"cmap": "magma", **style}
+    shown = ax.imshow(_slice(field), extent=_extent(grid), interpolation="nearest", **style)
+    if grid.ndim == 3:
+        title += " (central slice)"
+    ax.set(title=title, xlabel="$x_2$", ylabel="$x_1$")
+    ax.figure.colorbar(shown, ax=ax, shrink=0.8)
+    return ax
+
+
+def _figure(columns, width=4.6, height=4.2):
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    return figure, np.atleast_1d(figure.subplots(1, columns))
+
+
+def densities(solution):
+    """Source and target density, normalised."""
+    figure, axes = _figure(2)
+    problem = solution.problem
+    _picture(axes[0], problem.source_values, problem.grid, "source density")
+    _picture(axes[1], problem.target_values, problem.target_grid, "target density")
+    return figure
+
+
+def deformed_grid(solution, lines=33):
+    """Image of a regular grid of lines under the map, over the target density."""
+    figure, axes = _figure(1, 6.0, 5.4)
+    problem = solution.problem
+    ax = _picture(axes[0], problem.target_values, problem.target_grid, "image of a regular grid", cmap="Greys_r")
+    grid = problem.grid
+    fine = [np.linspace(lower, upper, 257) for lower, upper in grid.box]
+    coarse = [np.linspace(lower, upper, lines) for lower, upper in grid.box]
+    middle = np.mean(grid.box[-1])
+    for along in (0, 1):
+        for position in coarse[1 - along]:
+            points = np.full((257, grid.ndim), middle)
+            points[:, along], points[:, 1 - along] = fine[along], position
+            # not wrapped: on a torus a line that leaves the box goes on
+            image = solution.transport_map.forward(np.ascontiguousarray(points.T))
+            ax.plot(image[1], image[0], color="tab:orange", linewidth=0.5)
+    return figure
+
+
+def displacement(solution, arrows=24):
+    """Length of ``T(x) - x`` and its direction."""
+    figure, axes = _figure(1, 6.0, 5.4)
+    grid = solution.problem.grid
+    field = solution.displacement
+    ax = _picture(axes[0], np.sqrt((field**2).sum(axis=0)), grid, "displacement $|T(x) - x|$", cmap="viridis")
+    step = [max(1, n // arrows) for n in grid.shape[:2]]
+    rows, columns = (np.arange(s // 2, n, s) for s, n in zip(step, grid.shape))
+    x, y = grid.centres(0)[rows], grid.centres(1)[columns]
+    first, second = (_slice(field[axis])[np.ix_(rows, columns)] for axis in (0, 1))
+    ax.quiver(y, x, second, first, angles="xy", scale_units="xy", scale=1, color="white", width=0.003)
+    return figure
+
+
+def push_forward(solution):
+    """Push-forward of the source, the target, and their difference."""
+    figure, axes = _figure(3)
+    target, grid = solution.problem.target_values, solution.problem.target_grid
+    arrived = solution.push_forward()
+    top = {"vmin": 0, "vmax": float(np.quantile(target, 0.999)) or None}
+    _picture(axes[0], arrived, grid, "push-forward of the source", **top)
+    _picture(axes[1], target, grid, "target density", **top)
+    bound = max(float(np.quantile(np.abs(arrived - target), 0.999)), 1e-300)
+    _picture(axes[2], arrived - target, grid, "difference", cmap="RdBu_r", vmin=-bound, vmax=bound)
+    return figure
+
+
+def residual_history(solution):
+    """Residual after every implicit step, one colour a grid."""
+    figure, axes = _figure(1, 6.4, 4.2)
+    ax, history = axes[0], solution.history
+    steps = np.arange(len(history["residual"]))
+    for level in np.unique(history["level"]):
+        chosen = history["level"] == level
+        ax.semilogy(steps[chosen], history["residual"][chosen], "o-", markersize=4,
+                    label=f"{history['cells'][chosen][0]:,} cells")
+    ax.axhline(solution.tolerance, color="0.5", linestyle="--", linewidth=1, label="tolerance, finest grid")
+    ax.set(title="mean-free log residual", xlabel="implicit step", ylabel="RMS")
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return figure
+
+
+def interpolation(solution, times=(0.0, 0.25, 0.5, 0.75, 1.0)):
+    """Displacement interpolation at several times."""
+    figure, axes = _figure(len(times), 3.4, 3.2)
+    frames = [solution.interpolate(s) for s in times]
+    top = float(np.quantile(np.concatenate([frame.ravel() for frame in frames]), 0.998))
+    for ax, s, frame in zip(axes, times, frames):
+        ax.imshow(_slice(frame), cmap="magma", vmin=0, vmax=top, interpolation="nearest")
+        ax.set(title=f"s = {s:g}", xticks=[], yticks=[])
+    return figure
+
+
+def save_figures(solution, directory):
+    """All figures as PNG into ``directory``; returns their paths."""
+    paths = []
+    for draw in (densities, deformed_grid, displacement, push_forward, interpolation, residual_history):
+        paths.append(Path(directory) / f"{draw.__name__}.png")
+        draw(solution).savefig(paths[-1], dpi=130)
+    return paths
