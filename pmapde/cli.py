@@ -340,12 +340,14 @@ def _info(arguments):
     import numba
 
     from . import gallery
+    from .density import GridDensity
     from .solver import available_memory
-    from .threads import SERIAL_BELOW, threading_layer
+    from .threads import SERIAL_BELOW
+    GridDensity([[1, 2], [1, 2]]).log_density([[0.5, 0.5]])  # numba chooses its threading layer at the first kernel
     report = {
         "versions": _versions(),
         "threads": {"processors": os.cpu_count(), "numba threads": numba.get_num_threads(),
-                    "threading layer": threading_layer(), "serial below (cells)": SERIAL_BELOW},
+                    "threading layer": numba.threading_layer(), "serial below (cells)": SERIAL_BELOW},
         "memory available (GiB)": round(available_memory() / 2**30, 1),
         "optional parts": {name: "installed" if importlib.util.find_spec(name) else "not installed"
                            for name in ("petsc4py", "mpi4py", "ot", "ott", "geomloss")},

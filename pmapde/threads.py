@@ -35,15 +35,3 @@ def thread_settings(threads):
             yield checked_threads(threads)
         finally:
             numba.set_num_threads(before)
-
-
-def threading_layer():
-    """The threading layer numba uses here (it is chosen by the first parallel kernel, so one is run)."""
-    import numba
-    import numpy as np
-
-    from .kernels.interpolation import log_density_2d
-    none = np.empty((2, 2, 0))
-    log_density_2d(np.ones((4, 4)), (2, 2), np.zeros(2), np.ones(2), (False, False), False, np.ones((2, 1)), none, 1,
-                   False, np.empty(1), np.empty((2, 0)), none)
-    return numba.threading_layer()

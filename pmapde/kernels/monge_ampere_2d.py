@@ -93,7 +93,7 @@ def monotone_margin(phi, radius, offsets, quadratic, out):
                 x, y = offsets[k, 0], offsets[k, 1]
                 ratio = (_difference(phi, i + radius, j + radius, x, y, quadratic)
                          / (quadratic[0] * x * x + quadratic[1] * y * y))
-                if not ratio >= smallest:  # NaN wins
+                if ratio < smallest or math.isnan(ratio):  # NaN wins, and stays
                     smallest = ratio
         out[i] = smallest
 
@@ -142,7 +142,7 @@ def centred_margin(phi, quadratic, out):
             b /= quadratic[1]
             m /= math.sqrt(quadratic[0] * quadratic[1])
             eigenvalue = 0.5 * (a + b) - math.hypot(0.5 * (a - b), m)
-            if not eigenvalue >= smallest:
+            if eigenvalue < smallest or math.isnan(eigenvalue):
                 smallest = eigenvalue
         out[i] = smallest
 

@@ -84,7 +84,7 @@ def centred_margin(phi, quadratic, out):
                     eigenvalue = mean + 2.0 * spread * math.cos(angle + 2.0 * math.pi / 3.0)
                 elif not spread == 0.0:
                     eigenvalue = math.nan
-                if not eigenvalue >= smallest:
+                if eigenvalue < smallest or math.isnan(eigenvalue):
                     smallest = eigenvalue
         out[i] = smallest
 
