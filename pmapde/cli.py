@@ -256,15 +256,15 @@ def _write(solution, directory, extra, figures=True):
 def _solve(arguments):
     tolerance = _tolerance(arguments.tolerance)
     source, target = _densities(arguments)
-    with _output(arguments.out):
-        pass  # an unwritable place is found out before the work, not after it
     import pmapde
     periodic = arguments.boundary == "periodic"
     problem = pmapde.TransportProblem(source, target, grid=pmapde.Grid(source.shape, periodic=periodic),
                                       floor=arguments.floor)
     method = pmapde.PseudoTransient(scheme=None if arguments.scheme == "auto" else arguments.scheme,
                                     linear=getattr(pmapde, SOLVERS[arguments.solver])())
-    existed = any(Path(arguments.out).iterdir())
+    existed = Path(arguments.out).exists()
+    with _output(arguments.out):
+        pass  # an unwritable place is found out before the work, not after it
     try:
         with _progress() as callback:
             solution = pmapde.solve(problem, method, tolerance=tolerance, threads=arguments.threads,

@@ -1,0 +1,126 @@
+"""The command line: files out, one sentence and an exit status on failure, nothing half-written."""
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pmapde
+from pmapde.cli import OURS, main
+
+
+@pytest.fixture()
+def picture(tmp_path):
+    x = np.linspace(0, 1, 40)
+    grey = (60 + 150 * np.outer(np.sin(np.pi * x), x[:30])).astype(np.uint8)
+    path = tmp_path / "picture.png"
+    Image.fromarray(grey).save(path)
+    return path
+
+
+def test_solve_writes_data_summary_and_figures(picture, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["solve", str(picture), "two_gaussians", "--size", "32", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == OURS
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["status"] == "CONVERGED" and summary["source"] == str(picture)
+    assert pmapde.load(out / "solution.npz").cost == pytest.approx(summary["cost"])
+    for path in out.glob("*.png"):
+        with Image.open(path) as image:
+            assert min(image.size) > 300
+            assert np.asarray(image.convert("L")).std() > 5
+    printed = capsys.readouterr()
+    assert "CONVERGED" in printed.out and "solution.npz" in printed.out
+
+
+def test_pictures_of_different_shapes_keep_their_own_grids(picture, tmp_path):
+    np.save(tmp_path / "target.npy", np.ones((20, 25)) + np.arange(25))
+    assert main(["solve", str(picture), str(tmp_path / "target.npy"), "--out", str(tmp_path / "out"),
+                 "--no-figures"]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["source_shape"] == [40, 30] and summary["target_shape"] == [20, 25]
+
+
+def test_volumes_and_json_and_every_solver(tmp_path, capsys):
+    for solver in ("auto", "geometric", "algebraic", "spectral", "direct"):
+        assert main(["solve", "two_balls", "ball", "--size", "12x12x12", "--floor", "0.2", "--json", "--solver", solver,
+                     "--boundary", "periodic", "--no-figures", "--out", str(tmp_path / solver)]) == 0
+        assert json.loads(capsys.readouterr().out)["success"] is True
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["no-such-name", "uniform"], "SOURCE 'no-such-name' is neither a file nor a name of the gallery"),
+    (["two_gausians", "uniform"], "did you mean the gallery's 'two_gaussians'"),
+    (["uniform", "{tmp}"], "TARGET .* is a folder"),
+    (["{tmp}/text.png", "uniform"], "is not an image that can be read"),
+    (["{tmp}/clear.png", "uniform"], "has transparency"),
+    (["{tmp}/pickled.npy", "uniform"], "is not a readable array file"),
+    (["{tmp}/two.npz", "uniform"], "holds 2 arrays"),
+    (["{tmp}/nan.npy", "uniform"], "`SOURCE` must be finite, got nan"),
+    (["{tmp}/negative.npy", "uniform"], "`SOURCE` must be non-negative"),
+    (["{tmp}/zero.npy", "uniform"], "`SOURCE` must have positive mass"),
+    (["{tmp}/line.npy", "uniform"], "`SOURCE` must have two or three axes"),
+    (["ball", "ring", "--size", "8x8x8"], "2-dimensional, got ndim 3"),
+    (["uniform", "ring", "--size", "one"], "--size must be N, NxM or NxMxK"),
+    (["uniform", "ring", "--size", "1"], "at least 2 cells"),
+    (["uniform", "ring", "--floor", "2"], "`floor` must be a number in"),
+    (["uniform", "ring", "--floor", "0", "--size", "16", "--tolerance", "tiny"], "--tolerance must be"),
+    (["uniform", "ring", "--threads", "0"], "`threads` must be between"),
+    (["uniform", "uniform", "--size", "300000"], "GiB"),
+])
+def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, message, tmp_path, capsys, recwarn):
+    (tmp_path / "text.png").write_text("not an image")
+    Image.new("RGBA", (8, 8), (10, 20, 30, 40)).save(tmp_path / "clear.png")
+    np.save(tmp_path / "pickled.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "two.npz", a=np.ones((4, 4)), b=np.ones((4, 4)))
+    for name, value in (("nan", np.nan), ("negative", -1.0)):
+        array = np.ones((8, 8))
+        array[1, 2] = value
+        np.save(tmp_path / f"{name}.npy", array)
+    np.save(tmp_path / "zero.npy", np.zeros((8, 8)))
+    np.save(tmp_path / "line.npy", np.ones(8))
+    before = sorted(tmp_path.iterdir())
+    arguments = [text.replace("{tmp}", str(tmp_path)) for text in arguments]
+    assert main(["solve", *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("pmapde: error: ") and "\n" not in error and "Traceback" not in error
+    assert re.search(message, error), error
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_output_that_cannot_be_written_is_found_out_before_solving(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert main(["solve", "uniform", "ring", "--out", str(tmp_path / "file")]) == 2
+    assert "is not a folder" in capsys.readouterr().err
+    assert main(["solve", "uniform", "ring", "--out", "/proc/nowhere"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_failed_solve_exits_with_one_and_leaves_nothing(tmp_path, capsys):
+    assert main(["solve", "uniform", "two_gaussians", "--size", "32", "--max-steps", "1", "--out",
+                 str(tmp_path / "out")]) == 1
+    assert "not solved (MAX_STEPS)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_files_keeps_them(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["solve", "uniform", "cosine", "--size", "16", "--no-figures", "--out", str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", "solution.npz", "summary.json"}
+
+
+def test_info_names_versions_threads_and_the_gallery(capsys):
+    assert main(["info", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["versions"]["numba"] and report["threads"]["numba threads"] >= 1
+    assert "mri" in report["gallery, pictures"]
+
+
+def test_help_loads_neither_numba_nor_matplotlib():
+    code = ("import sys; from pmapde.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+            "sys.exit(any(name in sys.modules for name in ('numba', 'matplotlib', 'scipy')))")
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
