@@ -93,8 +93,8 @@ class MongeAmpere:
         """``log det D2u``, NaN where ``u`` is inadmissible."""
         out = np.empty(self.grid.shape)
         if self.scheme == "monotone":
-            self.kernels.monotone_log_determinant(self._pad(phi), self.radius, self.superbases, self.quadratic,
-                                                  self.log_cell, out)
+            self.kernels.monotone_log_determinant(self._pad(phi), self.radius, self.offsets, self.direction,
+                                                  self.quadratic, self.log_cell, out)
         else:
             self.kernels.centred_log_determinant(self._pad(phi), self.quadratic, self.log_cell, out)
         return out

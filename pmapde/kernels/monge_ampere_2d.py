@@ -6,6 +6,7 @@ of ``phi`` with ``radius`` ghost layers filled by the caller. ``out`` has no gho
 """
 import math
 
+import numpy as np
 from numba import njit, prange
 
 
@@ -27,21 +28,32 @@ def _selling(a, b, c):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def monotone_log_determinant(phi, radius, superbases, quadratic, log_cell, out):
-    """``log min_superbases h(D_e0 u, D_e1 u, D_e2 u) - log_cell``; the monotone determinant in logarithmic form."""
+def monotone_log_determinant(phi, radius, offsets, direction, quadratic, log_cell, out):
+    """``log min_superbases h(D_e0 u, D_e1 u, D_e2 u) - log_cell``; the monotone determinant in logarithmic form.
+
+    ``offsets`` (K, 2) are all offsets up to sign, ``direction`` (S, 3) the rows of them that each superbase consists of.
+    """
     nx, ny = out.shape
+    count = offsets.shape[0]
     for i in prange(nx):
+        differences = np.empty((count, ny))  # one row of cells: stays in the first-level cache
+        for k in range(count):
+            x, y = offsets[k, 0], offsets[k, 1]
+            constant = quadratic[0] * x * x + quadratic[1] * y * y
+            row, ahead, behind = phi[i + radius], phi[i + radius + x], phi[i + radius - x]
+            for j in range(ny):
+                centre = row[j + radius]
+                differences[k, j] = (ahead[j + radius + y] - centre) - (centre - behind[j + radius - y]) + constant
         for j in range(ny):
             smallest = math.inf
-            admissible = True
-            for s in range(superbases.shape[0]):
-                a = _difference(phi, i + radius, j + radius, superbases[s, 0, 0], superbases[s, 0, 1], quadratic)
-                b = _difference(phi, i + radius, j + radius, superbases[s, 1, 0], superbases[s, 1, 1], quadratic)
-                c = _difference(phi, i + radius, j + radius, superbases[s, 2, 0], superbases[s, 2, 1], quadratic)
-                if not (a > 0.0 and b > 0.0 and c > 0.0):
-                    admissible = False
-                smallest = min(smallest, _selling(a, b, c))
-            out[i, j] = math.log(smallest) - log_cell if admissible else math.nan
+            lowest = differences[0, j]
+            for k in range(1, count):
+                if differences[k, j] < lowest or math.isnan(differences[k, j]):
+                    lowest = differences[k, j]
+            for s in range(direction.shape[0]):
+                smallest = min(smallest, _selling(differences[direction[s, 0], j], differences[direction[s, 1], j],
+                                                  differences[direction[s, 2], j]))
+            out[i, j] = math.log(smallest) - log_cell if lowest > 0.0 else math.nan
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
