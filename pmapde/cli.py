@@ -3,12 +3,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OURS = {"solution.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "push_forward.png",
@@ -23,6 +26,10 @@ class Failure(Exception):
     def __init__(self, sentence, code=2):
         super().__init__(sentence)
         self.code = code
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception, so that half-written files are removed as they are on Ctrl-C."""
 
 
 def _parser():
@@ -48,11 +55,13 @@ def _parser():
     solve.add_argument("--threads", type=int, metavar="N")
     solve.add_argument("--max-steps", type=int, default=300, metavar="N", help="implicit steps per grid (default 300)")
     solve.add_argument("--no-figures", action="store_true")
+    solve.add_argument("--keep-failed", action="store_true", help="write what there is even if the solve fails")
     solve.add_argument("--json", action="store_true", help="print the summary as JSON instead of a table")
     solve.set_defaults(run=_solve)
 
     demo = commands.add_parser("demo", help="solve a picture, a volume and a problem with a known answer")
     demo.add_argument("--out", default="pmapde-demo", metavar="DIR")
+    demo.add_argument("--quick", action="store_true", help="the same on grids a quarter or half as fine")
     demo.set_defaults(run=_demo)
 
     info = commands.add_parser("info", help="versions, threads, optional parts, names of the gallery")
@@ -72,8 +81,9 @@ def main(argv=None):
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
+    arguments.line = shlex.join(["pmapde", *(sys.argv[1:] if argv is None else argv)])
     try:
-        with _one_line_warnings():
+        with _one_line_warnings(), _stoppable():
             arguments.run(arguments)
     except Failure as failure:
         return _complain(failure, failure.code)
@@ -81,6 +91,12 @@ def main(argv=None):
         return _complain(error, 2)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
+    except Terminated:
+        return _complain("terminated", 143)
+    except Exception as error:
+        if os.environ.get("PMAPDE_TRACEBACK"):
+            raise
+        return _complain(f"unexpected {type(error).__name__}: {error} (PMAPDE_TRACEBACK=1 shows where).", 1)
     return 0
 
 
@@ -96,6 +112,21 @@ def _one_line_warnings():
     with warnings.catch_warnings():
         warnings.showwarning = show
         yield
+
+
+@contextmanager
+def _stoppable():
+    def stop(*_):
+        raise Terminated
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: no handlers there
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # input
@@ -124,23 +155,25 @@ def _read(name, what):
         raise Failure(f"{what} {name!r} is neither a file nor a name of the gallery{hint}")
     if path.is_dir():
         raise Failure(f"{what} {name!r} is a folder; name an image, .npy or .npz file.")
-    return _read_array(path, what) if path.suffix in (".npy", ".npz") else _read_image(path, what)
+    return _read_array(path, what) if path.suffix.lower() in (".npy", ".npz") else _read_image(path, what)
 
 
 def _read_array(path, what):
     import zipfile
+    import zlib
 
     import numpy as np
     try:
         content = np.load(path, allow_pickle=False)
-        if path.suffix == ".npz":
+        if isinstance(content, np.lib.npyio.NpzFile):
             with content:
-                keys = [key for key in ("density", "values") if key in content.files] or content.files
+                keys = ([key for key in ("density", "values") if key in content.files][:1]
+                        or [key for key in content.files if content[key].ndim in (2, 3)])
                 if len(keys) != 1:
-                    raise Failure(f"{what} {str(path)!r} holds {len(keys)} arrays ({', '.join(keys)}); "
-                                  f"name one of them 'density'.")
+                    raise Failure(f"{what} {str(path)!r} holds {len(keys)} arrays of two or three axes"
+                                  f"{': ' if keys else ''}{', '.join(keys)}; name one of them 'density'.")
                 content = content[keys[0]]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise Failure(f"{what} {str(path)!r} is not a readable array file ({error}).") from None
     return content
 
@@ -170,7 +203,8 @@ def _densities(arguments):
     dimensions = {len(shape) for shape in given} or {
         2 if all(name in gallery.names(2) for name in names.values()) else 3}
     if len(dimensions) > 1:
-        raise Failure(f"SOURCE and TARGET must both be pictures or both be volumes, got shapes {given[0]} and {given[1]}.")
+        raise Failure(f"SOURCE and TARGET must both be pictures or both be volumes, "
+                      f"got shapes {given[0]} and {given[1]}.")
     dimension = dimensions.pop()
     shape = given[0] if given else (128, 128) if dimension == 2 else (32, 32, 32)
     if arguments.size:
@@ -191,9 +225,12 @@ def _tolerance(text):
     if text == "discretization":
         return text
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise Failure(f"--tolerance must be 'discretization' or a number, got {text!r}.") from None
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise Failure(f"--tolerance must be 'discretization' or a positive number, got {text!r}.")
+    return value
 
 
 # output
@@ -201,26 +238,35 @@ def _tolerance(text):
 
 @contextmanager
 def _output(directory):
-    """A temporary folder beside ``directory`` whose files are moved there only when all of them are written."""
+    """A temporary folder inside ``directory``; its files are moved up only when the block has ended well.
+
+    Enter it before the work: a place that cannot be written is found out first. On failure the folders made here go.
+    """
+    if not str(directory):
+        raise Failure("--out must not be empty.")
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise Failure(f"--out {str(directory)!r} exists and is not a folder.")
-    created = not directory.exists()
+    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    temporary = None
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=directory, prefix=".writing-"))
-    except OSError as error:
-        raise Failure(f"--out {str(directory)!r} cannot be written ({error.strerror}).") from None
-    finished = False
-    try:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(dir=directory, prefix=".writing-"))
+        except OSError as error:
+            raise Failure(f"--out {str(directory)!r} cannot be written ({error.strerror}).") from None
         yield temporary
-        for path in temporary.iterdir():
-            os.replace(path, directory / path.name)
-        finished = True
+        written = {path.name for path in temporary.iterdir()}
+        for name in written:
+            os.replace(temporary / name, directory / name)
+        for name in OURS - written if written else ():  # figures of an earlier run would belong to another solution
+            (directory / name).unlink(missing_ok=True)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if created and not finished:
-            shutil.rmtree(directory, ignore_errors=True)
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+        for folder in made:
+            with suppress(OSError):  # not empty: it holds the results, or somebody else's files
+                folder.rmdir()
 
 
 @contextmanager
@@ -239,15 +285,28 @@ def _progress():
         yield callback
 
 
-def _write(solution, directory, extra, figures=True):
-    """Data, summary and figures of a solution into ``directory`` (all or nothing)."""
-    with _output(directory) as temporary:
-        solution.save(temporary / "solution.npz")
-        (temporary / "summary.json").write_text(json.dumps({**extra, **solution.summary()}, indent=2) + "\n")
-        if figures:
-            from . import plotting
-            plotting.save_figures(solution, temporary)
-    return sorted(path for path in Path(directory).iterdir() if path.name in OURS)
+def _json(report):
+    def finite(value):
+        if isinstance(value, dict):
+            return {name: finite(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [finite(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(report), indent=2, allow_nan=False)
+
+
+def _write(solution, temporary, extra, figures=True):
+    """Data, summary and figures of a solution into a temporary folder; returns the names of the files."""
+    solution.save(temporary / "solution.npz")
+    (temporary / "summary.json").write_text(_json({**extra, **solution.summary()}) + "\n")
+    if figures and math.isfinite(solution.residual):
+        from . import plotting
+        plotting.save_figures(solution, temporary)
+    return sorted(path.name for path in temporary.iterdir())
+
+
+def _failed(solution, what="not solved"):
+    return Failure(f"{what} ({solution.status.name}): {solution.status.value}", 1)
 
 
 # commands
@@ -262,28 +321,27 @@ def _solve(arguments):
                                       floor=arguments.floor)
     method = pmapde.PseudoTransient(scheme=None if arguments.scheme == "auto" else arguments.scheme,
                                     linear=getattr(pmapde, SOLVERS[arguments.solver])())
-    existed = Path(arguments.out).exists()
-    with _output(arguments.out):
-        pass  # an unwritable place is found out before the work, not after it
-    try:
+    with _output(arguments.out) as temporary:
         with _progress() as callback:
             solution = pmapde.solve(problem, method, tolerance=tolerance, threads=arguments.threads,
                                     max_steps=arguments.max_steps, callback=callback)
-        if not solution.success:
-            raise Failure(f"not solved ({solution.status.name}): {solution.status.value}", 1)
-        inputs = {"source": arguments.source, "target": arguments.target, "floor": arguments.floor,
-                  "boundary": arguments.boundary, "versions": _versions()}
-        paths = _write(solution, arguments.out, inputs, not arguments.no_figures)
-    except BaseException:
-        if not existed:
-            shutil.rmtree(arguments.out, ignore_errors=True)
-        raise
+        if not (solution.success or arguments.keep_failed):
+            raise _failed(solution)
+        inputs = {"command": arguments.line, "source": arguments.source, "target": arguments.target,
+                  "floor": arguments.floor, "boundary": arguments.boundary, "versions": _versions()}
+        names = _write(solution, temporary, inputs, not arguments.no_figures)
     if arguments.json:
-        print(json.dumps({**inputs, **solution.summary()}, indent=2))
-        return
-    print(solution)
-    for path in paths:
-        print(f"wrote     {path}")
+        print(_json({**inputs, **solution.summary()}))
+    else:
+        print(solution)
+        _print_paths(arguments.out, names)
+    if not solution.success:
+        raise _failed(solution)
+
+
+def _print_paths(directory, names):
+    for name in names:
+        print(f"wrote     {Path(directory) / name}")
 
 
 def _demo(arguments):
@@ -291,33 +349,35 @@ def _demo(arguments):
 
     import pmapde
     from . import exact, gallery
-    out = Path(arguments.out)
+    n, volume_n, known_n = (64, 16, 64) if arguments.quick else (256, 32, 128)
     try:
-        pair = [gallery.load(name, (256, 256)) for name in ("mri", "grace_hopper")]
-        title = "an MRI slice to a photograph, 256 x 256"
+        pair = [gallery.load(name, (n, n)) for name in ("mri", "grace_hopper")]
+        title = f"an MRI slice to a photograph, {n} x {n}"
     except ValueError as error:
         print(f"pmapde: note: {error}", file=sys.stderr)
-        pair = [gallery.load(name, (256, 256)) for name in ("two_moons", "ring")]
-        title = "two moons to a ring, 256 x 256"
-    known = exact.separable_cosine((128, 128))
+        pair = [gallery.load(name, (n, n)) for name in ("two_moons", "ring")]
+        title = f"two moons to a ring, {n} x {n}"
+    known = exact.separable_cosine((known_n, known_n))
     cases = [
         ("picture", title, pmapde.TransportProblem(*pair, floor=0.05)),
-        ("volume", "two balls to one, 32 x 32 x 32", pmapde.TransportProblem(
-            *[gallery.load(name, (32, 32, 32)) for name in ("two_balls", "ball")], floor=0.1)),
-        ("known", "a problem with a known answer, 128 x 128", known.problem),
+        ("volume", f"two balls to one, {volume_n} x {volume_n} x {volume_n}", pmapde.TransportProblem(
+            *[gallery.load(name, (volume_n,) * 3) for name in ("two_balls", "ball")], floor=0.1)),
+        ("known", f"a problem with a known answer, {known_n} x {known_n}", known.problem),
     ]
     for folder, title, problem in cases:
         print(f"== {title}")
-        with _progress() as callback:
-            solution = pmapde.solve(problem, callback=callback)
-        if not solution.success:
-            raise Failure(f"the demo's case {folder!r} was not solved ({solution.status.name}): {solution.status.value}", 1)
+        directory = Path(arguments.out) / folder if arguments.out else ""
+        with _output(directory) as temporary:
+            with _progress() as callback:
+                solution = pmapde.solve(problem, callback=callback)
+            if not solution.success:
+                raise _failed(solution, f"the demo's case {folder!r} was not solved")
+            names = _write(solution, temporary, {"command": arguments.line, "case": title, "versions": _versions()})
         print(solution)
         if folder == "known":
             print(f"error     map {known.map_error(solution.displacement):.2e} in L2(source), "
                   f"W2^2 {solution.cost / known.cost - 1:.2e} relative")
-        for path in _write(solution, out / folder, {"case": title, "versions": _versions()}):
-            print(f"wrote     {path}")
+        _print_paths(directory, names)
     points = np.array([[0.25, 0.25], [0.5, 0.75]])
     print(f"the map takes {points.tolist()} to {np.round(solution.map(points), 6).tolist()}, exactly "
           f"{np.round(known.map(points), 6).tolist()}")
@@ -326,7 +386,7 @@ def _demo(arguments):
 def _versions():
     from importlib.metadata import PackageNotFoundError, version
     found = {"python": sys.version.split()[0]}
-    for name in ("pmapde", "numpy", "scipy", "numba", "pyamg", "matplotlib", "pillow", "threadpoolctl"):
+    for name in ("pmapde", "numpy", "scipy", "numba", "pyamg", "matplotlib", "pillow", "threadpoolctl", "tqdm"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

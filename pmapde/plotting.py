@@ -99,18 +99,23 @@ def residual_history(solution):
     ax.axhline(solution.tolerance, color="0.5", linestyle="--", linewidth=1, label="tolerance, finest grid")
     ax.set(title="mean-free log residual", xlabel="implicit step", ylabel="RMS")
     ax.grid(alpha=0.3)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))  # outside: curves fill the whole frame
     return figure
 
 
 def interpolation(solution, times=(0.0, 0.25, 0.5, 0.75, 1.0)):
-    """Displacement interpolation at several times."""
-    figure, axes = _figure(len(times), 3.4, 3.2)
+    """Displacement interpolation at several times; each frame on its own box, between the source's and the target's."""
+    figure, axes = _figure(len(times), 3.4, 3.4)
+    source, target = solution.problem.grid, solution.problem.target_grid
     frames = [solution.interpolate(s) for s in times]
     top = float(np.quantile(np.concatenate([frame.ravel() for frame in frames]), 0.998))
     for ax, s, frame in zip(axes, times, frames):
-        ax.imshow(_slice(frame), cmap="magma", vmin=0, vmax=top, interpolation="nearest")
-        ax.set(title=f"s = {s:g}", xticks=[], yticks=[])
+        extent = [(1 - s) * a + s * b for a, b in zip(_extent(source), _extent(target))]
+        shown = ax.imshow(_slice(frame), extent=extent, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
+        ax.set(title=f"s = {s:g}", xlabel="$x_2$", xticks=extent[:2], yticks=extent[2:])
+    axes[0].set_ylabel("$x_1$")
+    figure.colorbar(shown, ax=axes[-1], shrink=0.7)
+    figure.suptitle("displacement interpolation" + (" (central slices)" if source.ndim == 3 else ""))
     return figure
 
 

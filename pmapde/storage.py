@@ -43,6 +43,9 @@ def save(solution, path):
             np.savez_compressed(file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
             file.flush()
             os.fsync(file.fileno())
+        mask = os.umask(0o022)  # a temporary file is private; the result gets the permissions of any other file
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

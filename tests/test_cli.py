@@ -1,8 +1,10 @@
 """The command line: files out, one sentence and an exit status on failure, nothing half-written."""
 import json
 import re
+import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -68,6 +70,8 @@ def test_volumes_and_json_and_every_solver(tmp_path, capsys):
     (["uniform", "ring", "--size", "1"], "at least 2 cells"),
     (["uniform", "ring", "--floor", "2"], "`floor` must be a number in"),
     (["uniform", "ring", "--floor", "0", "--size", "16", "--tolerance", "tiny"], "--tolerance must be"),
+    (["uniform", "ring", "--tolerance", "inf"], "--tolerance must be"),
+    (["uniform", "ring", "--tolerance=-1"], "--tolerance must be"),
     (["uniform", "ring", "--threads", "0"], "`threads` must be between"),
     (["uniform", "uniform", "--size", "300000"], "GiB"),
 ])
@@ -95,6 +99,8 @@ def test_output_that_cannot_be_written_is_found_out_before_solving(tmp_path, cap
     (tmp_path / "file").write_text("mine")
     assert main(["solve", "uniform", "ring", "--out", str(tmp_path / "file")]) == 2
     assert "is not a folder" in capsys.readouterr().err
+    assert main(["solve", "uniform", "ring", "--out", ""]) == 2
+    assert "--out must not be empty" in capsys.readouterr().err
     assert main(["solve", "uniform", "ring", "--out", "/proc/nowhere"]) == 2
     assert "cannot be written" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
@@ -105,6 +111,103 @@ def test_a_failed_solve_exits_with_one_and_leaves_nothing(tmp_path, capsys):
                  str(tmp_path / "out")]) == 1
     assert "not solved (MAX_STEPS)" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_solve_leaves_no_parent_folders_and_no_old_results_change(tmp_path):
+    failing = ["solve", "uniform", "two_gaussians", "--size", "32", "--max-steps", "1", "--out"]
+    assert main([*failing, str(tmp_path / "a" / "b" / "c")]) == 1
+    assert not (tmp_path / "a").exists()
+    assert main(["solve", "uniform", "cosine", "--size", "16", "--no-figures", "--out", str(tmp_path / "kept")]) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
+    assert main([*failing, str(tmp_path / "kept")]) == 1
+    assert {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == before
+
+
+def test_a_failed_solve_is_kept_on_request(tmp_path, capsys):
+    assert main(["solve", "uniform", "two_gaussians", "--size", "32", "--max-steps", "1", "--keep-failed",
+                 "--out", str(tmp_path / "out")]) == 1
+    assert "not solved (MAX_STEPS)" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["success"] is False
+    assert not pmapde.load(tmp_path / "out" / "solution.npz").success
+
+
+def test_figures_of_an_earlier_run_do_not_stay_beside_new_data(tmp_path):
+    command = ["solve", "uniform", "cosine", "--size", "16", "--out", str(tmp_path)]
+    assert main(command) == 0 and {path.name for path in tmp_path.iterdir()} == OURS
+    assert main([*command, "--no-figures"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"solution.npz", "summary.json"}
+
+
+@pytest.mark.parametrize(("number", "code", "sentence"), [
+    (signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_a_signal_leaves_nothing(number, code, sentence, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        assert list((tmp_path / "a" / "out").iterdir())  # the control: there is something to remove
+        signal.raise_signal(number)
+    monkeypatch.setattr(pmapde, "solve", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["solve", "uniform", "ring", "--size", "16", "--out", str(tmp_path / "a" / "out")]) == code
+    assert capsys.readouterr().err == f"pmapde: error: {sentence}\n"
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_defect_is_one_sentence_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("PMAPDE_TRACEBACK", raising=False)
+    monkeypatch.setattr(pmapde, "solve", lambda *_, **__: 1 / 0)
+    command = ["solve", "uniform", "ring", "--size", "16", "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "unexpected ZeroDivisionError" in error and error.count("\n") == 1
+    monkeypatch.setenv("PMAPDE_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(command)
+    assert not list(tmp_path.iterdir())
+
+
+def test_warnings_are_one_line_notes(tmp_path, monkeypatch, capsys):
+    solve = pmapde.solve
+
+    def noisy(*arguments, **settings):
+        warnings.warn("too narrow", pmapde.StencilWarning, stacklevel=1)
+        return solve(*arguments, **settings)
+    monkeypatch.setattr(pmapde, "solve", noisy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main(["solve", "uniform", "cosine", "--size", "16", "--no-figures", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().err == "pmapde: note: too narrow\n"
+
+
+def test_array_archives_and_suffixes_in_capitals(tmp_path):
+    values = np.add.outer(np.ones(12), np.arange(10.0))
+    np.savez(tmp_path / "one.npz", picture=values, spacing=0.1)  # the only array of two or three axes
+    np.savez(tmp_path / "named.npz", other=values, density=values)
+    np.save(tmp_path / "capital.npy", values)
+    (tmp_path / "capital.npy").rename(tmp_path / "CAPITAL.NPY")
+    costs = []
+    for name in ("one.npz", "named.npz", "CAPITAL.NPY"):
+        assert main(["solve", str(tmp_path / name), "uniform", "--no-figures", "--out", str(tmp_path / "out")]) == 0
+        costs.append(json.loads((tmp_path / "out" / "summary.json").read_text())["cost"])
+    assert len(set(costs)) == 1
+
+
+def test_demo(tmp_path, capsys):
+    assert main(["demo", "--quick", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for case in ("picture", "volume", "known"):
+        assert {path.name for path in (tmp_path / case).iterdir()} == OURS
+        assert f"wrote     {tmp_path / case / 'densities.png'}" in printed
+    assert float(re.search(r"error +map (\S+) in L2", printed).group(1)) < 2e-4
+
+
+def test_demo_does_without_the_picture_files(tmp_path, monkeypatch, capsys):
+    def missing(name):
+        raise ValueError(f"{name} left out")
+    monkeypatch.setattr("pmapde.gallery._read", missing)
+    monkeypatch.setattr("pmapde.plotting.save_figures", lambda *_: [])
+    assert main(["demo", "--quick", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert "pmapde: note: mri left out" in printed.err and "two moons to a ring" in printed.out
 
 
 def test_a_folder_with_other_files_keeps_them(tmp_path):
