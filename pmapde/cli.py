@@ -180,11 +180,12 @@ def _read_array(path, what):
 
 def _read_image(path, what):
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
     try:
         with Image.open(path) as image:
             if "A" in image.getbands() or "transparency" in image.info:
                 raise Failure(f"{what} {str(path)!r} has transparency; flatten it onto a background first.")
+            image = ImageOps.exif_transpose(image)  # cameras store the way up beside the pixels
             grey = image if image.mode in ("I", "F") or image.mode.startswith("I;") else image.convert("L")
             return np.asarray(grey, dtype=float)
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:

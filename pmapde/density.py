@@ -91,8 +91,9 @@ class GridDensity:
         object.__setattr__(self, "grid", grid)
 
     @cached_property
-    def mass(self):
-        return float(self.values.sum()) * self.grid.cell_volume
+    def log_mass(self):
+        highest = self.values.max()  # scaled first: sums of huge values overflow
+        return float(np.log(highest) + np.log((self.values / highest).sum()) + np.log(self.grid.spacing).sum())
 
     @cached_property
     def roughness(self):
@@ -108,7 +109,7 @@ class GridDensity:
 
     def normalised(self, floor=0.0):
         """The probability density, after raising values below ``floor * max``."""
-        values = floored(self.values, floor)
+        values = floored(self.values / self.values.max(), floor)
         return GridDensity(values / (values.sum() * self.grid.cell_volume), self.grid, self.interpolation)
 
     def on_grid(self, grid):

@@ -17,7 +17,7 @@ class Grid:
     Parameters
     ----------
     shape : sequence of int
-        Cells per axis, two or three axes, at least two cells each.
+        Cells per axis, two or three axes, at least two cells each (three on periodic axes).
     box : sequence of (lower, upper), optional
         One pair per axis, in the user's length unit; the unit square or cube if omitted.
     periodic : bool or sequence of bool
@@ -63,6 +63,8 @@ class Grid:
         periodic = (self.periodic,) * len(shape) if np.ndim(self.periodic) == 0 else tuple(self.periodic)
         if len(periodic) != len(shape):
             raise ValueError(f"`periodic` must be one flag or one per axis, got {self.periodic!r} for {len(shape)} axes.")
+        if any(wraps and n < 3 for wraps, n in zip(periodic, shape)):
+            raise ValueError(f"`shape` must have at least three cells along a periodic axis, got {shape}.")
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "box", box)
         object.__setattr__(self, "periodic", tuple(bool(flag) for flag in periodic))

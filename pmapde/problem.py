@@ -66,7 +66,7 @@ class TransportProblem:
         self.source_values.flags.writeable = False
         self._source = source
         if isinstance(target, GridDensity):
-            self.target_log_mass = float(np.log(target.mass))
+            self.target_log_mass = target.log_mass
             self.target = target.normalised(self.floor)
             _refuse_zeros(self.target.values, "target")
         else:
@@ -176,7 +176,7 @@ def _placed(density, grid, box_from, name, interpolation):
 def _sampled(density, grid, floor, name):
     """Normalised values at the cells of ``grid`` and the log mass before floor and normalisation."""
     if isinstance(density, GridDensity):
-        log_mass = float(np.log(density.mass))
+        log_mass = density.log_mass
         values = density.normalised(floor).values
     else:
         log_values = density.log_density(grid.cell_centres().reshape(grid.ndim, -1).T).reshape(grid.shape)

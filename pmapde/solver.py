@@ -6,6 +6,7 @@ import math
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 from scipy.ndimage import correlate1d
@@ -199,7 +200,8 @@ def steps(problem, method=None, *, tolerance="discretization", start=None, threa
         raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
     if not isinstance(method, (PseudoTransient, BackwardEuler)):
         raise TypeError(f"`method` must be PseudoTransient(...) or BackwardEuler(...), got {method!r}.")
-    if tolerance != "discretization" and not (isinstance(tolerance, (int, float)) and tolerance > 0):
+    if not (isinstance(tolerance, str) and tolerance == "discretization") and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf
+                                              and not isinstance(tolerance, bool)):
         raise ValueError(f"`tolerance` must be 'discretization' or a positive residual, got {tolerance!r}.")
     scheme = _scheme(problem, method)
     phi = None if start is None else _checked_start(start, problem)
@@ -355,6 +357,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     if not (isinstance(max_steps, (int, np.integer)) and max_steps >= 1):
         raise ValueError(f"`max_steps` must be a whole number >= 1, got {max_steps!r}.")
     max_seconds = math.inf if max_seconds is None else max_seconds
+    if not max_seconds >= 0:
+        raise ValueError(f"`max_seconds` must be a time >= 0, got {max_seconds!r}.")
     stats = new_stats()
     begin = time.perf_counter()
     engine = steps(problem, method, tolerance=tolerance, start=start, threads=threads, stats=stats)

@@ -67,8 +67,8 @@ class PseudoTransient:
         if not (self.initial_step > 0 and self.growth >= 1 and 0 < self.cut < 1 and self.smallest_step > 0):
             raise ValueError(f"PseudoTransient needs initial_step > 0, growth >= 1, 0 < cut < 1, smallest_step > 0, "
                              f"got {self}.")
-        if self.coarsest is not None and self.coarsest < 2:
-            raise ValueError(f"`coarsest` must be at least 2 cells, got {self.coarsest!r}.")
+        if self.coarsest is not None and self.coarsest < 3:
+            raise ValueError(f"`coarsest` must be at least 3 cells, got {self.coarsest!r}.")
 
 
 @dataclass(frozen=True)

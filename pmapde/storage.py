@@ -71,6 +71,8 @@ def load(path):
     >>> pmapde.load(path).cost == solution.cost
     True
     """
+    path = Path(path)
+    path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
     try:
         with np.load(path, allow_pickle=False) as file:
             header = json.loads(bytes(file["header"]))
@@ -88,6 +90,7 @@ def _rebuilt(header, arrays):
     grids = [Grid(**header[name]) for name in ("grid", "target_grid")]
     problem = TransportProblem(GridDensity(arrays["source"], grids[0]),
                                GridDensity(arrays["target"], grids[1], header["interpolation"]))
+    problem.source_values = arrays["source"]  # normalising twice would change the last bits
     problem.floor = header["floor"]
     problem.source_log_mass, problem.target_log_mass = header["source_log_mass"], header["target_log_mass"]
     displacement = arrays["displacement"]

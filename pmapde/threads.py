@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+from numbers import Integral
 
 SERIAL_BELOW = 128 * 128
 """Grids with fewer cells run on one thread: a parallel region costs more than it saves, most of all on a busy machine."""
@@ -12,10 +13,10 @@ def checked_threads(threads):
     import numba
     if threads is None:
         return numba.get_num_threads()
-    if not (isinstance(threads, int) and 1 <= threads <= numba.config.NUMBA_NUM_THREADS):
+    if not (isinstance(threads, Integral) and not isinstance(threads, bool) and 1 <= threads <= numba.config.NUMBA_NUM_THREADS):
         raise ValueError(f"`threads` must be between 1 and {numba.config.NUMBA_NUM_THREADS} (set the environment variable "
                          f"NUMBA_NUM_THREADS to raise the upper limit), got {threads!r}.")
-    return threads
+    return int(threads)
 
 
 def use_threads(threads, size):

@@ -55,7 +55,7 @@ def test_source_and_target_of_different_dimension_are_refused():
 @pytest.mark.parametrize(("arguments", "message"), [
     (((8,),), "two or three whole numbers"), (((8, 1),), "at least two cells"), (((8.5, 8),), "whole numbers"),
     (((8, 8), [(0, 1)]), "one .lower, upper. pair per axis"), (((8, 8), [(1, 0), (0, 1)]), "lower < upper"),
-    (((8, 8), [(0, np.inf), (0, 1)]), "finite"), (((8, 8), None, (True,)), "one flag or one per axis"),
+    (((8, 2), None, (False, True)), "three cells along a periodic axis"), (((8, 8), [(0, np.inf), (0, 1)]), "finite"), (((8, 8), None, (True,)), "one flag or one per axis"),
 ])
 def test_bad_grids_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -110,6 +110,22 @@ def test_extreme_scales_do_not_overflow():
         problem = pmapde.TransportProblem(source * scale, ONES * scale)
         assert problem.source_log_mass == pytest.approx(np.log(scale) + np.log(source.mean()))
         assert pmapde.solve(problem).success
+
+
+def test_sums_of_huge_values_do_not_overflow():
+    assert pmapde.solve(pmapde.TransportProblem(np.full((4, 4), 1e308), ONES)).success
+
+
+def test_an_absurdly_stretched_box_ends_in_a_status():
+    grid = pmapde.Grid((32, 32), box=[(0, 1e9), (0, 1)], periodic=(False, True))
+    x = grid.cell_centres() / grid.lengths[:, None, None]
+    source, target = (1 + a * np.cos(2 * np.pi * x[0]) * np.cos(2 * np.pi * x[1]) for a in (0.1, 0.4))
+    assert isinstance(pmapde.solve(pmapde.TransportProblem(source, target, grid=grid)).status, pmapde.Status)
+
+
+def test_numpy_scalars_are_numbers():
+    problem = pmapde.TransportProblem(ONES, ONES)
+    assert pmapde.solve(problem, tolerance=np.float32(1e-6), threads=np.int64(1), max_steps=np.int64(5)).success
 
 
 def test_log_masses_are_kept():

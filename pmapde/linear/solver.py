@@ -89,7 +89,10 @@ class LinearSolver:
         counters = self.stats["linear"].setdefault(method.name, {"setups": 0, "applications": 0, "solves": 0})
         if self._kept is None or self._stale or not method.keep:
             begin = time.perf_counter()
-            self._kept = method.build(stencil)
+            try:
+                self._kept = method.build(stencil)
+            except RuntimeError:  # SuperLU: exactly singular in floating point
+                self._kept = None
             self.stats["seconds"]["linear set-up"] += time.perf_counter() - begin
             counters["setups"] += 1
             self._stale, self._pace, self._age = False, None, 0
@@ -99,6 +102,8 @@ class LinearSolver:
 
     def _attempt(self, stencil, rhs, rtol):
         preconditioner, counters = self._preconditioner(stencil)
+        if preconditioner is None:
+            return LinearResult(np.zeros(rhs.shape), math.nan, 0, False)
         begin = time.perf_counter()
         size, shape = rhs.size, rhs.shape
         applications = 0
