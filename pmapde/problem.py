@@ -106,6 +106,12 @@ class TransportProblem:
         """Per axis ``grad q`` at the lower face: the target's lower face (the source's own on periodic axes)."""
         return np.where(self.grid.periodic, self.grid.lower, self.target_grid.lower)
 
+    def quadratic(self, points):
+        """``q`` at points (d, ...): its gradient takes the source box affinely onto the target box."""
+        shape = (-1,) + (1,) * (points.ndim - 1)
+        slopes, offsets, lower = (value.reshape(shape) for value in (self.slopes, self.offsets, self.grid.lower))
+        return (slopes * (points - lower) ** 2 / 2 + offsets * points).sum(axis=0)
+
     def swapped(self):
         """The problem from target to source, whose map is the inverse."""
         target = GridDensity(self.source_values, self.grid)

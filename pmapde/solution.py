@@ -21,12 +21,6 @@ class StencilWarning(UserWarning):
     """The Hessian is more anisotropic than the stencil resolves on a notable part of the source mass."""
 
 
-def quadratic_at(problem, points):
-    """``q`` at points (d, n): ``grad q`` takes the source box affinely onto the target box."""
-    slopes, offsets = problem.slopes[:, None], problem.offsets[:, None]
-    return (slopes * (points - problem.grid.lower[:, None]) ** 2 / 2 + offsets * points).sum(axis=0)
-
-
 @dataclass(frozen=True, eq=False)
 class Solution:
     """The result of :func:`pmapde.solve`; complete when built.
@@ -118,18 +112,16 @@ class Solution:
         return math.sqrt(self.cost)
 
     @cached_property
-    def _potential_shift(self):
-        """Constant that gives ``u`` zero mean under the source."""
+    def _centred_potential(self):
+        """``u`` with zero mean under the source, and the constant taken off."""
         grid = self.problem.grid
-        u = quadratic_at(self.problem, grid.cell_centres().reshape(grid.ndim, -1)).reshape(grid.shape)
-        u += self.displacement_potential
-        return float((u * self.problem.source_values).sum()) * grid.cell_volume
+        u = self.problem.quadratic(grid.cell_centres()) + self.displacement_potential
+        mean = float((u * self.problem.source_values).sum()) * grid.cell_volume
+        return u - mean, mean
 
-    @cached_property
+    @property
     def potential(self):
-        grid = self.problem.grid
-        u = quadratic_at(self.problem, grid.cell_centres().reshape(grid.ndim, -1)).reshape(grid.shape)
-        return u + self.displacement_potential - self._potential_shift
+        return self._centred_potential[0]
 
     @cached_property
     def dual_potential(self):
@@ -140,9 +132,9 @@ class Solution:
         grid = self.problem.target_grid
         y = grid.cell_centres().reshape(grid.ndim, -1)
         x, lift = self.transport_map.inverse(y)
-        u = quadratic_at(self.problem, x) + self.transport_map.interpolate(self.displacement_potential, x)
+        u = self.problem.quadratic(x) + self.transport_map.interpolate(self.displacement_potential, x)
         # on periodic axes u* - |y|^2/2 is what is periodic
-        dual = (x * (y + lift)).sum(axis=0) - u + self._potential_shift + ((y**2 - (y + lift) ** 2) / 2).sum(axis=0)
+        dual = (x * (y + lift)).sum(axis=0) - u + self._centred_potential[1] + ((y**2 - (y + lift) ** 2) / 2).sum(axis=0)
         return dual.reshape(grid.shape)
 
     def map(self, points):

@@ -125,18 +125,8 @@ def _checked_start(start, problem):
     if start.shape != problem.grid.shape or not np.isfinite(start).all():
         raise ValueError(f"`start` must be finite values of a potential on the grid, shape {problem.grid.shape}, "
                          f"got shape {start.shape}.")
-    phi = start - quadratic(problem)
+    phi = start - problem.quadratic(problem.grid.cell_centres())
     return phi - phi.mean()
-
-
-def quadratic(problem):
-    """``q`` at the cell centres: its gradient maps the source box affinely onto the target box."""
-    total = np.zeros(problem.grid.shape)
-    for axis in range(problem.ndim):
-        x = problem.grid.centres(axis)
-        part = problem.slopes[axis] * (x - problem.grid.lower[axis])**2 / 2 + problem.offsets[axis] * x
-        total += part.reshape([-1 if other == axis else 1 for other in range(problem.ndim)])
-    return total
 
 
 def convex_blend(operator, phi, margin):

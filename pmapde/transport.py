@@ -126,10 +126,9 @@ class PiecewiseAffineMap:
 
     def folded_mass(self, source_values):
         """Source mass in folded simplices."""
-        bad = np.argwhere(self.folded_cells() > 0)
-        if not len(bad):
-            return 0.0
-        fraction = self.folded_cells()[tuple(bad.T)]
+        folded = self.folded_cells()
+        bad = np.argwhere(folded > 0)
+        fraction = folded[tuple(bad.T)]
         cells = bad + self._first
         volume, index = np.ones(len(bad)), []
         for a in range(self.dimension):
