@@ -71,8 +71,8 @@ def late(argument):
     assert imports("pmapde.linear", ast.parse("from . import grid"), True, modules) == {("pmapde.linear.grid", False)}
 
 
-ABOVE_THE_OPERATOR = ("newton", "stepping", "solver", "solution", "transport", "storage", "exact", "gallery", "plotting",
-                      "cli")
+ABOVE_THE_OPERATOR = (
+    "newton", "stepping", "solver", "solution", "transport", "storage", "exact", "gallery", "plotting", "cli")
 
 
 @pytest.mark.parametrize(("lower", "forbidden"), [
