@@ -71,8 +71,7 @@ class MongeAmpere:
 
     def _target_samples(self):
         """Points per axis at which the target is averaged over the image of a cell: 1 unless the target is rough."""
-        target = self.problem.target
-        if getattr(target, "roughness", 0.0) < ROUGH:
+        if self.problem.target.roughness < ROUGH:
             return 1
         return 4 if self.grid.ndim == 2 else 3
 

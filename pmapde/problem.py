@@ -144,6 +144,8 @@ class _Normalised:
     """A :class:`LogDensity` minus its log mass, no lower than ``lowest``."""
 
     is_uniform = False
+    roughness = 0.0  # a function is taken to be smooth on the grid's scale
+    interpolation = "cubic"  # of its samples, once it is saved
 
     def __init__(self, density, log_mass, lowest):
         self.density, self.log_mass, self.lowest = density, log_mass, lowest

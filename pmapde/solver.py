@@ -143,23 +143,25 @@ def admissible_start(operator, phi, margin):
     """An interpolated potential made admissible: the best, by its residual, of blends after 0, 1, 2 and 4 smoothings.
 
     Averaging with the neighbours, (1, 2, 1) / 4 along every axis, mixes translates of a nearly convex function: it mends
-    interpolation's wiggles where they are, while the blend weakens the whole map. Returns the potential and the weight
-    of the blend (1 only if nothing had to be done).
+    interpolation's wiggles where they are, while the blend weakens the whole map. Returns the potential, the weight of
+    the blend and the number of smoothings.
     """
     start, theta = convex_blend(operator, phi, margin)
     if theta == 1.0:
-        return start, theta
+        return start, theta, 0
+    smoothings = done = 0
     best = rms(operator.residual(start))
     modes = ["wrap" if wraps else "reflect" for wraps in operator.grid.periodic]
     for sweeps in (1, 1, 2):
         for _ in range(sweeps):
             for axis, mode in enumerate(modes):
                 phi = correlate1d(phi, [0.25, 0.5, 0.25], axis, mode=mode)
+        done += sweeps
         candidate, weight = convex_blend(operator, phi, margin)
         norm = rms(operator.residual(candidate))
         if norm < best:
-            start, best, theta = candidate, norm, min(weight, 0.999)
-    return start, theta
+            start, best, theta, smoothings = candidate, norm, weight, done
+    return start, theta, smoothings
 
 
 def steps(problem, method=None, *, tolerance="discretization", start=None, threads=None, stats=None):
@@ -230,7 +232,7 @@ def _nested(problem, method, scheme, tolerance, start, threads, stats):
     for level, grid in enumerate(grids):
         finest = level == len(grids) - 1
         operator = MongeAmpere(problem if finest else problem.on_grid(grid), scheme)
-        theta = 1.0
+        untouched = True
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
             if phi is None:
@@ -238,13 +240,14 @@ def _nested(problem, method, scheme, tolerance, start, threads, stats):
             elif level:
                 phi = interpolate_cubic(phi, grid.shape, grid.periodic)
                 # half the margin of the coarse solution: as convex as the data ask for, not more
-                phi, theta = admissible_start(operator, phi, 0.5 * min(margin, 1.0))
+                phi, theta, smoothings = admissible_start(operator, phi, 0.5 * min(margin, 1.0))
                 stats["blends"].append(theta)
+                untouched = theta == 1.0 and smoothings == 0
 
         def goal(first_norm):
             nonlocal estimate
             if level:  # a blended start is farther off than interpolation alone would be
-                estimate = min(estimate, first_norm if theta == 1.0 else 0.1 * first_norm)
+                estimate = min(estimate, first_norm if untouched else 0.1 * first_norm)
             if finest and tolerance != "discretization":
                 return float(tolerance)
             if math.isinf(estimate):  # no grid to compare with
@@ -302,7 +305,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         Settings of the scheme, the nonlinear and the linear solvers.
     tolerance : "discretization" or float
         RMS norm of the mean-free log residual to reach on the finest grid. ``"discretization"``: one hundredth of the
-        residual that the interpolated coarser solution has there, which leaves the algebraic error far below the
+        residual that the interpolated coarser solution has there (a tenth of that where it had to be smoothed or
+        blended to be convex), which leaves the algebraic error far below the
         discretisation error (1e-8 where there is no coarser grid). Never asked below the rounding floor.
     max_steps : int
         Implicit steps allowed on each grid (a coarse grid that needs more hands over what it has).

@@ -31,7 +31,7 @@ def save(solution, path):
     problem = solution.problem
     header = {"format": FORMAT, "status": solution.status.name, "grid": _grid_header(problem.grid),
               "target_grid": _grid_header(problem.target_grid), "floor": problem.floor,
-              "interpolation": getattr(problem.target, "interpolation", "cubic"),
+              "interpolation": problem.target.interpolation,
               "source_log_mass": problem.source_log_mass, "target_log_mass": problem.target_log_mass,
               "stats": solution.stats, **{name: plain(getattr(solution, name)) for name in _SCALARS}}
     arrays = {"source": problem.source_values, "target": problem.target_values, "phi": solution.displacement_potential,

@@ -13,7 +13,8 @@ def checked_threads(threads):
     import numba
     if threads is None:
         return numba.get_num_threads()
-    if not (isinstance(threads, Integral) and not isinstance(threads, bool) and 1 <= threads <= numba.config.NUMBA_NUM_THREADS):
+    whole = isinstance(threads, Integral) and not isinstance(threads, bool)
+    if not (whole and 1 <= threads <= numba.config.NUMBA_NUM_THREADS):
         raise ValueError(f"`threads` must be between 1 and {numba.config.NUMBA_NUM_THREADS} (set the environment variable "
                          f"NUMBA_NUM_THREADS to raise the upper limit), got {threads!r}.")
     return int(threads)

@@ -21,7 +21,7 @@ class Automatic:
     A preconditioner is poor when its factor per application exceeds ``poor_factor`` or when it stagnates; the next one
     then takes over for the rest of the grid. Decided from counts, never from seconds; ``stats["fallbacks"]`` says so.
 
-    Good values: the default; 0.7 leaves cycles of factor 0.3 to 0.6 alone, where a set-up would not pay.
+    Good values: the default.
     """
 
     poor_factor: float = 0.8
