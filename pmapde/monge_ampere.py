@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,29 +13,43 @@ from .linear.stencil import Stencil
 OFFSETS_3D = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (1, 1, 0), (1, 0, -1), (1, 0, 1),
                        (0, 1, -1), (0, 1, 1)], dtype=np.int64)
 
-
+EXTENSION = (math.log(0.3), math.log(2.0))
+"""Log residuals between which the extended operator is the logarithm itself."""
+PLAIN = (-math.inf, math.inf)
 ROUGH = 0.5
 """A target whose logarithm jumps by more between neighbouring cells is averaged over the images of the source cells."""
 
 
 def superbases_2d(radius):
-    """All superbases (e0, e1, -e0 - e1) of Z^2 with offsets of size at most ``radius``, and the offsets up to sign.
+    """All superbases (e0, e1, -e0 - e1) of Z^2 with offsets of size at most ``radius``.
 
-    Returns ``superbases`` (S, 3, 2), ``offsets`` (K, 2) with the axes first, and ``direction`` (S, 3), the row of
-    ``offsets`` that each superbase vector is, up to sign. For radius 1 these are the two superbases of the 3x3 stencil.
+    Returns ``offsets`` (K, 2), up to sign and the axes first, and ``direction`` (S, 3), the row of ``offsets`` that each
+    superbase vector is, up to sign. For radius 1 these are the two superbases of the 3x3 stencil.
     """
     offsets = [(1, 0), (0, 1)] + [(x, y) for x in range(1, radius + 1) for y in range(-radius, radius + 1)
                                   if y and math.gcd(x, abs(y)) == 1]
     index = {e: k for k, e in enumerate(offsets)} | {(-x, -y): k for k, (x, y) in enumerate(offsets)}
-    found = {}
+    found = set()
     for a in offsets:
         for b in index:
             c = (-a[0] - b[0], -a[1] - b[1])
             if abs(a[0] * b[1] - a[1] * b[0]) == 1 and c in index:
-                triple = sorted((a, b, c), key=index.get)
-                found.setdefault(tuple(index[e] for e in triple), triple)
-    return (np.array(list(found.values()), dtype=np.int64), np.array(offsets, dtype=np.int64),
-            np.array(list(found), dtype=np.int64))
+                found.add(tuple(sorted((index[a], index[b], index[c]))))
+    return np.array(offsets, dtype=np.int64), np.array(sorted(found), dtype=np.int64)
+
+
+@dataclass
+class Evaluation:
+    """The operator at one potential: log residual, cells where the extension replaced it, linearisation if asked for.
+
+    The arrays belong to whoever evaluates: ``MongeAmpere.evaluate(..., out=evaluation)`` writes them anew.
+    """
+
+    residual: np.ndarray
+    weights: np.ndarray
+    drift: np.ndarray
+    extended: int = 0
+    linearised: bool = False
 
 
 class MongeAmpere:
@@ -48,6 +63,14 @@ class MongeAmpere:
         an infimum of linear degenerate-elliptic operators: concave, monotone, its linearisation (up to the
         lower-order term) an M-matrix. Exact for Hessians (in index space) of condition number up to 5.8 in any
         direction. ``"centred"``: the ordinary 9-point (19-point) differences. Both second order.
+
+    Notes
+    -----
+    ``log det M = min over D of tr(D M) - log det D - d`` is an infimum of linear functions, and Newton's method is
+    Howard's policy iteration with the policy ``D = M^-1``. Where M is not positive definite, or the log residual lies
+    outside ``EXTENSION``, the *extended* operator takes the policy of the nearest matrix with bounded eigenvalues and a
+    bounded determinant: finite values and non-negative weights for every potential, so that Newton needs no damping for
+    the sake of admissibility. Every cell of a zero of it is inside the bounds, where it is R itself.
     """
 
     def __init__(self, problem, scheme="monotone", radius=1):
@@ -62,9 +85,9 @@ class MongeAmpere:
         self.samples = self._target_samples()
         self.kernels = monge_ampere_2d if grid.ndim == 2 else monge_ampere_3d
         if scheme == "monotone":
-            self.superbases, self.offsets, self.direction = superbases_2d(radius)
+            self.offsets, self.direction = superbases_2d(radius)
         else:
-            self.offsets = superbases_2d(1)[1] if grid.ndim == 2 else OFFSETS_3D
+            self.offsets = superbases_2d(1)[0] if grid.ndim == 2 else OFFSETS_3D
         self.affine = [(problem.offsets[a] + problem.slopes[a] * (grid.centres(a) - grid.lower[a])).reshape(
             [-1 if b == a else 1 for b in range(grid.ndim)]) for a in range(grid.ndim)]
         self._padded = np.empty(tuple(n + 2 * radius for n in grid.shape))
@@ -88,20 +111,28 @@ class MongeAmpere:
             image[axis] += affine
         return image
 
+    def _determinant(self, phi, log_image, bounds, evaluation, linearise):
+        """Writes ``log det - log_image``, extended outside ``bounds``, and the weights; counts the extended cells."""
+        extended = np.zeros(self.grid.shape[0], dtype=np.int64)
+        padded, stencil = self._pad(phi), (self.quadratic, log_image, *bounds, linearise, evaluation.weights,
+                                           evaluation.residual, extended)
+        if self.scheme == "monotone":
+            self.kernels.monotone(padded, self.radius, self.offsets, self.direction, *stencil)
+        else:
+            self.kernels.centred(padded, self.radius, *stencil)
+        evaluation.extended = int(extended.sum())
+        evaluation.linearised = linearise
+
     def log_determinant(self, phi):
         """``log det D2u``, NaN where ``u`` is inadmissible."""
-        out = np.empty(self.grid.shape)
-        if self.scheme == "monotone":
-            self.kernels.monotone_log_determinant(self._pad(phi), self.radius, self.offsets, self.direction,
-                                                  self.quadratic, self.log_cell, out)
-        else:
-            self.kernels.centred_log_determinant(self._pad(phi), self.quadratic, self.log_cell, out)
-        return out
+        evaluation = self.new_evaluation(linearise=False)
+        self._determinant(phi, np.full(self.grid.shape, self.log_cell), PLAIN, evaluation, False)
+        return evaluation.residual
 
     def _log_target(self, phi, gradient):
         """``log nu`` at (or averaged over) the image of every cell, its gradient, and its derivative in ``D2u h``."""
         target, dimension = self.problem.target, self.grid.ndim
-        if target.is_uniform and not gradient:
+        if target.is_uniform:
             return target.log_density_by_component(np.zeros((dimension, 1)), False)[0][0], None, None
         points = self.map(phi).reshape(dimension, -1)
         if self.samples == 1:
@@ -116,29 +147,41 @@ class MongeAmpere:
         return (value.reshape(shape), slope.reshape(dimension, *shape) if gradient else None,
                 moment.reshape(dimension, dimension, *shape) if moment is not None else None)
 
+    def new_evaluation(self, linearise=True):
+        """Room for :meth:`evaluate`; without a linearisation if so asked."""
+        shape = self.grid.shape
+        empty = (0,) * len(shape)
+        return Evaluation(np.empty(shape), np.empty((len(self.offsets), *(shape if linearise else empty))),
+                          np.zeros((len(shape), *(shape if linearise else empty))))
+
+    def evaluate(self, phi, extend=False, linearise=True, out=None):
+        """The log residual at ``phi`` and, if asked for, its linearisation.
+
+        With ``extend`` outside the admissible set too; without, the residual is NaN there. ``out``: an evaluation to
+        write to.
+        """
+        evaluation = self.new_evaluation(linearise) if out is None else out
+        value, slope, moment = self._log_target(phi, linearise)
+        self._determinant(phi, self.log_source + (self.log_cell - value), EXTENSION if extend else PLAIN, evaluation,
+                          linearise)
+        if slope is not None:
+            for axis, spacing in enumerate(self.grid.spacing):
+                np.divide(slope[axis], 2 * spacing, out=evaluation.drift[axis])
+        if moment is not None:
+            self._add_moments(evaluation.weights, moment)
+        return evaluation
+
     def residual(self, phi):
         """The log residual, (*shape); NaN where ``u`` is inadmissible. Its mean is the drift."""
-        residual = self.log_determinant(phi)
-        residual += self._log_target(phi, False)[0]
-        residual -= self.log_source
-        return residual
+        return self.evaluate(phi, linearise=False).residual
+
+    def stencil(self, evaluation, shift=0.0):
+        """The :class:`Stencil` of ``shift - dR/dphi`` where ``evaluation`` was made."""
+        return Stencil(evaluation.weights, evaluation.drift, self.offsets, self.grid.periodic, shift, self.row_weight)
 
     def linearise(self, phi, shift=0.0):
         """The :class:`Stencil` of ``shift - dR/dphi`` at an admissible ``phi``."""
-        weights = np.empty((len(self.offsets), *self.grid.shape))
-        if self.scheme == "monotone":
-            self.kernels.monotone_weights(self._pad(phi), self.radius, self.superbases, self.direction,
-                                          self.quadratic, weights, np.empty(self.grid.shape, dtype=np.bool_))
-        else:
-            self.kernels.centred_weights(self._pad(phi), self.quadratic, weights)
-        drift = np.zeros((self.grid.ndim, *self.grid.shape))
-        if not self.problem.target.is_uniform:
-            _, slope, moment = self._log_target(phi, True)
-            for axis, spacing in enumerate(self.grid.spacing):
-                np.divide(slope[axis], 2 * spacing, out=drift[axis])
-            if moment is not None:
-                self._add_moments(weights, moment)
-        return Stencil(weights, drift, self.offsets, self.grid.periodic, shift, self.row_weight)
+        return self.stencil(self.evaluate(phi), shift)
 
     def _add_moments(self, weights, moment):
         """Dependence of the averaged target on the Hessian: ``sum_ab moment[a, b] h_b D_ab w``, centred differences."""
@@ -153,12 +196,15 @@ class MongeAmpere:
                     weights[rows[tuple(offset)]] += sign * mixed
 
     def narrow_cells(self, phi):
-        """Cells where the stencil is too narrow for the Hessian: the log determinant is then inconsistent there."""
-        narrow = np.zeros(self.grid.shape, dtype=np.bool_)
-        if self.scheme == "monotone":
-            self.kernels.monotone_weights(self._pad(phi), self.radius, self.superbases, self.direction,
-                                          self.quadratic, np.empty((len(self.offsets), *self.grid.shape)), narrow)
-        return narrow
+        """Cells where the stencil is too narrow for the Hessian: the log determinant is then inconsistent there.
+
+        Seen by an axis that carries no weight (a superbase vector on its bound).
+        """
+        if self.scheme != "monotone":
+            return np.zeros(self.grid.shape, dtype=bool)
+        evaluation = self.new_evaluation()
+        self._determinant(phi, np.full(self.grid.shape, self.log_cell), PLAIN, evaluation, True)
+        return (evaluation.weights[0] == 0) | (evaluation.weights[1] == 0)
 
     def margin(self, phi):
         """Smallest second difference (monotone) or Hessian eigenvalue (centred) of ``u`` relative to that of ``q``.

@@ -18,7 +18,7 @@ from .monge_ampere import MongeAmpere
 from .newton import rms
 from .problem import TransportProblem
 from .status import SolverError, Status
-from .stepping import BackwardEuler, PseudoTransient
+from .stepping import BackwardEuler, PseudoTransient, mean_free
 from .threads import thread_settings, use_threads
 from .transfer import interpolate_cubic
 
@@ -62,7 +62,7 @@ class Step:
 def new_stats():
     """Counters of one run, filled in place."""
     return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "newton_iterations": 0, "rejected_steps": 0,
-            "blends": []}
+            "smoothings": 0}
 
 
 def memory_estimate(problem):
@@ -129,39 +129,26 @@ def _checked_start(start, problem):
     return phi - phi.mean()
 
 
-def convex_blend(operator, phi, margin):
-    """``theta phi`` with the largest ``theta <= 1`` whose admissibility margin is at least ``margin``; and theta.
-
-    Admissible potentials form a convex set that contains ``q`` (phi = 0), and the margin is affine in theta.
-    """
-    reached = operator.margin(phi)
-    theta = 1.0 if reached >= margin else (1 - margin) / (1 - reached)
-    return theta * phi, theta
-
-
-def admissible_start(operator, phi, margin):
-    """An interpolated potential made admissible: the best, by its residual, of blends after 0, 1, 2 and 4 smoothings.
+def smoothed_start(operator, phi):
+    """An interpolated potential after 0, 1, 2 or 4 smoothings, whichever has the smallest residual; and how many.
 
     Averaging with the neighbours, (1, 2, 1) / 4 along every axis, mixes translates of a nearly convex function: it mends
-    interpolation's wiggles where they are, while the blend weakens the whole map. Returns the potential, the weight of
-    the blend and the number of smoothings.
+    interpolation's wiggles. Tried only where the interpolated potential is not admissible.
     """
-    start, theta = convex_blend(operator, phi, margin)
-    if theta == 1.0:
-        return start, theta, 0
-    smoothings = done = 0
-    best = rms(operator.residual(start))
+    evaluation = operator.evaluate(phi, extend=True, linearise=False)
+    start, best, smoothings, done = phi, rms(mean_free(evaluation.residual)[0]), 0, 0
+    if not evaluation.extended:
+        return start, 0
     modes = ["wrap" if wraps else "reflect" for wraps in operator.grid.periodic]
     for sweeps in (1, 1, 2):
         for _ in range(sweeps):
             for axis, mode in enumerate(modes):
                 phi = correlate1d(phi, [0.25, 0.5, 0.25], axis, mode=mode)
         done += sweeps
-        candidate, weight = convex_blend(operator, phi, margin)
-        norm = rms(operator.residual(candidate))
+        norm = rms(mean_free(operator.evaluate(phi, extend=True, linearise=False, out=evaluation).residual)[0])
         if norm < best:
-            start, best, theta, smoothings = candidate, norm, weight, done
-    return start, theta, smoothings
+            start, best, smoothings = phi, norm, done
+    return start, smoothings
 
 
 def steps(problem, method=None, *, tolerance="discretization", start=None, threads=None, stats=None):
@@ -228,7 +215,7 @@ def _applications(stats):
 
 def _nested(problem, method, scheme, tolerance, start, threads, stats):
     grids = _levels(problem, method) if start is None else [problem.grid]
-    phi, margin, estimate = start, None, math.inf
+    phi, estimate = start, math.inf
     for level, grid in enumerate(grids):
         finest = level == len(grids) - 1
         operator = MongeAmpere(problem if finest else problem.on_grid(grid), scheme)
@@ -239,14 +226,13 @@ def _nested(problem, method, scheme, tolerance, start, threads, stats):
                 phi = np.zeros(grid.shape)
             elif level:
                 phi = interpolate_cubic(phi, grid.shape, grid.periodic)
-                # half the margin of the coarse solution: as convex as the data ask for, not more
-                phi, theta, smoothings = admissible_start(operator, phi, 0.5 * min(margin, 1.0))
-                stats["blends"].append(theta)
-                untouched = theta == 1.0 and smoothings == 0
+                phi, smoothings = smoothed_start(operator, phi)
+                stats["smoothings"] += smoothings
+                untouched = smoothings == 0
 
         def goal(first_norm):
             nonlocal estimate
-            if level:  # a blended start is farther off than interpolation alone would be
+            if level:  # a smoothed start is farther off than interpolation alone would be
                 estimate = min(estimate, first_norm if untouched else 0.1 * first_norm)
             if finest and tolerance != "discretization":
                 return float(tolerance)
@@ -261,7 +247,6 @@ def _nested(problem, method, scheme, tolerance, start, threads, stats):
             phi = step.phi
             if not finest and count >= COARSE_STEP_LIMIT:
                 break  # a coarse grid that struggles, or fails, hands over what it has
-        margin = operator.margin(phi)
 
 
 def _on_grid(operator, method, phi, goal, threads, stats):
@@ -305,9 +290,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         Settings of the scheme, the nonlinear and the linear solvers.
     tolerance : "discretization" or float
         RMS norm of the mean-free log residual to reach on the finest grid. ``"discretization"``: one hundredth of the
-        residual that the interpolated coarser solution has there (a tenth of that where it had to be smoothed or
-        blended to be convex), which leaves the algebraic error far below the
-        discretisation error (1e-8 where there is no coarser grid). Never asked below the rounding floor.
+        residual that the interpolated coarser solution has there (a tenth of that where it had to be smoothed),
+        which leaves the algebraic error far below the discretisation error (1e-8 where there is no coarser grid). Never asked below the rounding floor.
     max_steps : int
         Implicit steps allowed on each grid (a coarse grid that needs more hands over what it has).
     max_seconds : float

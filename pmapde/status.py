@@ -21,7 +21,6 @@ class Status(Enum):
     NEWTON_STALLED = "No step, however damped, lowered the residual: the target varies too fast for this grid; use a finer grid, a larger floor or a smoother target, or solve problem.swapped()."
     STEP_TOO_SMALL = "The implicit step shrank to nothing: the densities vary too fast for this grid; use a finer grid, a larger floor or a smoother target."
     LINEAR_STALLED = "The linear solver missed its tolerance with every preconditioner allowed: use linear=Automatic(), or raise max_applications."
-    INADMISSIBLE_START = "The potential given as start is not discretely convex on this grid: smooth it, or leave start out."
     NONFINITE = "NaN or infinity appeared in the residual: the target's log-density is not finite where the map goes; check its function and box."
 
     @property

@@ -37,7 +37,7 @@ class PseudoTransient:
     linear : Automatic, GeometricMultigrid, AlgebraicMultigrid, Spectral or Direct
     newton : Newton
     nested : bool
-        Start on a coarse grid and interpolate (cubic, made convex again by blending with q) from grid to grid.
+        Start on a coarse grid and interpolate (cubic) from grid to grid.
     coarsest : int, optional
         Fewest cells of an axis on the coarsest grid; 16 in 2D and 8 in 3D by default.
     initial_step : float
@@ -93,11 +93,12 @@ class BackwardEuler:
 
 @dataclass(frozen=True)
 class Advance:
-    """What one implicit step did. ``phi`` and ``residual`` (log residual with its mean) are where it ended; ``floor``
-    is the rounding floor if the iteration ended there."""
+    """What one implicit step did. ``norm`` (RMS of the mean-free log residual) and ``drift`` (its mean) are those of
+    ``phi``, where it ended; ``floor`` is the rounding floor if the iteration ended there."""
 
     phi: np.ndarray
-    residual: np.ndarray
+    norm: float
+    drift: float
     dt: float
     newton_iterations: int
     damping: float
@@ -105,20 +106,16 @@ class Advance:
     status: Status = None
     floor: float = 0.0
 
-    @property
-    def norm(self):
-        """RMS of the mean-free residual; NaN where it is not finite."""
-        mean = self.residual.mean()
-        return rms(self.residual - mean) if math.isfinite(mean) else math.nan
 
-    @property
-    def drift(self):
-        return float(self.residual.mean())
+def mean_free(residual):
+    """``residual`` without its mean, and the mean; NaN throughout where one is not finite."""
+    mean = float(residual.mean())
+    return residual - (mean if math.isfinite(mean) else math.nan), mean
 
 
-def rounding_floor(phi, stencil, log_source):
+def rounding_floor(phi, weights, log_source):
     """RMS size of the rounding errors of the log residual: 4 eps max|phi| per second difference, weighted by W; the logs."""
-    differences = float(np.abs(phi).max()) * rms(np.sqrt((stencil.weights**2).sum(axis=0)))
+    differences = float(np.abs(phi).max()) * rms(np.sqrt(sum(w * w for w in weights)))
     return 4 * np.finfo(float).eps * (differences + 4 * (1 + rms(log_source)))
 
 
@@ -137,46 +134,41 @@ def backward_euler_step(operator, linear, phi, settings):
         return result.correction, result.relative_residual < 0.9
 
     result = newton(function, correct, start, settings.tolerance, settings.newton)
-    residual = operator.residual(result.x)
+    residual, drift = mean_free(operator.residual(result.x))
     # R is blind to constants, so the mean of the equation gives the mean of the new potential
     status = None if result.status is Status.CONVERGED else result.status
-    return Advance(result.x + mean + settings.step * residual.mean(), residual, settings.step, result.iterations,
+    return Advance(result.x + mean + settings.step * drift, rms(residual), drift, settings.step, result.iterations,
                    1.0, 0, status)
 
 
 def pseudo_transient(operator, linear, phi, settings, tolerance_of):
-    """Generate :class:`Advance` records from ``phi`` (admissible) until the mean-free residual meets the tolerance.
+    """Generate :class:`Advance` records from ``phi`` until the mean-free residual meets the tolerance.
 
-    ``tolerance_of(first_norm)`` gives the tolerance once the residual of the start is known. The last record has a
-    status; the first one is the start itself.
+    Works on the extended operator, so neither ``phi`` nor the iterates need be admissible; what it ends with is: the last
+    step is not accepted while a cell is extended. ``tolerance_of(first_norm)`` gives the tolerance once the residual of
+    the start is known. The last record has a status; the first one is the start itself.
     """
-    grid = operator.grid
-    natural_time = float(np.max(operator.problem.slopes * grid.lengths**2))
+    natural_time = float(np.max(operator.problem.slopes * operator.grid.lengths**2))
     dt, forcing_memory, rejected = settings.initial_step, None, 0
-    current = Advance(phi, operator.residual(phi), dt, 0, 1.0, 0)
+    evaluation = operator.evaluate(phi, extend=True)
+    value, drift = mean_free(evaluation.residual)
+    current = Advance(phi, rms(value), drift, dt, 0, 1.0, 0)
     if not math.isfinite(current.norm):
-        margin = operator.margin(phi)
-        status = Status.NONFINITE if margin > 0 else Status.INADMISSIBLE_START
-        yield Advance(phi, current.residual, dt, 0, 0.0, 0, status)
+        yield replace(current, damping=0.0, status=Status.NONFINITE)
         return
     tolerance = tolerance_of(current.norm)
+    floor = rounding_floor(phi, evaluation.weights, operator.log_source)
     while True:
         norm, phi = current.norm, current.phi
-        if norm <= tolerance:
-            yield replace(current, status=Status.CONVERGED)
-            return
-        shift = 0.0 if math.isinf(dt) else 1 / dt
-        stencil = operator.linearise(phi, shift)
-        floor = rounding_floor(phi, stencil, operator.log_source)
-        if norm <= floor:
-            yield replace(current, status=Status.CONVERGED, floor=floor)
+        if norm <= max(tolerance, floor) and not evaluation.extended:
+            yield replace(current, status=Status.CONVERGED, floor=floor if norm > tolerance else 0.0)
             return
         yield current
         while True:  # until a step is accepted
             goal = max(tolerance, floor)
             rtol = settings.newton.next_forcing(norm, forcing_memory, goal)
-            step, residual, failure = _newton_iteration(operator, linear, stencil, current, shift, rtol,
-                                                       settings.newton)
+            shift = 0.0 if math.isinf(dt) else 1 / dt
+            step, failure = _newton_iteration(operator, linear, evaluation, phi, value, shift, rtol, settings.newton)
             if step is not None:
                 break
             rejected += 1
@@ -187,9 +179,11 @@ def pseudo_transient(operator, linear, phi, settings, tolerance_of):
             if dt < settings.smallest_step * natural_time:
                 yield replace(current, status=failure)
                 return
-            shift = 1 / dt
-            stencil = operator.linearise(phi, shift)
-        current = Advance(step.x, residual, dt, 1, step.damping, rejected)
+            operator.evaluate(phi, extend=True, out=evaluation)
+        if not evaluation.linearised:
+            operator.evaluate(step.x, extend=True, out=evaluation)
+        value, drift = mean_free(evaluation.residual)
+        current = Advance(step.x, rms(value), drift, dt, 1, step.damping, rejected)
         rejected = 0
         forcing_memory = norm if step.damping == 1 and not shift else None
         ratio = norm / current.norm
@@ -201,28 +195,26 @@ def pseudo_transient(operator, linear, phi, settings, tolerance_of):
             dt = math.inf
 
 
-def _newton_iteration(operator, linear, stencil, current, shift, rtol, settings):
+def _newton_iteration(operator, linear, evaluation, phi, value, shift, rtol, settings):
     """One damped Newton iteration on ``(psi - phi) / dt - R(psi) = 0``, all terms mean-free.
 
-    Returns the accepted :class:`Iterate` or None, the residual R there (with its mean), and why the step failed if it
-    did.
+    ``evaluation`` is of ``phi`` before, of the accepted point after. Returns the accepted :class:`Iterate` or None, and
+    why the step failed if it did.
     """
-    start = current.residual - current.residual.mean()
-    result = linear.solve(stencil, start, rtol)
+    result = linear.solve(operator.stencil(evaluation, shift), value, rtol)
     if not result.relative_residual < 0.9:  # NaN included
-        return None, None, Status.LINEAR_STALLED
-    residual, failure = None, Status.STEP_TOO_SMALL
+        return None, Status.LINEAR_STALLED
+    failure, first = Status.STEP_TOO_SMALL, True
 
     def function(psi):
-        nonlocal residual, failure  # the last point tried is the accepted one
-        residual = operator.residual(psi)
-        if not math.isfinite(residual.sum()) and operator.margin(psi) > 0:
+        nonlocal failure, first  # the last point tried is the accepted one, nearly always the first
+        reached, mean = mean_free(operator.evaluate(psi, extend=True, linearise=first, out=evaluation).residual)
+        first = False
+        if not math.isfinite(mean):
             failure = Status.NONFINITE
-        with np.errstate(invalid="ignore"):  # infinity minus infinity: NaN, and refused as such
-            value = residual - residual.mean()
         if shift:
-            value -= shift * (psi - current.phi)
-        return value
+            reached -= shift * (psi - phi)
+        return reached
 
-    step = damped_step(function, current.phi, start, result.correction, settings)
-    return (step if step.damping else None), residual, failure
+    step = damped_step(function, phi, value, result.correction, settings)
+    return (step if step.damping else None), failure

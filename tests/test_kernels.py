@@ -6,7 +6,7 @@ from reference import log_determinant
 
 from pmapde import GridDensity, TransportProblem
 from pmapde.grid import Grid
-from pmapde.monge_ampere import MongeAmpere
+from pmapde.monge_ampere import EXTENSION, MongeAmpere
 from pmapde.threads import SERIAL_BELOW
 
 SCHEMES = [("monotone", 2), ("centred", 2), ("centred", 3)]
@@ -147,6 +147,40 @@ def test_monotone_log_determinant_is_concave():
         control = max(control, (t * np.exp(values[0]) + (1 - t) * np.exp(values[1]) - np.exp(values[2])).max())
     assert excess < 1e-12  # observed -5e-7
     assert control > 1e-2  # the determinant itself is not concave: observed 0.31
+
+
+@pytest.mark.parametrize(("scheme", "ndim"), SCHEMES)
+def test_the_extension_is_the_residual_inside_its_bounds_and_finite_everywhere(scheme, ndim):
+    op, rng = operator((12, 11, 9)[:ndim], scheme), np.random.default_rng(11)
+    for margin in (0.6, 0.2, -1.0, -30.0):
+        phi = random_potential(op, rng, margin)
+        residual = op.residual(phi)
+        extended = op.evaluate(phi, extend=True)
+        inside = (residual >= EXTENSION[0]) & (residual <= EXTENSION[1])
+        assert np.array_equal(extended.residual[inside], residual[inside])
+        assert extended.extended == (~inside).sum()
+        assert np.isfinite(extended.residual).all() and np.isfinite(extended.weights).all()
+        below, above = residual < EXTENSION[0], residual > EXTENSION[1]
+        # tangents lie above a concave function
+        assert (extended.residual >= residual - 1e-12)[below | above].all()
+        assert (extended.residual[~inside & ~above] < 0).all() and (extended.residual[above] > 0).all()
+        if scheme == "monotone":
+            assert (extended.weights >= 0).all()
+
+
+@pytest.mark.parametrize(("scheme", "ndim"), SCHEMES)
+def test_weights_of_the_extension_are_those_of_a_tangent(scheme, ndim):
+    """Of degree one: the extension is linear along rays, ``E(s M) = E(M) + (s - 1) W M``, where its policy stays."""
+    op = operator((10, 9, 8)[:ndim], scheme)
+    wanted = np.exp(op.log_source)  # uniform target
+    matrix = op.quadratic * 3.0  # u = 3 q: a determinant of 3^d, above the bound everywhere
+    phi = 2.0 * op.problem.quadratic(op.grid.cell_centres())
+    value = op.evaluate(phi, extend=True)
+    inner = (slice(2, -2),) * ndim
+    expected = np.log(2.0) - ndim + ndim * (3.0**ndim / (2.0 * wanted)) ** (1 / ndim)
+    assert np.allclose(value.residual[inner], expected[inner])
+    traced = sum(weight * (matrix * offset**2).sum() for weight, offset in zip(value.weights, op.offsets))
+    assert np.allclose(traced[inner], (expected + ndim - np.log(2.0))[inner])
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two numba threads")

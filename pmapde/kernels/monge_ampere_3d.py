@@ -4,6 +4,7 @@ The offsets of the linearisation are the three axes, then (1,-1,0), (1,1,0), (1,
 """
 import math
 
+import numpy as np
 from numba import njit, prange
 
 
@@ -25,42 +26,116 @@ def _determinant(xx, yy, zz, xy, xz, yz):
     return xx * (yy * zz - yz * yz) - xy * (xy * zz - yz * xz) + xz * (xy * yz - yy * xz)
 
 
+@njit(cache=True, error_model="numpy")
+def _eigen(matrix, vectors):
+    """Eigenvectors of the symmetric 3x3 ``matrix`` in the columns of ``vectors``; it is left diagonal (Jacobi rotations)."""
+    for a in range(3):
+        for b in range(3):
+            vectors[a, b] = 1.0 if a == b else 0.0
+    for _ in range(12):  # converges quadratically: six sweeps reach rounding
+        size = abs(matrix[0, 1]) + abs(matrix[0, 2]) + abs(matrix[1, 2])
+        if not size > 1e-15 * (abs(matrix[0, 0]) + abs(matrix[1, 1]) + abs(matrix[2, 2])):
+            break
+        for p in range(2):
+            for q in range(p + 1, 3):
+                if matrix[p, q] == 0.0:
+                    continue
+                theta = 0.5 * (matrix[q, q] - matrix[p, p]) / matrix[p, q]
+                t = math.copysign(1.0, theta) / (abs(theta) + math.sqrt(theta * theta + 1.0))
+                c = 1.0 / math.sqrt(t * t + 1.0)
+                s = t * c
+                for a in range(3):
+                    x, y = matrix[a, p], matrix[a, q]
+                    matrix[a, p], matrix[a, q] = c * x - s * y, s * x + c * y
+                for a in range(3):
+                    x, y = matrix[p, a], matrix[q, a]
+                    matrix[p, a], matrix[q, a] = c * x - s * y, s * x + c * y
+                for a in range(3):
+                    x, y = vectors[a, p], vectors[a, q]
+                    vectors[a, p], vectors[a, q] = c * x - s * y, s * x + c * y
+
+
+@njit(cache=True, error_model="numpy")
+def _centred_extension(matrix, vectors, log_image, low, high):
+    """The extension at one cell (see ``centred``): ``tr(D M) - log det D - 3 - log_image``; D in ``matrix``."""
+    image = math.exp(log_image)
+    root = math.exp(log_image / 3.0)
+    _eigen(matrix, vectors)
+    least, product = 0, 1.0
+    for a in range(3):
+        product *= max(matrix[a, a], root)
+        least = a if matrix[a, a] < matrix[least, least] else least
+    smallest = math.exp(low) * image * max(matrix[least, least], root) / product
+    determinant = 1.0
+    for a in range(3):
+        determinant *= max(matrix[a, a], smallest)
+    ratio = min(1.0, math.exp((high + log_image - math.log(determinant)) / 3.0))
+    value = math.log(determinant * ratio * ratio * ratio) - 3.0 - log_image
+    inverse = np.empty(3)
+    for a in range(3):
+        inverse[a] = 1.0 / (max(matrix[a, a], smallest) * ratio)
+        value += inverse[a] * matrix[a, a]
+    for a in range(3):
+        for b in range(3):
+            matrix[a, b] = 0.0
+            for c in range(3):
+                matrix[a, b] += inverse[c] * vectors[a, c] * vectors[b, c]
+    return value
+
+
 @njit(cache=True, parallel=True, error_model="numpy")
-def centred_log_determinant(phi, quadratic, log_cell, out):
-    """``log det M - log_cell`` where the three leading minors are positive (Sylvester), NaN elsewhere."""
+def centred(phi, radius, quadratic, log_image, low, high, with_weights, weights, out, extended):
+    """``out = log det M - log_image`` and the weights (9, nx, ny, nz) of the second differences in tr(M^-1 D2 w).
+
+    Mixed terms are split over the two diagonals of their plane. Where ``out`` leaves ``[low, high]`` or M is not
+    positive definite, the logarithm is replaced by its tangent at a matrix with the eigenvectors of M, eigenvalues no
+    smaller than ``exp(low) image / (product of the others)`` and a determinant of at most ``exp(high) image``: finite.
+    ``extended[i]`` counts these cells of slab ``i``. With ``low = -inf`` and
+    ``high = inf`` nothing is replaced: NaN where ``u`` is inadmissible.
+    """
     nx, ny, nz = out.shape
     for i in prange(nx):
+        tangents = 0
+        matrix, vectors = np.empty((3, 3)), np.empty((3, 3))
         for j in range(ny):
             for k in range(nz):
-                xx, yy, zz, xy, xz, yz = _hessian(phi, i + 1, j + 1, k + 1, quadratic)
+                xx, yy, zz, xy, xz, yz = _hessian(phi, i + radius, j + radius, k + radius, quadratic)
                 determinant = _determinant(xx, yy, zz, xy, xz, yz)
-                if xx > 0.0 and xx * yy - xy * xy > 0.0 and determinant > 0.0:
-                    out[i, j, k] = math.log(determinant) - log_cell
-                else:
-                    out[i, j, k] = math.nan
-
-
-@njit(cache=True, parallel=True, error_model="numpy")
-def centred_weights(phi, quadratic, weights):
-    """Weights (9, nx, ny, nz) of the second differences in tr(M^-1 D2 w), mixed terms split over the two diagonals."""
-    nx, ny, nz = weights.shape[1:]
-    for i in prange(nx):
-        for j in range(ny):
-            for k in range(nz):
-                xx, yy, zz, xy, xz, yz = _hessian(phi, i + 1, j + 1, k + 1, quadratic)
-                determinant = _determinant(xx, yy, zz, xy, xz, yz)
-                weights[0, i, j, k] = (yy * zz - yz * yz) / determinant
-                weights[1, i, j, k] = (xx * zz - xz * xz) / determinant
-                weights[2, i, j, k] = (xx * yy - xy * xy) / determinant
-                inverse_xy = (xz * yz - xy * zz) / determinant
-                inverse_xz = (xy * yz - xz * yy) / determinant
-                inverse_yz = (xy * xz - yz * xx) / determinant
-                weights[3, i, j, k] = -0.5 * inverse_xy
-                weights[4, i, j, k] = 0.5 * inverse_xy
-                weights[5, i, j, k] = -0.5 * inverse_xz
-                weights[6, i, j, k] = 0.5 * inverse_xz
-                weights[7, i, j, k] = -0.5 * inverse_yz
-                weights[8, i, j, k] = 0.5 * inverse_yz
+                value = math.log(determinant) - log_image[i, j, k]
+                positive = xx > 0.0 and xx * yy - xy * xy > 0.0 and determinant > 0.0  # Sylvester
+                extend = not (positive and low <= value <= high)
+                if extend:
+                    if low == -math.inf or math.isnan(determinant):
+                        value = math.nan
+                        extend = False
+                    else:
+                        tangents += 1
+                        matrix[0, 0], matrix[1, 1], matrix[2, 2] = xx, yy, zz
+                        matrix[0, 1], matrix[0, 2], matrix[1, 2] = xy, xz, yz
+                        matrix[1, 0], matrix[2, 0], matrix[2, 1] = xy, xz, yz
+                        value = _centred_extension(matrix, vectors, log_image[i, j, k], low, high)
+                out[i, j, k] = value
+                if with_weights:
+                    if extend:
+                        inverse_xx, inverse_yy, inverse_zz = matrix[0, 0], matrix[1, 1], matrix[2, 2]
+                        inverse_xy, inverse_xz, inverse_yz = matrix[0, 1], matrix[0, 2], matrix[1, 2]
+                    else:
+                        inverse_xx = (yy * zz - yz * yz) / determinant
+                        inverse_yy = (xx * zz - xz * xz) / determinant
+                        inverse_zz = (xx * yy - xy * xy) / determinant
+                        inverse_xy = (xz * yz - xy * zz) / determinant
+                        inverse_xz = (xy * yz - xz * yy) / determinant
+                        inverse_yz = (xy * xz - yz * xx) / determinant
+                    weights[0, i, j, k] = inverse_xx
+                    weights[1, i, j, k] = inverse_yy
+                    weights[2, i, j, k] = inverse_zz
+                    weights[3, i, j, k] = -0.5 * inverse_xy
+                    weights[4, i, j, k] = 0.5 * inverse_xy
+                    weights[5, i, j, k] = -0.5 * inverse_xz
+                    weights[6, i, j, k] = 0.5 * inverse_xz
+                    weights[7, i, j, k] = -0.5 * inverse_yz
+                    weights[8, i, j, k] = 0.5 * inverse_yz
+        extended[i] = tangents
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
