@@ -5,8 +5,8 @@ _HOMES = {
     "Grid": "grid", "GridDensity": "density", "LogDensity": "density", "TransportProblem": "problem",
     "solve": "solver", "steps": "solver", "Step": "solver", "memory_estimate": "solver",
     "PseudoTransient": "stepping", "BackwardEuler": "stepping", "Newton": "newton",
-    "Automatic": "linear.solver", "GeometricMultigrid": "linear.geometric", "AlgebraicMultigrid": "linear.algebraic",
-    "Spectral": "linear.spectral", "Direct": "linear.direct",
+    "Automatic": "linear.solver", "GeometricMultigrid": "linear.geometric",
+    "BlackBoxMultigrid": "linear.black_box", "AlgebraicMultigrid": "linear.algebraic", "Spectral": "linear.spectral", "Direct": "linear.direct",
     "Solution": "solution", "StencilWarning": "solution", "Status": "status", "SolverError": "status",
     "load": "storage",
 }

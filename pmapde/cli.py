@@ -16,8 +16,8 @@ from pathlib import Path
 
 OURS = {"solution.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "push_forward.png",
         "interpolation.png", "residual_history.png"}
-SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "algebraic": "AlgebraicMultigrid",
-           "spectral": "Spectral", "direct": "Direct"}
+SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": "BlackBoxMultigrid",
+           "algebraic": "AlgebraicMultigrid", "spectral": "Spectral", "direct": "Direct"}
 
 
 class Failure(Exception):

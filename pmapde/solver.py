@@ -216,9 +216,12 @@ def _applications(stats):
 def _nested(problem, method, scheme, tolerance, start, threads, stats):
     grids = _levels(problem, method) if start is None else [problem.grid]
     phi, estimate = start, math.inf
+    with thread_settings(threads) as count:
+        linear = LinearSolver(method.linear, stats, count)
     for level, grid in enumerate(grids):
         finest = level == len(grids) - 1
         operator = MongeAmpere(problem if finest else problem.on_grid(grid), scheme)
+        linear.next_grid()
         untouched = True
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
@@ -240,7 +243,7 @@ def _nested(problem, method, scheme, tolerance, start, threads, stats):
                 return SINGLE_GRID_TOLERANCE if finest else 1e-3 * min(1.0, first_norm)
             return DISCRETIZATION_FRACTION * estimate * (1 if finest else 3)
 
-        for count, step in enumerate(_on_grid(operator, method, phi, goal, threads, stats)):
+        for count, step in enumerate(_on_grid(operator, linear, method, phi, goal, threads, stats)):
             step = replace(step, level=level, levels=len(grids))
             logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, count, step.residual, step.dt)
             yield step
@@ -249,7 +252,7 @@ def _nested(problem, method, scheme, tolerance, start, threads, stats):
                 break  # a coarse grid that struggles, or fails, hands over what it has
 
 
-def _on_grid(operator, method, phi, goal, threads, stats):
+def _on_grid(operator, linear, method, phi, goal, threads, stats):
     """Pseudo-transient continuation on one grid as :class:`Step` records; threads are set only while it computes."""
     tolerance = math.nan
 
@@ -258,8 +261,6 @@ def _on_grid(operator, method, phi, goal, threads, stats):
         tolerance = goal(first_norm)
         return tolerance
 
-    with thread_settings(threads) as count:
-        linear = LinearSolver(method.linear, stats, count)
     records = stepping.pseudo_transient(operator, linear, phi, method, tolerance_of)
     elapsed, before = 0.0, _applications(stats)
     while True:

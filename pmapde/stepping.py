@@ -10,7 +10,7 @@ from .linear.solver import Automatic
 from .newton import Newton, damped_step, newton, rms
 from .status import Status
 
-_METHODS = "Automatic(), GeometricMultigrid(), AlgebraicMultigrid(), Spectral() or Direct()"
+_METHODS = "Automatic(), GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid(), Spectral() or Direct()"
 
 
 def _check_common(settings):
@@ -34,7 +34,7 @@ class PseudoTransient:
     ----------
     scheme : {None, "monotone", "centred"}
         See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, centred in 3D.
-    linear : Automatic, GeometricMultigrid, AlgebraicMultigrid, Spectral or Direct
+    linear : Automatic, GeometricMultigrid, BlackBoxMultigrid, AlgebraicMultigrid, Spectral or Direct
     newton : Newton
     nested : bool
         Start on a coarse grid and interpolate (cubic) from grid to grid.

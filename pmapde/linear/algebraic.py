@@ -36,7 +36,10 @@ class AlgebraicMultigrid:
         if not self.rebuild_growth > 1:
             raise ValueError(f"`rebuild_growth` must be greater than 1, got {self.rebuild_growth!r}.")
 
-    def build(self, stencil):
+    def affords(self, stencil):
+        return True
+
+    def build(self, stencil, threads=1):
         return _Hierarchy(stencil, self.coarsening)
 
 

@@ -19,18 +19,17 @@ class Direct:
     def affords(self, stencil):
         return np.prod(stencil.shape) <= self.largest[len(stencil.shape) - 2]
 
-    def build(self, stencil):
+    def build(self, stencil, threads=1):
         if not self.affords(stencil):
             raise ValueError(f"Direct(largest={self.largest}) is too small for {np.prod(stencil.shape)} unknowns; "
                              f"use AlgebraicMultigrid().")
-        return Bordered(stencil)
+        return BorderedMatrix(stencil.matrix())
 
 
-class Bordered:
+class BorderedMatrix:
     """LU of ``[[A, 1], [1', 0]]``: solves ``A w + c = rhs`` for the mean-free ``w``, whatever the constant c."""
 
-    def __init__(self, stencil):
-        matrix = stencil.matrix()
+    def __init__(self, matrix):
         ones = csc_matrix(np.ones((matrix.shape[0], 1)))
         self.factors = splu(bmat([[matrix, ones], [ones.T, None]], format="csc"))
 

@@ -9,7 +9,7 @@ from ..ghosts import fill_ghosts
 from ..kernels import stencil_2d, stencil_3d
 from ..threads import use_threads
 from ..transfer import averaging_matrix
-from .direct import Bordered
+from .direct import BorderedMatrix
 from .stencil import Stencil
 
 
@@ -41,7 +41,7 @@ class GeometricMultigrid:
         if not (self.pre >= 0 and self.post >= 0 and self.pre + self.post >= 1):
             raise ValueError(f"`pre` and `post` must be sweeps >= 0, not both 0, got {self.pre!r} and {self.post!r}.")
 
-    def build(self, stencil):
+    def build(self, stencil, threads=1):
         return _Hierarchy(stencil, self)
 
 
@@ -70,7 +70,7 @@ class _Hierarchy:
             if shape == stencil.shape:
                 break
             stencil = self._coarsened(stencil, shape, tables)
-        self.coarsest = Bordered(stencil)
+        self.coarsest = BorderedMatrix(stencil.matrix())
 
     def _coarsened(self, stencil, shape, tables):
         """Averaged couplings, rescaled to the coarse index space (W is a squared inverse spacing, B an inverse one)."""

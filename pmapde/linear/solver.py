@@ -10,21 +10,39 @@ from scipy.sparse.linalg import LinearOperator, bicgstab
 
 from ..threads import use_threads
 from .algebraic import AlgebraicMultigrid
+from .black_box import BlackBoxMultigrid
 from .direct import Direct
 from .geometric import GeometricMultigrid
 
 
 @dataclass(frozen=True)
 class Automatic:
-    """Geometric multigrid first; algebraic multigrid where it converges poorly; sparse LU as the last resort.
+    """The cheapest cycle that converges well: geometric, black-box (2D), algebraic multigrid, sparse LU as last resort.
 
-    A preconditioner is poor when its factor per application exceeds ``poor_factor`` or when it stagnates; the next one
-    then takes over for the rest of the grid. Decided from counts, never from seconds; ``stats["fallbacks"]`` says so.
+    The geometric cycle hands over where its factor per application is too large, every method where it fails. Decided
+    from counts, never from seconds; ``stats["fallbacks"]`` says so.
 
-    Good values: the default.
+    Parameters
+    ----------
+    poor_factor : float
+        Above it black-box multigrid takes over: set-up and cycle cost about twice those of the geometric cycle.
+    hopeless_factor : float
+        Above it, in 3D, algebraic multigrid takes over, whose set-up is worth 20 to 60 cycles.
+
+    Good values: the defaults.
     """
 
-    poor_factor: float = 0.8
+    poor_factor: float = 0.4
+    hopeless_factor: float = 0.8
+
+    def largest_factor(self, method, successor):
+        """Factor per application above which ``successor`` takes over from ``method`` though that converged."""
+        if not isinstance(method, GeometricMultigrid):
+            return math.inf
+        return self.poor_factor if isinstance(successor, BlackBoxMultigrid) else self.hopeless_factor
+
+
+CHAIN = (GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid(), Direct())
 
 
 @dataclass(frozen=True)
@@ -38,11 +56,11 @@ class LinearResult:
 
 
 class LinearSolver:
-    """Solves with one :class:`~pmapde.linear.stencil.Stencil` after another on one grid.
+    """Solves with one :class:`~pmapde.linear.stencil.Stencil` after another, on one grid until :meth:`next_grid`.
 
     Parameters
     ----------
-    method : Automatic, GeometricMultigrid, AlgebraicMultigrid, Spectral or Direct
+    method : Automatic, GeometricMultigrid, BlackBoxMultigrid, AlgebraicMultigrid, Spectral or Direct
     stats : dict
         ``stats["linear"][name]`` counts ``setups``, ``applications``, ``solves``; ``stats["fallbacks"]`` lists
         ``"geometric -> algebraic on 512x512: ..."``.
@@ -51,10 +69,19 @@ class LinearSolver:
     """
 
     def __init__(self, method, stats, threads=1, max_applications=200):
-        chain = [GeometricMultigrid(), AlgebraicMultigrid(), Direct()] if isinstance(method, Automatic) else [method]
-        self.poor_factor = method.poor_factor if isinstance(method, Automatic) else math.inf
-        self.chain, self.stats = chain, stats
+        self._rules = method if isinstance(method, Automatic) else None
+        self._chain = CHAIN if isinstance(method, Automatic) else (method,)
+        self._index, self.stats = 0, stats
         self.threads, self.max_applications = threads, max_applications
+        self._kept, self._pace, self._stale, self._age = None, None, False, 0
+
+    @property
+    def method(self):
+        return self._chain[self._index]
+
+    def next_grid(self):
+        """Forget the hierarchy. Black-box multigrid that took over stays; what came after it is tried afresh."""
+        self._index = min(self._index, 1)
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
 
     def solve(self, stencil, rhs, rtol):
@@ -63,34 +90,32 @@ class LinearSolver:
             return LinearResult(np.full(rhs.shape, math.nan), math.nan, 0, False)
         while True:
             result = self._attempt(stencil, rhs, rtol)
-            reused = self.chain[0].keep and self._age > 0
+            reused = self.method.keep and self._age > 0
             if not result.converged and reused:  # an old hierarchy gets one retry with a fresh one
                 self._stale = True
                 continue
             factor = result.relative_residual ** (1 / max(1, result.applications))
-            # a set-up may mend a poor factor of the cheap cycle; sparse LU is for what would fail otherwise
-            poor = not result.converged or (factor > self.poor_factor and self.chain[0].name == "geometric")
-            if not poor or len(self.chain) == 1 or (isinstance(self.chain[1], Direct)
-                                                    and not self.chain[1].affords(stencil)):
+            able = [index for index in range(self._index + 1, len(self._chain)) if self._chain[index].affords(stencil)]
+            if not able or (result.converged
+                            and factor <= self._rules.largest_factor(self.method, self._chain[able[0]])):
                 return result
-            self._fall_back(stencil, factor)
+            self._fall_back(stencil, factor, able[0])
             if result.converged:
                 return result
 
-    def _fall_back(self, stencil, factor):
+    def _fall_back(self, stencil, factor, index):
         shape = "x".join(map(str, stencil.shape))
-        self.stats["fallbacks"].append(f"{self.chain[0].name} -> {self.chain[1].name} on {shape} "
+        self.stats["fallbacks"].append(f"{self.method.name} -> {self._chain[index].name} on {shape} "
                                        f"(factor {factor:.2f} per application)")
-        self.chain = self.chain[1:]
-        self._kept, self._stale = None, False
+        self._index, self._kept, self._stale = index, None, False
 
     def _preconditioner(self, stencil):
-        method = self.chain[0]
+        method = self.method
         counters = self.stats["linear"].setdefault(method.name, {"setups": 0, "applications": 0, "solves": 0})
         if self._kept is None or self._stale or not method.keep:
             begin = time.perf_counter()
             try:
-                self._kept = method.build(stencil)
+                self._kept = method.build(stencil, self.threads)
             except RuntimeError:  # SuperLU: exactly singular in floating point
                 self._kept = None
             self.stats["seconds"]["linear set-up"] += time.perf_counter() - begin
@@ -141,10 +166,10 @@ class LinearSolver:
 
     def _watch_pace(self, applications, relative):
         """The rebuild rule of kept hierarchies: applications per decade against those right after the set-up."""
-        if not self.chain[0].keep or not 0 < relative < 1:
+        if not self.method.keep or not 0 < relative < 1:
             return
         pace = applications / -math.log10(relative)
         if self._pace is None:
             self._pace = pace
-        elif pace > self.chain[0].rebuild_growth * self._pace:
+        elif pace > self.method.rebuild_growth * self._pace:
             self._stale = True

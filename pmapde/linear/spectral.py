@@ -21,7 +21,7 @@ class Spectral:
     name = "spectral"
     keep = False
 
-    def build(self, stencil):
+    def build(self, stencil, threads=1):
         return _Spectral(stencil)
 
 
