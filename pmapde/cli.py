@@ -85,8 +85,12 @@ def main(argv=None):
     try:
         with _one_line_warnings(), _stoppable():
             arguments.run(arguments)
+            sys.stdout.flush()
     except Failure as failure:
         return _complain(failure, failure.code)
+    except BrokenPipeError:  # the reader, `head` for instance, has gone: nothing to say, and nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, TypeError, MemoryError, OSError) as error:
         return _complain(error, 2)
     except KeyboardInterrupt:
