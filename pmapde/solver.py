@@ -24,7 +24,7 @@ from .transfer import interpolate_cubic
 
 logger = logging.getLogger("pmapde")
 
-DISCRETIZATION_FRACTION = 0.01
+DISCRETIZATION_FRACTION = 0.003
 """``tolerance="discretization"``: residual left, relative to the residual of the interpolated coarser solution."""
 COARSE_STEP_LIMIT = 60
 """Steps on a grid that is not the finest."""
@@ -290,7 +290,7 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     method : PseudoTransient, optional
         Settings of the scheme, the nonlinear and the linear solvers.
     tolerance : "discretization" or float
-        RMS norm of the mean-free log residual to reach on the finest grid. ``"discretization"``: one hundredth of the
+        RMS norm of the mean-free log residual to reach on the finest grid. ``"discretization"``: 0.003 times the
         residual that the interpolated coarser solution has there (a tenth of that where it had to be smoothed),
         which leaves the algebraic error far below the discretisation error (1e-8 where there is no coarser grid). Never asked below the rounding floor.
     max_steps : int
