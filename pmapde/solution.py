@@ -12,7 +12,7 @@ from .monge_ampere import MongeAmpere
 from .newton import rms
 from .problem import TransportProblem
 from .status import Status
-from .transport import PiecewiseAffineMap, component_first, misplaced_mass
+from .transport import PiecewiseAffineMap, component_first
 
 NARROW_WARNING = 0.05
 
@@ -89,14 +89,14 @@ class Solution:
                           f"source mass; the map is inconsistent there: compare with a finer grid or a larger floor.",
                           StencilWarning, stacklevel=3)
         expected = problem.target_values * problem.target_grid.cell_volume
-        arrived = transport_map.deposited(mass, problem.target_grid, False)
         names = ("level", "residual", "drift", "dt", "damping", "newton_iterations", "rejected", "applications")
         history = {name: np.array([getattr(step, name) for step in steps]) for name in names}
         history["cells"] = np.array([step.grid.size for step in steps])
         return cls(problem, status, scheme, phi, image - problem.grid.cell_centres(),
                    rms(residual - drift) if math.isfinite(drift) else math.nan, float(steps[-1].tolerance), drift,
                    operator.margin(phi), narrow, transport_map.folded_mass(problem.source_values),
-                   misplaced_mass(arrived, expected), history, plain(stats), transport_map)
+                   transport_map.misplaced_mass(mass, problem.target_grid, expected), history, plain(stats),
+                   transport_map)
 
     @property
     def success(self):

@@ -38,7 +38,7 @@ def test_photograph_to_photograph_converges(pair, floor):
     problem = pmapde.TransportProblem(picture(pair[0], 64), picture(pair[1], 64), floor=floor)
     solution = pmapde.solve(problem, tolerance=1e-8)
     assert solution.success and solution.residual <= 1e-8
-    assert max(counts_per_level(solution, "newton_iterations")) <= 40  # observed 5 to 11; 18 and 31 for the hardest pair
+    assert max(counts_per_level(solution, "newton_iterations")) <= 30  # observed 5 to 11; 21 for the hardest pair
 
 
 @pytest.mark.parametrize("linear", [pmapde.GeometricMultigrid(), pmapde.BlackBoxMultigrid(), pmapde.AlgebraicMultigrid()], ids=lambda m: m.name)

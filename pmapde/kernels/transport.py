@@ -257,63 +257,88 @@ def folded(nodes, axes, strides, permutations, shape, first, out):
         out[cell] = bad / permutations.shape[0]
 
 
-@njit(cache=True, error_model="numpy")
-def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_lower, target_spacing, bins, smooth, out):
+@njit(cache=True, parallel=True, error_model="numpy")
+def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_lower, target_spacing, cells, block, smooth,
+            out):
     """Moves the mass of every source cell through the map onto the cells of the target box; the total is kept.
 
     Each cell is cut into pieces at most half a target cell wide in the image (2 to 12 per axis). A piece is shared between
     the cells that the bounding box of its image covers; with ``smooth`` that box is one target cell wide (bilinear
-    sharing: less grain, blurred by half a cell). ``out`` is flat, added to.
+    sharing: less grain, blurred by half a cell). Target cells are counted by blocks of ``block`` per axis (the last one
+    may be smaller): a source cell whose image lies within one block goes there whole. ``out`` (parts, blocks) is added to;
+    part p takes its share of the source's first axis, so the sum over parts does not depend on the number of threads.
     """
     dimension = strides.shape[0]
-    t = np.empty(dimension)
-    order = np.empty(dimension, dtype=np.int64)
-    image = np.empty(dimension)
-    position = np.empty(dimension, dtype=np.int64)
-    pieces = np.empty(dimension, dtype=np.int64)
-    low_bin = np.empty(dimension, dtype=np.int64)
-    fraction = np.empty(dimension)
-    width = np.empty(dimension)
-    for cell in range(mass.shape[0]):
-        rest = cell
-        centre = 0
-        for a in range(dimension - 1, -1, -1):
-            position[a] = rest % shape[a]
-            rest //= shape[a]
-            centre += (position[a] + 1) * strides[a]
-        count = 1
-        width[:] = 1.0 if smooth else 0.0
-        for a in range(dimension):
-            widest = 0.0
-            for c in range(dimension):
-                stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
-                widest = max(widest, stretch)
-            pieces[a] = min(max(int(math.ceil(2.0 * widest)), 2), 12)
-            count *= pieces[a]
-            if not smooth:
+    parts = out.shape[0]
+    slab = mass.shape[0] // shape[0]
+    for part in prange(parts):
+        t = np.empty(dimension)
+        order = np.empty(dimension, dtype=np.int64)
+        image = np.empty(dimension)
+        position = np.empty(dimension, dtype=np.int64)
+        pieces = np.empty(dimension, dtype=np.int64)
+        low_bin = np.empty(dimension, dtype=np.int64)
+        fraction = np.empty(dimension)
+        width = np.empty(dimension)
+        begin = np.int64(part) * shape[0] // parts * slab
+        end = (np.int64(part) + 1) * shape[0] // parts * slab
+        for cell in range(begin, end):
+            rest = cell
+            centre = 0
+            for a in range(dimension - 1, -1, -1):
+                position[a] = rest % shape[a]
+                rest //= shape[a]
+                centre += (position[a] + 1) * strides[a]
+            if block > 1:
+                index, inside = 0, True
+                for c in range(dimension):
+                    half = 0.0
+                    for a in range(dimension):
+                        here = nodes[c, centre]
+                        half += 0.5 * max(abs(nodes[c, centre + strides[a]] - here), abs(here - nodes[c, centre - strides[a]]))
+                    s = (nodes[c, centre] - target_lower[c]) / target_spacing[c]
+                    half /= target_spacing[c]
+                    low, high = math.floor(s - half), math.floor(s + half)
+                    b = int(math.floor(s)) // block
+                    inside = inside and low >= b * block and high < (b + 1) * block and low >= 0.0 and high < cells[c]
+                    index = index * ((cells[c] + block - 1) // block) + b
+                if inside:
+                    out[part, index] += mass[cell]
+                    continue
+            count = 1
+            width[:] = 1.0 if smooth else 0.0
+            for a in range(dimension):
+                widest = 0.0
                 for c in range(dimension):
                     stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
-                    width[c] = min(width[c] + stretch / pieces[a], 1.0)
-        share = mass[cell] / count
-        for piece in range(count):
-            rest = piece
-            base = 0
-            for a in range(dimension - 1, -1, -1):
-                x = lower[a] + (position[a] + (rest % pieces[a] + 0.5) / pieces[a]) * spacing[a]
-                rest //= pieces[a]
-                k, t[a], _ = _cell(x, lower[a], spacing[a], shape[a], periodic[a], axes[a])
-                base += k * strides[a]
-            _evaluate(nodes, base, strides, t, order, image)
-            for a in range(dimension):
-                s = (image[a] - target_lower[a]) / target_spacing[a]
-                low_bin[a] = int(math.floor(s - 0.5 * width[a]))
-                fraction[a] = max(0.0, (s + 0.5 * width[a] - low_bin[a] - 1.0) / width[a])
-            for corner in range(1 << dimension):
-                index = 0
-                weight = share
+                    widest = max(widest, stretch)
+                pieces[a] = min(max(int(math.ceil(2.0 * widest)), 2), 12)
+                count *= pieces[a]
+                if not smooth:
+                    for c in range(dimension):
+                        stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (
+                            2.0 * target_spacing[c])
+                        width[c] = min(width[c] + stretch / pieces[a], 1.0)
+            share = mass[cell] / count
+            for piece in range(count):
+                rest = piece
+                base = 0
+                for a in range(dimension - 1, -1, -1):
+                    x = lower[a] + (position[a] + (rest % pieces[a] + 0.5) / pieces[a]) * spacing[a]
+                    rest //= pieces[a]
+                    k, t[a], _ = _cell(x, lower[a], spacing[a], shape[a], periodic[a], axes[a])
+                    base += k * strides[a]
+                _evaluate(nodes, base, strides, t, order, image)
                 for a in range(dimension):
-                    b = low_bin[a] + (corner >> a & 1)
-                    weight *= fraction[a] if corner >> a & 1 else 1.0 - fraction[a]
-                    b = b % bins[a] if periodic[a] else min(max(b, 0), bins[a] - 1)
-                    index = index * bins[a] + b
-                out[index] += weight
+                    s = (image[a] - target_lower[a]) / target_spacing[a]
+                    low_bin[a] = int(math.floor(s - 0.5 * width[a]))
+                    fraction[a] = max(0.0, (s + 0.5 * width[a] - low_bin[a] - 1.0) / width[a])
+                for corner in range(1 << dimension):
+                    index = 0
+                    weight = share
+                    for a in range(dimension):
+                        b = low_bin[a] + (corner >> a & 1)
+                        weight *= fraction[a] if corner >> a & 1 else 1.0 - fraction[a]
+                        b = b % cells[a] if periodic[a] else min(max(b, 0), cells[a] - 1)
+                        index = index * ((cells[a] + block - 1) // block) + b // block
+                    out[part, index] += weight
