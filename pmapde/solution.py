@@ -75,27 +75,32 @@ class Solution:
     transport_map: PiecewiseAffineMap = field(repr=False)
 
     @classmethod
-    def build(cls, problem, scheme, phi, status, steps, stats):
-        """From the displacement potential and the records of the engine."""
-        operator = MongeAmpere(problem, scheme)
+    def build(cls, operator, phi, status, steps, stats):
+        """From the operator, the displacement potential and the records of the engine."""
+        problem, last = operator.problem, steps[-1]
+        grid = problem.grid
         image = operator.map(phi)
-        transport_map = PiecewiseAffineMap(problem.grid, problem.target_grid, image)
-        mass = problem.source_values * problem.grid.cell_volume
-        residual = operator.residual(phi)
-        drift = float(residual.mean())
-        narrow = float(mass[operator.narrow_cells(phi)].sum()) if np.isfinite(drift) else math.nan
+        transport_map = PiecewiseAffineMap(grid, problem.target_grid, image)
+        if status is Status.CONVERGED:
+            residual, drift = last.residual, last.drift
+        else:  # the engine's may be those of the extended operator, or of another grid
+            log_residual = operator.residual(phi)
+            drift = float(log_residual.mean())
+            residual = rms(log_residual - drift) if math.isfinite(drift) else math.nan
+        margin, narrow = operator.checks(phi)
         if narrow > NARROW_WARNING:
             warnings.warn(f"the Hessian of the potential is too anisotropic for the 3x3 stencil on {narrow:.1%} of the "
                           f"source mass; the map is inconsistent there: compare with a finer grid or a larger floor.",
                           StencilWarning, stacklevel=3)
-        expected = problem.target_values * problem.target_grid.cell_volume
-        names = ("level", "residual", "drift", "dt", "damping", "newton_iterations", "rejected", "applications")
+        names = ("level", "residual", "drift", "error", "change", "dt", "damping", "newton_iterations", "rejected",
+                 "applications")
         history = {name: np.array([getattr(step, name) for step in steps]) for name in names}
         history["cells"] = np.array([step.grid.size for step in steps])
-        return cls(problem, status, scheme, phi, image - problem.grid.cell_centres(),
-                   rms(residual - drift) if math.isfinite(drift) else math.nan, float(steps[-1].tolerance), drift,
-                   operator.margin(phi), narrow, transport_map.folded_mass(problem.source_values),
-                   transport_map.misplaced_mass(mass, problem.target_grid, expected), history, plain(stats),
+        for axis, affine in enumerate(operator.affine):  # the image is not needed any more
+            image[axis] -= grid.centres(axis).reshape(affine.shape)
+        return cls(problem, status, operator.scheme, phi, image, residual, float(last.tolerance), drift, margin, narrow,
+                   transport_map.folded_mass(problem.source_values),
+                   transport_map.misplaced_mass(problem.source_values, problem.target_values), history, plain(stats),
                    transport_map)
 
     @property
@@ -104,8 +109,10 @@ class Solution:
 
     @cached_property
     def cost(self):
-        squares = (self.displacement**2).sum(axis=0)
-        return float((squares * self.problem.source_values).sum()) * self.problem.grid.cell_volume
+        mass = self.problem.source_values
+        axes = range(mass.ndim)
+        return self.problem.grid.cell_volume * sum(float(np.einsum(part, axes, part, axes, mass, axes, []))
+                                                   for part in self.displacement)
 
     @property
     def w2(self):

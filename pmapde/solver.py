@@ -183,6 +183,11 @@ def steps(problem, method=None, *, tolerance="discretization", start=None, threa
     >>> [(step.level, step.status.name) for step in pmapde.steps(problem) if step.status]
     [(0, 'CONVERGED'), (1, 'CONVERGED')]
     """
+    return _engine(problem, method, tolerance, start, threads, new_stats() if stats is None else stats)[1]
+
+
+def _engine(problem, method, tolerance, start, threads, stats):
+    """The operator on the problem's grid, and the generator of :func:`steps`."""
     method = method or PseudoTransient()
     if not isinstance(problem, TransportProblem):
         raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
@@ -194,13 +199,15 @@ def steps(problem, method=None, *, tolerance="discretization", start=None, threa
     scheme = _scheme(problem, method)
     phi = None if start is None else _checked_start(start, problem)
     _refuse_oversized(problem)
-    run = _flow if isinstance(method, BackwardEuler) else _nested
-    return run(problem, method, scheme, tolerance, phi, threads, new_stats() if stats is None else stats)
-
-
-def _flow(problem, method, scheme, tolerance, phi, threads, stats):
     operator = MongeAmpere(problem, scheme)
-    phi = np.zeros(problem.grid.shape) if phi is None else phi
+    if isinstance(method, BackwardEuler):
+        return operator, _flow(operator, method, phi, threads, stats)
+    return operator, _nested(operator, method, tolerance, phi, threads, stats)
+
+
+def _flow(operator, method, phi, threads, stats):
+    grid = operator.grid
+    phi = np.zeros(grid.shape) if phi is None else phi
     elapsed, before = 0.0, 0
     with thread_settings(threads) as count:
         linear = LinearSolver(method.linear, stats, count)
@@ -211,7 +218,7 @@ def _flow(problem, method, scheme, tolerance, phi, threads, stats):
         phi, elapsed = advance.phi, elapsed + method.step
         stats["newton_iterations"] += advance.newton_iterations
         spent = _applications(stats)
-        yield Step(0, 1, problem.grid, phi, advance.norm, advance.drift, math.inf, 0.0, elapsed, method.step, advance.newton_iterations,
+        yield Step(0, 1, grid, phi, advance.norm, advance.drift, math.inf, 0.0, elapsed, method.step, advance.newton_iterations,
                    1.0, 0, spent - before, method.tolerance, advance.status)
         before = spent
         if advance.status is not None:
@@ -222,14 +229,15 @@ def _applications(stats):
     return sum(counters["applications"] for counters in stats["linear"].values())
 
 
-def _nested(problem, method, scheme, tolerance, start, threads, stats):
+def _nested(finest_operator, method, tolerance, start, threads, stats):
+    problem = finest_operator.problem
     grids = _levels(problem, method) if start is None else [problem.grid]
     with thread_settings(threads) as count:
         linear = LinearSolver(method.linear, stats, count)
     phi, history = start, _Coarser()
     for level, grid in enumerate(grids):
         finest = level == len(grids) - 1
-        operator = MongeAmpere(problem if finest else problem.on_grid(grid), scheme)
+        operator = finest_operator if finest else MongeAmpere(problem.on_grid(grid), finest_operator.scheme)
         linear.next_grid()
         evaluation, extrapolated = None, 0.0
         with thread_settings(threads) as count:
@@ -374,7 +382,7 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         raise ValueError(f"`max_seconds` must be a time >= 0, got {max_seconds!r}.")
     stats = new_stats()
     begin = time.perf_counter()
-    engine = steps(problem, method, tolerance=tolerance, start=start, threads=threads, stats=stats)
+    operator, engine = _engine(problem, method, tolerance, start, threads, stats)
     history, last, status = [], None, None
     on_level = 0
     for step in engine:
@@ -396,7 +404,7 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     stats["seconds"]["total"] = time.perf_counter() - begin
     with thread_settings(threads) as count:
         use_threads(count, phi.size)
-        solution = Solution.build(problem, _scheme(problem, method or PseudoTransient()), phi, status, history, stats)
+        solution = Solution.build(operator, phi, status, history, stats)
     if throw and not status.success:
         raise SolverError(status, solution)
     return solution

@@ -135,10 +135,14 @@ def mean_free(residual):
     return residual - (mean if math.isfinite(mean) else math.nan), mean
 
 
-def rounding_floor(phi, weights, log_source):
-    """RMS size of the rounding errors of the log residual: 4 eps max|phi| per second difference, weighted by W; the logs."""
-    differences = float(np.abs(phi).max()) * rms(np.sqrt(sum(w * w for w in weights)))
-    return 4 * np.finfo(float).eps * (differences + 4 * (1 + rms(log_source)))
+def rounding_floor(phi, weights, log_size):
+    """RMS size of the rounding errors of the log residual: 4 eps max|phi| per second difference, weighted by W; the logs.
+
+    ``log_size``: RMS of the logarithm of the source.
+    """
+    squares = sum(float(np.vdot(w, w)) for w in weights) / phi.size
+    differences = max(float(phi.max()), -float(phi.min())) * math.sqrt(squares)
+    return 4 * np.finfo(float).eps * (differences + 4 * (1 + log_size))
 
 
 def backward_euler_step(operator, linear, phi, settings):
@@ -180,7 +184,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):
         return
     goal = goal(current.norm)
     current = replace(current, change=goal.change)
-    floor = rounding_floor(phi, evaluation.weights, operator.log_source)
+    floor = rounding_floor(phi, evaluation.weights, operator.log_size)
     enough = max(goal.residual, floor)
     while True:
         norm, phi = current.norm, current.phi
