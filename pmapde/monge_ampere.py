@@ -84,6 +84,19 @@ class MongeAmpere:
         """``grad u`` at the cell centres, (d, *shape); beyond a periodic box where it leads there."""
         return self._map(self._pad(phi))
 
+    def displacement(self, phi):
+        """``grad u - x`` at the cell centres, (d, *shape)."""
+        image = self.map(phi)
+        for axis, affine in enumerate(self.affine):
+            image[axis] -= self.grid.centres(axis).reshape(affine.shape)
+        return image
+
+    def cost(self, displacement):
+        """Integral of ``|displacement|^2`` over the source: the midpoint sum."""
+        axes = range(self.grid.ndim)
+        return self.grid.cell_volume * sum(float(np.einsum(part, axes, part, axes, self.problem.source_values, axes, []))
+                                           for part in displacement)
+
     def _map(self, padded):
         image = np.empty((self.grid.ndim, *self.grid.shape))
         self.kernels.displacement(padded, self.grid.spacing, image)

@@ -70,7 +70,7 @@ def monotone(phi, quadratic, with_weights, weights, out, inadmissible):
                 wm[j] = m_m * inverse if first else 0.0
                 wp[j] = 0.0 if first else p_p * inverse
                 row[j] = h
-                bad += 0 if min(min(a, b), min(m, p)) > 0.0 else 1
+                bad += 0 if (a > 0.0) & (b > 0.0) & (m > 0.0) & (p > 0.0) else 1  # NaN counts
         else:
             for j in range(ny):
                 centre = own[j + 1]
@@ -79,7 +79,7 @@ def monotone(phi, quadratic, with_weights, weights, out, inadmissible):
                 m = (above[j] - centre) - (centre - below[j + 2]) + (qx + qy)
                 p = (above[j + 2] - centre) - (centre - below[j]) + (qx + qy)
                 row[j] = min(_selling(a, b, m)[0], _selling(a, b, p)[0])
-                bad += 0 if min(min(a, b), min(m, p)) > 0.0 else 1
+                bad += 0 if (a > 0.0) & (b > 0.0) & (m > 0.0) & (p > 0.0) else 1  # NaN counts
         inadmissible[i] = bad
 
 
@@ -96,7 +96,7 @@ def monotone_extension(phi, quadratic, log_image, low, high, with_weights, weigh
         tangents = 0
         for j in range(ny):
             a, b, m, p = _differences(phi, i + 1, j + 1, quadratic)
-            if min(min(a, b), min(m, p)) > 0.0 and low <= out[i, j] <= high:
+            if a > 0.0 and b > 0.0 and m > 0.0 and p > 0.0 and low <= out[i, j] <= high:
                 continue
             if low == -math.inf or math.isnan(a + b + m + p):
                 out[i, j] = math.nan

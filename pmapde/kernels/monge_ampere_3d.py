@@ -157,12 +157,16 @@ def centred_margin(phi, quadratic, out):
     """``out[i]``: smallest eigenvalue of the centred Hessian relative to D2q, row by row (trigonometric formula)."""
     qx, qy, qz = math.sqrt(quadratic[0]), math.sqrt(quadratic[1]), math.sqrt(quadratic[2])
     for i in prange(out.shape[0]):
-        smallest = math.inf
+        smallest = 1e300  # finite: it is subtracted
         for j in range(phi.shape[1] - 2):
             for k in range(phi.shape[2] - 2):
                 xx, yy, zz, xy, xz, yz = _hessian(phi, i + 1, j + 1, k + 1, quadratic)
                 xx, yy, zz = xx / (qx * qx), yy / (qy * qy), zz / (qz * qz)
                 xy, xz, yz = xy / (qx * qy), xz / (qx * qz), yz / (qy * qz)
+                ax, ay, az = xx - smallest, yy - smallest, zz - smallest
+                if (ax > 0.0 and ax * ay - xy * xy > 0.0
+                        and _determinant(ax, ay, az, xy, xz, yz) > 0.0):
+                    continue  # its eigenvalues are larger than the smallest so far
                 mean = (xx + yy + zz) / 3.0
                 xx, yy, zz = xx - mean, yy - mean, zz - mean
                 spread = math.sqrt((xx * xx + yy * yy + zz * zz + 2.0 * (xy * xy + xz * xz + yz * yz)) / 6.0)

@@ -313,19 +313,23 @@ def folded_rows_3d(nodes, out):
 
 
 @njit(cache=True, error_model="numpy")
-def _share_out(image, width, share, target_lower, target_spacing, cells, periodic, out):
-    """Shares ``share`` between the target cells that the box around ``image``, at most a cell wide, covers."""
-    dimension = image.shape[0]
+def _share_out(low, beyond, share, cells, periodic, out):
+    """Shares ``share`` between the target cell ``low`` and the next ones, a fraction ``beyond`` along every axis."""
+    dimension = low.shape[0]
     for corner in range(1 << dimension):
         index = 0
         weight = share
         for a in range(dimension):
-            s = (image[a] - target_lower[a]) / target_spacing[a]
-            low = math.floor(s - 0.5 * width[a])
-            over = max(0.0, s + 0.5 * width[a] - low - 1.0) / width[a]
-            b = int(low) + (corner >> a & 1)
-            weight *= over if corner >> a & 1 else 1.0 - over
-            b = b % cells[a] if periodic[a] else min(max(b, 0), cells[a] - 1)
+            if corner >> a & 1:
+                weight *= beyond[a]
+                b = int(low[a]) + 1
+            else:
+                weight *= 1.0 - beyond[a]
+                b = int(low[a])
+            if weight == 0.0:
+                break
+            if b < 0 or b >= cells[a]:
+                b = b % cells[a] if periodic[a] else min(max(b, 0), cells[a] - 1)
             index = index * cells[a] + b
         if weight > 0.0:
             out[index] += weight
@@ -337,6 +341,7 @@ def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, posit
     """One source cell cut into pieces at most half a target cell wide in the image (up to 12 per axis)."""
     dimension = strides.shape[0]
     t, image, width = np.empty(dimension), np.empty(dimension), np.full(dimension, 1.0 if smooth else 0.0)
+    low, beyond = np.empty(dimension), np.empty(dimension)
     order, pieces = np.empty(dimension, dtype=np.int64), np.empty(dimension, dtype=np.int64)
     count = 1
     for a in range(dimension):
@@ -359,7 +364,11 @@ def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, posit
             k, t[a], _ = _cell(x, lower[a], spacing[a], shape[a], periodic[a], axes[a])
             base += k * strides[a]
         _evaluate(nodes, base, strides, t, order, image)
-        _share_out(image, width, mass / count, target_lower, target_spacing, cells, periodic, out)
+        for a in range(dimension):
+            s = (image[a] - target_lower[a]) / target_spacing[a]
+            low[a] = math.floor(s - 0.5 * width[a])
+            beyond[a] = max(0.0, s + 0.5 * width[a] - low[a] - 1.0) / width[a]
+        _share_out(low, beyond, mass / count, cells, periodic, out)
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -377,7 +386,7 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
     for part in prange(parts):
         position = np.zeros(dimension, dtype=np.int64)
         low, over, widths = np.empty((dimension, length)), np.empty((dimension, length)), np.empty((dimension, length))
-        image, width = np.empty(dimension), np.empty(dimension)
+        corner, beyond = np.empty(dimension), np.empty(dimension)
         begin, end = np.int64(part) * shape[0] // parts, (np.int64(part) + 1) * shape[0] // parts
         for row in range(begin * rows, end * rows):
             rest, base = row, strides[dimension - 1]
@@ -409,8 +418,8 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
                     out[part, index] += amount
                 elif narrow:
                     for c in range(dimension):
-                        image[c], width[c] = nodes[c, base + j], widths[c, j]
-                    _share_out(image, width, amount, target_lower, target_spacing, cells, periodic, out[part])
+                        corner[c], beyond[c] = low[c, j], over[c, j] / widths[c, j]
+                    _share_out(corner, beyond, amount, cells, periodic, out[part])
                 else:
                     position[dimension - 1] = j
                     _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, base + j, amount,

@@ -44,7 +44,7 @@ class GeometricMultigrid:
 
     def __post_init__(self):
         if not (self.pre >= 1 and self.post >= 0):
-            raise ValueError(f"`pre` must be at least one step and `post` >= 0, got {self.pre!r} and {self.post!r}.")
+            raise ValueError(f"`pre` and `post` must be Jacobi steps, `pre` at least 1, got {self.pre!r} and {self.post!r}.")
 
     def affords(self, stencil):
         return stencil.radius == 1
