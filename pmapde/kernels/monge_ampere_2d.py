@@ -137,7 +137,7 @@ def monotone_checks(phi, quadratic, mass, margin, narrow):
             least[j] = min(a_m, b_m) if h_m < h_p else min(a_p, b_p)
         smallest, total = math.inf, 0.0
         for j in range(ny):
-            if not ratio[j] >= smallest:
+            if ratio[j] < smallest or math.isnan(ratio[j]):  # NaN wins, and stays
                 smallest = ratio[j]
             if least[j] == 0.0:
                 total += mass[i, j]

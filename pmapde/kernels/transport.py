@@ -375,8 +375,9 @@ def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, posit
 def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_lower, target_spacing, cells, smooth, out):
     """Moves the mass of every source cell through the map onto the cells of the target box; the total is kept.
 
-    The image of a source cell that is narrower than a target cell is taken as its bounding box, and the mass shared
-    between the target cells by overlap; wider ones are cut into pieces. With ``smooth`` every cell is cut, and the box is
+    The image of a source cell that is narrower than a target cell is taken as the box with the second moments of the
+    parallelotope along every axis, and the mass shared between the target cells by overlap; wider ones are cut into
+    pieces. With ``smooth`` every cell is cut, and the box is
     one target cell wide (bilinear sharing: less grain, blurred by half a cell). ``out`` (parts, cells) is added to; part p
     takes its share of the source's first axis, so the sum over parts does not depend on the number of threads.
     """
@@ -401,8 +402,10 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
                 for a in range(dimension):
                     step = strides[a]
                     for j in range(length):
-                        widths[c, j] += 0.5 * inverse * abs(line[base + j + step] - line[base + j - step])
+                        edge = 0.5 * inverse * (line[base + j + step] - line[base + j - step])
+                        widths[c, j] += edge * edge
                 for j in range(length):
+                    widths[c, j] = math.sqrt(widths[c, j])
                     s = (line[base + j] - target_lower[c]) * inverse
                     low[c, j] = math.floor(s - 0.5 * widths[c, j])
                     over[c, j] = max(0.0, s + 0.5 * widths[c, j] - low[c, j] - 1.0)
