@@ -53,35 +53,37 @@ class CoarserGrids:
             return interpolate_cubic(phi + 0.25 * self.change, grid.shape, grid.periodic), 0.25 * self.sizes[-1]
         return interpolate_cubic(phi, grid.shape, grid.periodic), 0.0
 
-    def extrapolation(self, operator, displacement, wanted):
-        """Results on the finest grid, :class:`Extrapolation`; ``wanted``: None, "cost" or "map"."""
+    def extrapolation(self, operator, displacement, change, wanted):
+        """Results on the finest grid, :class:`Extrapolation`; ``wanted``: None, "cost" or "map".
+
+        ``change``: estimate of the RMS change of the map from the next coarser grid, NaN where that never got done.
+        """
         cost = operator.cost(displacement)
-        if self.displacement is None or self.grid.shape == operator.grid.shape:  # no coarser grid, or never got here
+        if self.displacement is None or not math.isfinite(change):
             note = "none" if wanted is None else "not done, no coarser grids"
             return Extrapolation(cost, math.nan, displacement, math.nan, note)
         costs = [*self.costs, cost]
-        moved = displacement - _refined(self.displacement, operator.grid)
-        last = math.sqrt(float(np.vdot(moved, moved)) / operator.grid.size)
-        ratio = min(max(self.sizes[-1] / last, 2.0), 4.0) if self.sizes and last > 0 else 4.0
-        cost_error, map_error, note = abs(costs[-1] - costs[-2]) / (ratio - 1), last / (ratio - 1), "none"
-        if wanted is None:
+        moved = None
+        if wanted:
+            moved = displacement - np.stack([interpolate_inside(part, displacement.shape[1:], operator.grid.periodic)
+                                             for part in self.displacement])
+            change = math.sqrt(float(np.vdot(moved, moved)) / operator.grid.size)
+        ratio = min(max(self.sizes[-1] / change, 2.0), 4.0) if self.sizes and change > 0 else 4.0
+        cost_error, map_error = abs(costs[-1] - costs[-2]) / (ratio - 1), change / (ratio - 1)
+        if not wanted:
+            return Extrapolation(cost, cost_error, displacement, map_error, "none")
+        pairs = [tuple(np.diff(costs)[-2:]), (self.sizes[-1] if self.sizes else math.nan, change)]
+        if len(costs) < 3 or not all(_is_smooth(*pair) for pair in pairs):
+            seen = " and ".join(f"{a / b:.2f}" for a, b in pairs if b) if len(costs) > 2 else "too few grids"
+            note = f"not done, successive changes of cost and map do not fall by 4 as on smooth data: {seen}"
             return Extrapolation(cost, cost_error, displacement, map_error, note)
-        changes = np.diff(costs)
-        if len(changes) < 2 or not _is_smooth(changes[-2], changes[-1]) or not _is_smooth(self.sizes[-1], last):
-            seen = [f"{a / b:.2f}" if b else "none" for a, b in ((*changes[-2:],), (self.sizes[-1], last))] \
-                if len(changes) > 1 else ["none"]
-            note = f"not done, ratios of successive changes ({', '.join(seen)}) are not those of smooth data (4)"
-            return Extrapolation(cost, cost_error, displacement, map_error, note)
-        finer, coarser = costs[-1] + changes[-1] / 3, costs[-2] + changes[-2] / 3
-        cost, cost_error = finer, abs(finer - coarser)  # 15 times its error at fourth order: a careful estimate
+        finer, coarser = (costs[k] + (costs[k] - costs[k - 1]) / 3 for k in (-1, -2))
         if wanted == "map":
             displacement, map_error = displacement + moved / 3, math.nan
-        return Extrapolation(cost, cost_error, displacement, map_error, wanted)
+        # the difference is 15 times the error at fourth order: a careful estimate
+        return Extrapolation(finer, abs(finer - coarser), displacement, map_error, wanted)
 
 
 def _is_smooth(coarser, finer):
     return finer != 0 and SMOOTH_RATIOS[0] <= coarser / finer <= SMOOTH_RATIOS[1]
 
-
-def _refined(displacement, grid):
-    return np.stack([interpolate_inside(part, grid.shape, grid.periodic) for part in displacement])

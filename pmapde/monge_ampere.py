@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import work
 from .ghosts import fill_ghosts
 from .kernels import monge_ampere_2d, monge_ampere_3d
 from .linear.stencil import Stencil
@@ -60,9 +61,12 @@ class MongeAmpere:
         self.quadratic = problem.slopes * grid.spacing**2
         self.log_source = np.log(problem.source_values)
         self.log_size = math.sqrt(float(np.vdot(self.log_source, self.log_source)) / grid.size)
-        self.row_weight = problem.source_values / problem.source_values.max()
         self.log_cell = 2 * float(np.log(grid.spacing).sum())
         self.samples = self._target_samples()
+        self.work = 0.0  # of all evaluations, in applications of the linearised operator
+        self.evaluation_work = work.EVALUATION[grid.ndim]
+        if not problem.target.is_uniform:
+            self.evaluation_work += work.TARGET[grid.ndim] * self.samples ** grid.ndim
         self.kernels = monge_ampere_2d if grid.ndim == 2 else monge_ampere_3d
         self.offsets = OFFSETS_2D if grid.ndim == 2 else OFFSETS_3D
         self.affine = [(problem.offsets[a] + problem.slopes[a] * (grid.centres(a) - grid.lower[a])).reshape(
@@ -161,6 +165,7 @@ class MongeAmpere:
         write to.
         """
         evaluation = self.new_evaluation(linearise) if out is None else out
+        self.work += self.evaluation_work
         padded = self._pad(phi)
         value, slope, moment = self._log_target(padded, linearise)
         self._determinant(padded, self.log_source + (self.log_cell - value), EXTENSION if extend else PLAIN, evaluation,
@@ -178,7 +183,8 @@ class MongeAmpere:
 
     def stencil(self, evaluation, shift=0.0):
         """The :class:`Stencil` of ``shift - dR/dphi`` where ``evaluation`` was made."""
-        return Stencil(evaluation.weights, evaluation.drift, self.offsets, self.grid.periodic, shift, self.row_weight)
+        return Stencil(evaluation.weights, evaluation.drift, self.offsets, self.grid.periodic, shift,
+                       self.problem.source_values)
 
     def linearise(self, phi, shift=0.0):
         """The :class:`Stencil` of ``shift - dR/dphi`` at an admissible ``phi``."""

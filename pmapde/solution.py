@@ -64,7 +64,8 @@ class Solution:
         One entry per implicit step: ``level, cells, residual, drift, dt, damping, newton_iterations, rejected,
         applications``.
     stats : dict
-        Counters, fallbacks, seconds per phase.
+        Counters, fallbacks, seconds per phase, and ``work`` per grid in work units: the cost of applying the linearised
+        operator once on the finest grid (counted, with the relative costs of the kernels in ``pmapde.work``).
     """
 
     problem: TransportProblem
@@ -94,7 +95,8 @@ class Solution:
         problem, last = operator.problem, steps[-1]
         grid = problem.grid
         displacement = operator.displacement(phi)
-        extrapolation = coarser.extrapolation(operator, displacement, extrapolate if status.success else None)
+        change = last.change if last.grid.shape == grid.shape else math.nan
+        extrapolation = coarser.extrapolation(operator, displacement, change, extrapolate if status.success else None)
         displacement = extrapolation.displacement
         image = displacement.copy()
         for axis, n in enumerate(grid.shape):
@@ -227,7 +229,8 @@ class Solution:
                              + f", drift {self.drift:.2e}"),
                 ("checks", f"misplaced mass {self.push_forward_error:.2%}, folded {self.folded_mass:.2%}, stencil too "
                            f"narrow {self.narrow_mass:.2%}, margin {self.margin:.2e}"),
-                ("work", f"{stats['newton_iterations']} Newton steps, {stats['rejected_steps']} refused; {linear}"),
+                ("work", f"{stats['newton_iterations']} Newton steps, {stats['rejected_steps']} refused; {linear}; "
+                         f"{sum(stats['work'].values()):.1f} work units"),
                 ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in stats["seconds"].items()))]
         rows += [("fallback", text) for text in stats["fallbacks"]]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)

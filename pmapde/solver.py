@@ -11,7 +11,7 @@ from numbers import Real
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from . import stepping
+from . import stepping, work
 from .extrapolation import CoarserGrids
 from .grid import Grid
 from .linear.solver import LinearSolver
@@ -70,7 +70,7 @@ class Step:
 
 def new_stats():
     """Counters of one run, filled in place."""
-    return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "newton_iterations": 0, "rejected_steps": 0,
+    return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "work": work.new_ledger(), "newton_iterations": 0, "rejected_steps": 0,
             "smoothings": 0}
 
 
@@ -290,6 +290,8 @@ def _on_grid(operator, linear, method, phi, goal, evaluation, threads, stats):
         if advance is None:
             return
         spent = _applications(stats)
+        work.book(stats["work"], operator.grid.shape, operator.work)
+        operator.work = 0.0
         stats["newton_iterations"] += advance.newton_iterations
         stats["rejected_steps"] += advance.rejected
         elapsed += advance.dt if advance.newton_iterations else 0.0
@@ -389,6 +391,7 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     if last.grid.shape != problem.grid.shape:  # stopped on a coarse grid: hand over what there is, on the right grid
         phi = interpolate_cubic(phi, problem.grid.shape, problem.grid.periodic)
     stats["seconds"]["total"] = time.perf_counter() - begin
+    stats["work"] = work.in_units(stats["work"], problem.grid.size)
     with thread_settings(threads) as count:
         use_threads(count, phi.size)
         solution = Solution.build(operator, phi, status, history, stats, coarser, extrapolate)

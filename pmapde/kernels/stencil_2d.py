@@ -2,29 +2,13 @@
 
     A w = shift w - sum_k W_k (w(i + e_k) - 2 w(i) + w(i - e_k)) - sum_a B_a (w(i + 1_a) - w(i - 1_a))
 
-with ``weights`` W (K, nx, ny), ``drift`` B (2, nx, ny) and ``offsets`` e (K, 2), the axes first. The multigrid kernels
-are for the 3x3 stencil, offsets (1,0), (0,1), (1,-1), (1,1). ``shift`` is a number, or a field on coarse grids, passed
+with ``weights`` W (4, nx, ny) of the offsets e = (1,0), (0,1), (1,-1), (1,1) and ``drift`` B (2, nx, ny). In the
+multigrid kernels ``shift`` is a number, or a field on coarse grids, passed
 as an array of the shape of a cell or of the grid. Fields have one ghost layer; every kernel that writes a field fills
 its ghosts, each by the row that owns the values, so that nothing depends on the number of threads.
 """
 import numpy as np
 from numba import njit, prange
-
-
-@njit(cache=True, parallel=True, error_model="numpy")
-def apply_stencil(weights, drift, offsets, shift, field, radius, out):
-    """``out = shift w - sum_k W_k D_k w - sum_a B_a (w(i + 1_a) - w(i - 1_a))`` for the ghosted ``field`` w."""
-    nx, ny = out.shape
-    for i in prange(nx):
-        row = out[i]
-        k, l = i + radius, radius
-        for j in range(ny):
-            row[j] = (shift * field[k, j + l] - drift[0, i, j] * (field[k + 1, j + l] - field[k - 1, j + l])
-                      - drift[1, i, j] * (field[k, j + l + 1] - field[k, j + l - 1]))
-        for e in range(offsets.shape[0]):
-            x, y = offsets[e, 0], offsets[e, 1]
-            for j in range(ny):
-                row[j] -= weights[e, i, j] * (field[k + x, j + l + y] + field[k - x, j + l - y] - 2.0 * field[k, j + l])
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -90,6 +74,22 @@ def _residual_row(weights, drift, shift, rhs, field, i, out, diagonal):
         for j in range(out.shape[0]):
             out[j] -= extra[j] * own[j + 1]
             diagonal[j] += extra[j]
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def apply_stencil(weights, drift, shift, field, out):
+    """``out = A w``."""
+    nx, ny = out.shape
+    for i in prange(nx):
+        wx, wy, wm, wp, bx, by = weights[0, i], weights[1, i], weights[2, i], weights[3, i], drift[0, i], drift[1, i]
+        below, own, above = field[i], field[i + 1], field[i + 2]
+        row = out[i]
+        for j in range(ny):
+            twice = 2.0 * own[j + 1]
+            row[j] = (shift * own[j + 1]
+                      - wx[j] * (above[j + 1] + below[j + 1] - twice) - wy[j] * (own[j + 2] + own[j] - twice)
+                      - wm[j] * (above[j] + below[j + 2] - twice) - wp[j] * (above[j + 2] + below[j] - twice)
+                      - bx[j] * (above[j + 1] - below[j + 1]) - by[j] * (own[j + 2] - own[j]))
 
 
 @njit(cache=True, parallel=True, error_model="numpy")

@@ -2,34 +2,11 @@
 
     A w = shift w - sum_k W_k (w(i + e_k) - 2 w(i) + w(i - e_k)) - sum_a B_a (w(i + 1_a) - w(i - 1_a))
 
-with ``weights`` W (K, nx, ny, nz), ``drift`` B (3, nx, ny, nz) and ``offsets`` e (K, 3), the axes first. The multigrid
-kernels are for the 19-point stencil: axes, then (1,-1,0), (1,1,0), (1,0,-1), (1,0,1), (0,1,-1), (0,1,1). Conventions of
-fields, ghosts and ``shift`` as in 2D.
+with ``weights`` W (9, nx, ny, nz) of the offsets (1,0,0), (0,1,0), (0,0,1), (1,-1,0), (1,1,0), (1,0,-1), (1,0,1),
+(0,1,-1), (0,1,1) and ``drift`` B (3, nx, ny, nz). Conventions of fields, ghosts and ``shift`` as in 2D.
 """
 import numpy as np
 from numba import njit, prange
-
-
-@njit(cache=True, parallel=True, error_model="numpy")
-def apply_stencil(weights, drift, offsets, shift, field, radius, out):
-    """``out = shift w - sum_k W_k D_k w - sum_a B_a (w(i + 1_a) - w(i - 1_a))`` for the ghosted ``field`` w."""
-    nx, ny, nz = out.shape
-    r = radius
-    for i in prange(nx):
-        for j in range(ny):
-            row = out[i, j]
-            centre = field[i + r, j + r]
-            east, west = field[i + r + 1, j + r], field[i + r - 1, j + r]
-            north, south = field[i + r, j + r + 1], field[i + r, j + r - 1]
-            for k in range(nz):
-                row[k] = (shift * centre[k + r] - drift[0, i, j, k] * (east[k + r] - west[k + r])
-                          - drift[1, i, j, k] * (north[k + r] - south[k + r])
-                          - drift[2, i, j, k] * (centre[k + r + 1] - centre[k + r - 1]))
-            for e in range(offsets.shape[0]):
-                x, y, z = offsets[e, 0], offsets[e, 1], offsets[e, 2]
-                ahead, behind = field[i + r + x, j + r + y], field[i + r - x, j + r - y]
-                for k in range(nz):
-                    row[k] -= weights[e, i, j, k] * (ahead[k + r + z] + behind[k + r - z] - 2.0 * centre[k + r])
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -81,7 +58,7 @@ def _close(field, i, periodic):
 @njit(cache=True, error_model="numpy")
 def _residual_row(weights, drift, shift, rhs, field, i, j, out, diagonal):
     """One row of ``rhs - A w``, and the diagonal of A there."""
-    right = rhs[i, j]
+    right = rhs[i if rhs.shape[0] > 1 else 0, j]
     own, east, west = field[i + 1, j + 1], field[i + 2, j + 1], field[i, j + 1]
     north, south = field[i + 1, j + 2], field[i + 1, j]
     east_north, west_south, east_south, west_north = field[i + 2, j + 2], field[i, j], field[i + 2, j], field[i, j + 2]
@@ -108,6 +85,20 @@ def _residual_row(weights, drift, shift, rhs, field, i, j, out, diagonal):
         for k in range(out.shape[0]):
             out[k] -= extra[k] * own[k + 1]
             diagonal[k] += extra[k]
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def apply_stencil(weights, drift, shift, field, out):
+    """``out = A w``."""
+    nx, ny, nz = out.shape
+    zero, size = np.zeros((1, ny, nz)), np.full((1, 1, 1), shift)
+    for i in prange(nx):
+        diagonal = np.empty(nz)
+        for j in range(ny):
+            row = out[i, j]
+            _residual_row(weights, drift, size, zero, field, i, j, row, diagonal)
+            for k in range(nz):
+                row[k] = -row[k]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")

@@ -28,6 +28,7 @@ class AlgebraicMultigrid:
     coarsening: str = "ruge_stuben"
     rebuild_growth: float = 1.5
     name = "algebraic"
+    setup_work, cycle_work = 600.0, 40.0  # work units, see pmapde.work
     keep = True
 
     def __post_init__(self):

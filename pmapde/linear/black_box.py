@@ -33,6 +33,7 @@ class BlackBoxMultigrid:
     pre: int = 1
     post: int = 1
     name = "black box"
+    setup_work, cycle_work = 30.0, 20.0  # work units, see pmapde.work
     keep = False
 
     def __post_init__(self):

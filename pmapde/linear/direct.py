@@ -14,6 +14,7 @@ class Direct:
 
     largest: tuple = (70_000, 15_000)
     name = "direct"
+    setup_work, cycle_work = 2000.0, 50.0  # work units, see pmapde.work
     keep = False
 
     def affords(self, stencil):

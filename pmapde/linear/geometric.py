@@ -40,6 +40,7 @@ class GeometricMultigrid:
     post: int = 2
     anisotropy: float = 4.0
     name = "geometric"
+    setup_work, cycle_work = 3.5, 6.5  # work units, see pmapde.work
     keep = False
 
     def __post_init__(self):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, bicgstab
 
+from .. import work
 from ..kernels import stencil_2d, stencil_3d
 from ..threads import use_threads
 from .algebraic import AlgebraicMultigrid
@@ -129,6 +130,7 @@ class LinearSolver:
             use_threads(self.threads, rhs.size)
             kernels.add_correction(field, spacing, stencil.periodic, total, squares)
             counters["applications"] += 1
+            work.book(self.stats["work"], rhs.shape, self.method.cycle_work + work.RESIDUAL)
             self.stats["seconds"]["linear solve"] += time.perf_counter() - begin
             spent, cycles = spent + 1, cycles + 1
             norm = math.sqrt(float(squares.sum()) / rhs.size)
@@ -213,6 +215,7 @@ class LinearSolver:
                 self._kept = None
             self.stats["seconds"]["linear set-up"] += time.perf_counter() - begin
             counters["setups"] += 1
+            work.book(self.stats["work"], stencil.shape, method.setup_work)
             self._stale, self._pace, self._age = False, None, 0
         else:
             self._age += 1
@@ -251,6 +254,7 @@ class LinearSolver:
         correction -= correction.mean()  # rounding feeds the constant, which no product sees
         counters["applications"] += applications
         counters["solves"] += 1
+        work.book(self.stats["work"], shape, applications * (self.method.cycle_work + 3 * work.RESIDUAL))
         self.stats["seconds"]["linear solve"] += time.perf_counter() - begin
         converged = relative <= 2 * rtol
         self._watch_pace(applications, relative)

@@ -38,8 +38,7 @@ class Stencil:
         """``A field`` for a field on the grid."""
         kernels = stencil_2d if field.ndim == 2 else stencil_3d
         out = np.empty(self.shape) if out is None else out
-        kernels.apply_stencil(self.weights, self.drift, self.offsets, self.shift,
-                              pad(field, self.radius, self.periodic), self.radius, out)
+        kernels.apply_stencil(self.weights, self.drift, self.shift, pad(field, 1, self.periodic), out)
         return out
 
     def diagonal(self):
