@@ -1,0 +1,467 @@
+"""Kernels of black-box multigrid in 3D (Dendy 1982): 27-point rows, operator-dependent interpolation, zebra lines.
+
+``rows`` (27, nx, ny, nz) hold the coefficient of neighbour ``(i + dx, j + dy, k + dz)`` at index
+``9 (dx + 1) + 3 (dy + 1) + dz + 1``; neighbours beyond a no-flux face are folded back, so their coefficients are zero.
+Fields carry one ghost layer, zero or wrapped. ``ratio`` r is 2 along the axes that are coarsened, 1 along the others: the
+coarse cell ``(I, J, K)`` is the fine cell ``(rx I, ry J, rz K)``. ``transfer`` (27, mx, my, mz) holds the columns of the
+interpolation P in the order of the rows: the weight that the neighbour (dx, dy, dz) of that fine cell takes from the
+coarse cell. Only cells with an odd number on a coarsened axis take something from beside; one that does not exist takes
+nothing: beyond a no-flux face, and between the last and the first cell of a periodic axis with an odd number of cells.
+"""
+import numpy as np
+from numba import njit, prange
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def assemble(weights, drift, offsets, shift, row_weight, periodic, rows):
+    """Rows of ``row_weight (shift w - sum_k W_k D_k w - sum_a B_a (w(+1_a) - w(-1_a)))``; ``rows`` come as zeros."""
+    count, nx, ny, nz = weights.shape
+    for index in prange(nx):
+        i = np.int64(index)  # numba's own is unsigned
+        for j in range(ny):
+            centre = rows[13, i, j]
+            centre[:] = shift
+            for e in range(count):
+                weight = weights[e, i, j]
+                for k in range(nz):
+                    centre[k] += 2.0 * weight[k]
+                for side in range(2):
+                    sign = 1 - 2 * side
+                    line = rows[13 + sign * (9 * offsets[e, 0] + 3 * offsets[e, 1] + offsets[e, 2]), i, j]
+                    for k in range(nz):
+                        line[k] -= weight[k]
+                    if e < 3:  # the offsets start with the axes
+                        for k in range(nz):
+                            line[k] -= sign * drift[e, i, j, k]
+            for m in range(27):
+                line = rows[m, i, j]
+                for k in range(nz):
+                    line[k] *= row_weight[i, j, k]
+            for m in range(27):  # a reflected neighbour is the cell on this side of the face, axis after axis
+                dx = m // 9 - 1
+                if dx != 0 and not periodic[0] and i == (0 if dx < 0 else nx - 1):
+                    rows[m - 9 * dx, i, j] += rows[m, i, j]
+                    rows[m, i, j] = 0.0
+            for m in range(27):
+                dy = m // 3 % 3 - 1
+                if dy != 0 and not periodic[1] and j == (0 if dy < 0 else ny - 1):
+                    rows[m - 3 * dy, i, j] += rows[m, i, j]
+                    rows[m, i, j] = 0.0
+            for m in range(27):
+                dz = m % 3 - 1
+                if dz != 0 and not periodic[2]:
+                    k = 0 if dz < 0 else nz - 1
+                    rows[m - dz, i, j, k] += rows[m, i, j, k]
+                    rows[m, i, j, k] = 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def _parent(fine, ratio, coarse_count, periodic):
+    """Coarse number of the fine number ``fine`` that has one, possibly just beyond the end; -1: does not exist."""
+    if fine // ratio < coarse_count:
+        return fine // ratio
+    return 0 if periodic else -1
+
+
+@njit(cache=True, error_model="numpy")
+def _interpolate(rows, ratio, periodic, x, y, z, collapsed, transfer):
+    """Weights of one fine cell, those of its neighbours with fewer odd numbers being known.
+
+    The row is collapsed along the axes where the cell lies on a coarse one. A parent gets the coupling to itself, and
+    the couplings to the neighbours towards it times what these take from it.
+    """
+    mx, my, mz = transfer.shape[1:]
+    odd_x, odd_y, odd_z = x % ratio[0], y % ratio[1], z % ratio[2]
+    odd = 4 * odd_x + 2 * odd_y + odd_z
+    collapsed[:] = 0.0
+    for m in range(27):
+        at = 9 * (m // 9 - 1) * odd_x + 3 * (m // 3 % 3 - 1) * odd_y + (m % 3 - 1) * odd_z
+        collapsed[13 + at] += rows[m, x, y, z]
+    total, parents = 0.0, 0
+    for turn in range(2):
+        for corner in range(8):
+            if corner & ~odd:  # the bits say on which axes the parent is the one ahead
+                continue
+            cx = odd_x * (2 * (corner // 4) - 1)
+            cy = odd_y * (2 * (corner // 2 % 2) - 1)
+            cz = odd_z * (2 * (corner % 2) - 1)
+            i = _parent(x + cx, ratio[0], mx, periodic[0])
+            j = _parent(y + cy, ratio[1], my, periodic[1])
+            k = _parent(z + cz, ratio[2], mz, periodic[2])
+            if i < 0 or j < 0 or k < 0:
+                continue
+            own = 13 - 9 * cx - 3 * cy - cz
+            if turn == 1:
+                if total > 0.0:
+                    transfer[own, i, j, k] /= total
+                else:
+                    transfer[own, i, j, k] = 1.0 / parents
+                continue
+            weight = 0.0
+            for towards in range(1, 8):
+                if towards & ~odd:
+                    continue
+                step = 9 * cx * (towards // 4) + 3 * cy * (towards // 2 % 2) + cz * (towards % 2)
+                coupling = max(-collapsed[13 + step], 0.0)  # positive coefficients do not interpolate
+                if coupling > 0.0:
+                    weight += coupling * transfer[own + step, i, j, k]
+            transfer[own, i, j, k] = weight
+            total += weight
+            parents += 1
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def interpolation(rows, periodic, ratio, transfer):
+    """Columns of P from the rows; ``transfer`` comes as zeros.
+
+    Cells between two coarse ones come first, then those between four, then those between eight. Weights of a cell add
+    up to one, so constants are interpolated exactly.
+    """
+    nx, ny, nz = rows.shape[1:]
+    transfer[13] = 1.0
+    for between in range(1, 4):
+        for index in prange(nx):
+            x = np.int64(index)
+            collapsed = np.empty(27)
+            for y in range(ny):
+                missing = between - x % ratio[0] - y % ratio[1]
+                if 0 <= missing < ratio[2]:
+                    for z in range(missing, nz, ratio[2]):
+                        _interpolate(rows, ratio, periodic, x, y, z, collapsed, transfer)
+
+
+@njit(cache=True, error_model="numpy")
+def _turn(index, count):
+    """An index at most ``count`` beyond either end, brought back around."""
+    return index + count if index < 0 else (index - count if index >= count else index)
+
+
+@njit(cache=True, error_model="numpy")
+def _place(child, step, ratio, coarse, fine_count, coarse_count):
+    """Where a neighbour's neighbour lies, 0 to 4 with the coarse cells at 0, 2 and 4.
+
+    Around the seam of a periodic axis with an odd number of cells one place is left out: it would be the odd one.
+    """
+    place = child + step
+    if ratio == 1:
+        return 2 * step
+    if fine_count % 2 == 1 and place == 1 and coarse == 0:
+        return 0
+    if fine_count % 2 == 1 and place == 3 and coarse == coarse_count - 1:
+        return 4
+    return place
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def galerkin(rows, ratio, transfer, coarse):
+    """``coarse`` (27, mx, my, mz): the rows of P' A P; first a row of P' A on 5x5x5 fine cells, then times P."""
+    nx, ny, nz = rows.shape[1:]
+    mx, my, mz = transfer.shape[1:]
+    for index in prange(mx):
+        i = np.int64(index)
+        block = np.empty((5, 5, 5))
+        for j in range(my):
+            for k in range(mz):
+                block[:] = 0.0
+                for m in range(27):
+                    weight = transfer[m, i, j, k]
+                    if weight == 0.0:
+                        continue
+                    dx, dy, dz = m // 9, m // 3 % 3, m % 3
+                    x, y, z = (_turn(ratio[0] * i + dx - 1, nx), _turn(ratio[1] * j + dy - 1, ny),
+                               _turn(ratio[2] * k + dz - 1, nz))
+                    for a in range(3):
+                        p = _place(dx, a, ratio[0], i, nx, mx)
+                        for b in range(3):
+                            q = _place(dy, b, ratio[1], j, ny, my)
+                            for c in range(3):
+                                r = _place(dz, c, ratio[2], k, nz, mz)
+                                block[p, q, r] += weight * rows[9 * a + 3 * b + c, x, y, z]
+                for m in range(27):
+                    a, b, c = m // 9, m // 3 % 3, m % 3
+                    x, y, z = _turn(i + a - 1, mx), _turn(j + b - 1, my), _turn(k + c - 1, mz)
+                    total = 0.0
+                    for p in range(max(0, 1 - 2 * a), min(3, 6 - 2 * a)):
+                        for q in range(max(0, 1 - 2 * b), min(3, 6 - 2 * b)):
+                            for r in range(max(0, 1 - 2 * c), min(3, 6 - 2 * c)):
+                                total += (block[2 * a + p - 1, 2 * b + q - 1, 2 * c + r - 1]
+                                          * transfer[9 * p + 3 * q + r, x, y, z])
+                    coarse[m, i, j, k] = total
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def factor_lines(rows, axis, periodic, inverse_pivot, closing):
+    """Factors of the tridiagonal systems of all lines along ``axis``: inverse pivots of Gauss elimination.
+
+    On a periodic axis the two corner entries are a rank-one change: ``closing`` is the solution of the changed system
+    for it, divided by the denominator of Sherman & Morrison's formula; empty otherwise.
+    """
+    nx, ny, nz = rows.shape[1:]
+    length = rows.shape[1 + axis]
+    before, after = (4, 22) if axis == 0 else ((10, 16) if axis == 1 else (12, 14))
+    step_i, step_j, step_k = (1, 0, 0) if axis == 0 else ((0, 1, 0) if axis == 1 else (0, 0, 1))
+    slabs = ny if axis == 0 else nx
+    for index in prange(slabs):
+        slab = np.int64(index)  # numba's own is unsigned
+        for line in range(ny if axis == 2 else nz):
+            i, j, k = (0, slab, line) if axis == 0 else ((slab, 0, line) if axis == 1 else (slab, line, 0))
+            first_i, first_j, first_k = i, j, k
+            gamma = -rows[13, i, j, k]
+            pivot = rows[13, i, j, k]
+            if periodic:
+                pivot -= gamma
+                closing[i, j, k] = gamma / pivot
+            inverse = 1.0 / pivot
+            inverse_pivot[i, j, k] = inverse
+            for place in range(1, length):
+                upper = rows[after, i, j, k]
+                left = closing[i, j, k] if periodic else 0.0
+                i, j, k = i + step_i, j + step_j, k + step_k
+                pivot = rows[13, i, j, k] - rows[before, i, j, k] * upper * inverse
+                right = 0.0
+                if periodic and place == length - 1:
+                    right = rows[after, i, j, k]
+                    pivot -= rows[before, first_i, first_j, first_k] * right / gamma
+                inverse = 1.0 / pivot
+                inverse_pivot[i, j, k] = inverse
+                if periodic:
+                    closing[i, j, k] = (right - rows[before, i, j, k] * left) * inverse
+            if periodic:
+                last = closing[i, j, k]
+                value = last
+                for _ in range(length - 1):
+                    i, j, k = i - step_i, j - step_j, k - step_k
+                    value = closing[i, j, k] - rows[after, i, j, k] * inverse_pivot[i, j, k] * value
+                    closing[i, j, k] = value
+                scale = 1.0 + value + rows[before, i, j, k] / gamma * last
+                for _ in range(length):
+                    closing[i, j, k] /= scale
+                    i, j, k = i + step_i, j + step_j, k + step_k
+
+
+@njit(cache=True, error_model="numpy")
+def _lines(count, periodic, colour):
+    """First line, number of lines two apart, of a colour; the third is the last of an odd number on a periodic axis."""
+    odd_seam = 1 if periodic and count % 2 == 1 else 0
+    if colour == 0:
+        return 0, (count + 1) // 2 - odd_seam
+    if colour == 1:
+        return 1, count // 2
+    return count - 1, odd_seam
+
+
+@njit(cache=True, error_model="numpy")
+def _wrap(field, axis):
+    """Refresh the ghosts at both ends of a periodic axis."""
+    n, m, o = field.shape
+    if axis == 0:
+        field[0] = field[n - 2]
+        field[n - 1] = field[1]
+    elif axis == 1:
+        for i in range(n):
+            field[i, 0] = field[i, m - 2]
+            field[i, m - 1] = field[i, 1]
+    else:
+        for i in range(n):
+            for j in range(m):
+                field[i, j, 0] = field[i, j, o - 2]
+                field[i, j, o - 1] = field[i, j, 1]
+
+
+@njit(cache=True, error_model="numpy")
+def _subtract(rows, m, i, j, line, out):
+    """``out -=`` the three couplings from index ``m`` on of row (i, j) to the ghosted ``line``."""
+    behind, level, ahead = rows[m, i, j], rows[m + 1, i, j], rows[m + 2, i, j]
+    for k in range(out.size):
+        out[k] -= behind[k] * line[k] + level[k] * line[k + 1] + ahead[k] * line[k + 2]
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def _relax_across(rows, inverse_pivot, closing, rhs, axis, backward, periodic, field):
+    """Zebra line Gauss-Seidel, lines along x or y (``axis`` 0 or 1), in colours of the parities of the other two.
+
+    A slab holds the lines of one number on the other of these two axes: what comes from the slabs beside it is
+    gathered once for its colours along z.
+    """
+    nz = rhs.shape[2]
+    length, slabs = rhs.shape[axis], rhs.shape[1 - axis]
+    along, across = (9, 3) if axis == 0 else (3, 9)
+    for step in range(3):
+        first, count = _lines(slabs, periodic[1 - axis], 2 - step if backward else step)
+        for index in prange(count):
+            s = first + 2 * np.int64(index)  # numba's own is unsigned
+            right = np.empty((length, nz))
+            for p in range(length):
+                i, j = (p, s) if axis == 0 else (s, p)
+                right[p] = rhs[i, j]
+                for a in range(3):
+                    for b in range(0, 3, 2):
+                        x, y = (i + a, j + b) if axis == 0 else (i + b, j + a)
+                        _subtract(rows, along * a + across * b, i, j, field[x, y], right[p])
+            for turn in range(3):
+                begin, lines = _lines(nz, periodic[2], 2 - turn if backward else turn)
+                end = begin + 2 * lines
+                if lines == 0:
+                    continue
+                for p in range(length):
+                    i, j = (p, s) if axis == 0 else (s, p)
+                    below, own, above = ((field[i, j + 1], field[i + 1, j + 1], field[i + 2, j + 1]) if axis == 0 else
+                                         (field[i + 1, j], field[i + 1, j + 1], field[i + 1, j + 2]))
+                    value = right[p]
+                    for k in range(begin, end, 2):
+                        value[k] -= (rows[across, i, j, k] * below[k] + rows[across + 2, i, j, k] * below[k + 2]
+                                     + rows[12, i, j, k] * own[k] + rows[14, i, j, k] * own[k + 2]
+                                     + rows[2 * along + across, i, j, k] * above[k]
+                                     + rows[2 * along + across + 2, i, j, k] * above[k + 2])
+                    if p > 0:
+                        previous = right[p - 1]
+                        for k in range(begin, end, 2):
+                            value[k] -= rows[across + 1, i, j, k] * previous[k]
+                    for k in range(begin, end, 2):
+                        value[k] *= inverse_pivot[i, j, k]
+                for p in range(length - 2, -1, -1):
+                    i, j = (p, s) if axis == 0 else (s, p)
+                    value, following = right[p], right[p + 1]
+                    for k in range(begin, end, 2):
+                        value[k] -= rows[2 * along + across + 1, i, j, k] * inverse_pivot[i, j, k] * following[k]
+                if periodic[axis]:
+                    i, j = (0, s) if axis == 0 else (s, 0)
+                    amount = np.empty(nz)
+                    for k in range(begin, end, 2):
+                        amount[k] = right[0, k] - rows[across + 1, i, j, k] / rows[13, i, j, k] * right[length - 1, k]
+                    for p in range(length):
+                        i, j = (p, s) if axis == 0 else (s, p)
+                        for k in range(begin, end, 2):
+                            right[p, k] -= amount[k] * closing[i, j, k]
+                for p in range(length):
+                    own = field[p + 1, s + 1] if axis == 0 else field[s + 1, p + 1]
+                    for k in range(begin, end, 2):
+                        own[k + 1] = right[p, k]
+                    if periodic[2]:
+                        own[0], own[nz + 1] = own[nz], own[1]
+                if periodic[axis] and axis == 0:
+                    field[0, s + 1], field[length + 1, s + 1] = field[length, s + 1], field[1, s + 1]
+                elif periodic[axis]:
+                    field[s + 1, 0], field[s + 1, length + 1] = field[s + 1, length], field[s + 1, 1]
+        if periodic[1 - axis]:
+            _wrap(field, 1 - axis)
+
+
+@njit(cache=True, error_model="numpy")
+def relax_x(rows, inverse_pivot, closing, rhs, backward, periodic, field):
+    """One zebra sweep of line Gauss-Seidel, lines along x."""
+    _relax_across(rows, inverse_pivot, closing, rhs, 0, backward, periodic, field)
+
+
+@njit(cache=True, error_model="numpy")
+def relax_y(rows, inverse_pivot, closing, rhs, backward, periodic, field):
+    """The same with lines along y."""
+    _relax_across(rows, inverse_pivot, closing, rhs, 1, backward, periodic, field)
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def relax_z(rows, inverse_pivot, closing, rhs, backward, periodic, field):
+    """The same with lines along z."""
+    nx, ny, nz = rhs.shape
+    for step in range(3):
+        first, count = _lines(nx, periodic[0], 2 - step if backward else step)
+        for index in prange(count):
+            i = first + 2 * np.int64(index)  # numba's own is unsigned
+            right = np.empty(nz)
+            for turn in range(3):
+                begin, lines = _lines(ny, periodic[1], 2 - turn if backward else turn)
+                for j in range(begin, begin + 2 * lines, 2):
+                    own = field[i + 1, j + 1]
+                    right[:] = rhs[i, j]
+                    for m in range(0, 27, 3):
+                        if m != 12:
+                            _subtract(rows, m, i, j, field[i + m // 9, j + m // 3 % 3], right)
+                    value = right[0] * inverse_pivot[i, j, 0]
+                    own[1] = value
+                    for k in range(1, nz):
+                        value = (right[k] - rows[12, i, j, k] * value) * inverse_pivot[i, j, k]
+                        own[k + 1] = value
+                    for k in range(nz - 2, -1, -1):
+                        value = own[k + 1] - rows[14, i, j, k] * inverse_pivot[i, j, k] * value
+                        own[k + 1] = value
+                    if periodic[2]:
+                        amount = own[1] - rows[12, i, j, 0] / rows[13, i, j, 0] * own[nz]
+                        for k in range(nz):
+                            own[k + 1] -= amount * closing[i, j, k]
+                        own[0], own[nz + 1] = own[nz], own[1]
+                if periodic[1]:
+                    field[i + 1, 0], field[i + 1, ny + 1] = field[i + 1, ny], field[i + 1, 1]
+        if periodic[0]:
+            _wrap(field, 0)
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def residual(rows, rhs, field, out):
+    """``out = rhs - A field``."""
+    nx, ny, nz = rhs.shape
+    for index in prange(nx):
+        i = np.int64(index)
+        for j in range(ny):
+            out[i, j] = rhs[i, j]
+            for m in range(0, 27, 3):
+                _subtract(rows, m, i, j, field[i + m // 9, j + m // 3 % 3], out[i, j])
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def restrict(fine, ratio, transfer, coarse):
+    """``coarse = P' fine``, (mx, my, mz); both without ghosts."""
+    nx, ny, nz = fine.shape
+    mx, my, mz = coarse.shape
+    for index in prange(mx):
+        i = np.int64(index)
+        for j in range(my):
+            own = coarse[i, j]
+            own[:] = 0.0
+            for m in range(0, 27, 3):  # the weights of cells that do not exist are zero
+                x, y = _turn(ratio[0] * i + m // 9 - 1, nx), _turn(ratio[1] * j + m // 3 % 3 - 1, ny)
+                line = fine[x, y]
+                behind, level, ahead = transfer[m, i, j], transfer[m + 1, i, j], transfer[m + 2, i, j]
+                if ratio[2] == 1:
+                    for k in range(nz):
+                        own[k] += level[k] * line[k]
+                else:
+                    own[0] += behind[0] * line[nz - 1]
+                    for k in range(1, mz):
+                        own[k] += behind[k] * line[2 * k - 1]
+                    for k in range(mz):
+                        own[k] += level[k] * line[2 * k]
+                    for k in range(nz // 2):
+                        own[k] += ahead[k] * line[2 * k + 1]
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def prolong_add(coarse, ratio, transfer, periodic, fine):
+    """``fine += P coarse``, both with ghosts; those of ``fine`` are refreshed."""
+    nx, ny, nz = fine.shape[0] - 2, fine.shape[1] - 2, fine.shape[2] - 2
+    mx, my, mz = transfer.shape[1:]
+    for index in prange(nx):
+        i = np.int64(index)
+        odd_x = i % ratio[0]
+        for j in range(ny):
+            own, odd_y = fine[i + 1, j + 1], j % ratio[1]
+            for a in range(1 + odd_x):
+                for b in range(1 + odd_y):
+                    x, y = i // ratio[0] + a, j // ratio[1] + b
+                    line = coarse[x + 1, y + 1]
+                    m, x, y = 9 * (1 + odd_x - 2 * a) + 3 * (1 + odd_y - 2 * b), _turn(x, mx), _turn(y, my)
+                    behind, level, ahead = transfer[m, x, y], transfer[m + 1, x, y], transfer[m + 2, x, y]
+                    if ratio[2] == 1:
+                        for k in range(nz):
+                            own[k + 1] += level[k] * line[k + 1]
+                    else:
+                        for k in range(mz):
+                            own[2 * k + 1] += level[k] * line[k + 1]
+                        for k in range(nz // 2):
+                            own[2 * k + 2] += ahead[k] * line[k + 1]
+                        for k in range(1, mz):
+                            own[2 * k] += behind[k] * line[k + 1]
+                        if nz % 2 == 0:
+                            own[nz] += behind[0] * line[mz + 1]
+    for axis in range(3):
+        if periodic[axis]:
+            _wrap(fine, axis)
