@@ -1,15 +1,20 @@
 """Kernels of black-box multigrid in 3D (Dendy 1982): 27-point rows, operator-dependent interpolation, zebra lines.
 
-``rows`` (27, nx, ny, nz) hold the coefficient of neighbour ``(i + dx, j + dy, k + dz)`` at index
-``9 (dx + 1) + 3 (dy + 1) + dz + 1``; neighbours beyond a no-flux face are folded back, so their coefficients are zero.
+``rows`` (27, nx, ny, nz) hold the coefficient of neighbour ``(i + dx, j + dy, k + dz)``, number ``9 (dx + 1) + 3 (dy + 1)
++ dz + 1`` of the cube, at index ``AT[number]``: the corners of the cube come last, and a 19-point stencil has none of
+them, (19, nx, ny, nz). Neighbours beyond a no-flux face are folded back, so their coefficients are zero.
 Fields carry one ghost layer, zero or wrapped. ``ratio`` r is 2 along the axes that are coarsened, 1 along the others: the
 coarse cell ``(I, J, K)`` is the fine cell ``(rx I, ry J, rz K)``. ``transfer`` (27, mx, my, mz) holds the columns of the
-interpolation P in the order of the rows: the weight that the neighbour (dx, dy, dz) of that fine cell takes from the
+interpolation P, by numbers of the cube: the weight that the neighbour (dx, dy, dz) of that fine cell takes from the
 coarse cell. Only cells with an odd number on a coarsened axis take something from beside; one that does not exist takes
 nothing: beyond a no-flux face, and between the last and the first cell of a periodic axis with an odd number of cells.
 """
 import numpy as np
 from numba import njit, prange
+
+ORDER = np.array(sorted(range(27), key=lambda m: (abs(m // 9 - 1) + abs(m // 3 % 3 - 1) + abs(m % 3 - 1) == 3, m)))
+AT = np.argsort(ORDER)
+CENTRE = AT[13]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -19,7 +24,7 @@ def assemble(weights, drift, offsets, shift, row_weight, periodic, rows):
     for index in prange(nx):
         i = np.int64(index)  # numba's own is unsigned
         for j in range(ny):
-            centre = rows[13, i, j]
+            centre = rows[CENTRE, i, j]
             centre[:] = shift
             for e in range(count):
                 weight = weights[e, i, j]
@@ -27,32 +32,32 @@ def assemble(weights, drift, offsets, shift, row_weight, periodic, rows):
                     centre[k] += 2.0 * weight[k]
                 for side in range(2):
                     sign = 1 - 2 * side
-                    line = rows[13 + sign * (9 * offsets[e, 0] + 3 * offsets[e, 1] + offsets[e, 2]), i, j]
+                    line = rows[AT[13 + sign * (9 * offsets[e, 0] + 3 * offsets[e, 1] + offsets[e, 2])], i, j]
                     for k in range(nz):
                         line[k] -= weight[k]
                     if e < 3:  # the offsets start with the axes
                         for k in range(nz):
                             line[k] -= sign * drift[e, i, j, k]
-            for m in range(27):
+            for m in range(len(rows)):
                 line = rows[m, i, j]
                 for k in range(nz):
                     line[k] *= row_weight[i, j, k]
-            for m in range(27):  # a reflected neighbour is the cell on this side of the face, axis after axis
+            for m in ORDER[:len(rows)]:  # a reflected neighbour is the cell on this side of the face, axis after axis
                 dx = m // 9 - 1
                 if dx != 0 and not periodic[0] and i == (0 if dx < 0 else nx - 1):
-                    rows[m - 9 * dx, i, j] += rows[m, i, j]
-                    rows[m, i, j] = 0.0
-            for m in range(27):
+                    rows[AT[m - 9 * dx], i, j] += rows[AT[m], i, j]
+                    rows[AT[m], i, j] = 0.0
+            for m in ORDER[:len(rows)]:
                 dy = m // 3 % 3 - 1
                 if dy != 0 and not periodic[1] and j == (0 if dy < 0 else ny - 1):
-                    rows[m - 3 * dy, i, j] += rows[m, i, j]
-                    rows[m, i, j] = 0.0
-            for m in range(27):
+                    rows[AT[m - 3 * dy], i, j] += rows[AT[m], i, j]
+                    rows[AT[m], i, j] = 0.0
+            for m in ORDER[:len(rows)]:
                 dz = m % 3 - 1
                 if dz != 0 and not periodic[2]:
                     k = 0 if dz < 0 else nz - 1
-                    rows[m - dz, i, j, k] += rows[m, i, j, k]
-                    rows[m, i, j, k] = 0.0
+                    rows[AT[m - dz], i, j, k] += rows[AT[m], i, j, k]
+                    rows[AT[m], i, j, k] = 0.0
 
 
 @njit(cache=True, error_model="numpy")
@@ -72,42 +77,36 @@ def _interpolate(rows, ratio, periodic, x, y, z, collapsed, transfer):
     """
     mx, my, mz = transfer.shape[1:]
     odd_x, odd_y, odd_z = x % ratio[0], y % ratio[1], z % ratio[2]
-    odd = 4 * odd_x + 2 * odd_y + odd_z
     collapsed[:] = 0.0
-    for m in range(27):
-        at = 9 * (m // 9 - 1) * odd_x + 3 * (m // 3 % 3 - 1) * odd_y + (m % 3 - 1) * odd_z
-        collapsed[13 + at] += rows[m, x, y, z]
+    for m in range(len(rows)):
+        dx, dy, dz = ORDER[m] // 9 - 1, ORDER[m] // 3 % 3 - 1, ORDER[m] % 3 - 1
+        collapsed[13 + 9 * dx * odd_x + 3 * dy * odd_y + dz * odd_z] += rows[m, x, y, z]
     total, parents = 0.0, 0
-    for turn in range(2):
-        for corner in range(8):
-            if corner & ~odd:  # the bits say on which axes the parent is the one ahead
-                continue
-            cx = odd_x * (2 * (corner // 4) - 1)
-            cy = odd_y * (2 * (corner // 2 % 2) - 1)
-            cz = odd_z * (2 * (corner % 2) - 1)
+    for turn in range(2):  # find the weights, then divide them by their sum
+        for cx in range(-odd_x, odd_x + 1, 2):  # (cx, cy, cz): from the cell to the parent
             i = _parent(x + cx, ratio[0], mx, periodic[0])
-            j = _parent(y + cy, ratio[1], my, periodic[1])
-            k = _parent(z + cz, ratio[2], mz, periodic[2])
-            if i < 0 or j < 0 or k < 0:
-                continue
-            own = 13 - 9 * cx - 3 * cy - cz
-            if turn == 1:
-                if total > 0.0:
-                    transfer[own, i, j, k] /= total
-                else:
-                    transfer[own, i, j, k] = 1.0 / parents
-                continue
-            weight = 0.0
-            for towards in range(1, 8):
-                if towards & ~odd:
-                    continue
-                step = 9 * cx * (towards // 4) + 3 * cy * (towards // 2 % 2) + cz * (towards % 2)
-                coupling = max(-collapsed[13 + step], 0.0)  # positive coefficients do not interpolate
-                if coupling > 0.0:
-                    weight += coupling * transfer[own + step, i, j, k]
-            transfer[own, i, j, k] = weight
-            total += weight
-            parents += 1
+            for cy in range(-odd_y, odd_y + 1, 2):
+                j = _parent(y + cy, ratio[1], my, periodic[1])
+                for cz in range(-odd_z, odd_z + 1, 2):
+                    k = _parent(z + cz, ratio[2], mz, periodic[2])
+                    if i < 0 or j < 0 or k < 0:
+                        continue
+                    own = 13 - 9 * cx - 3 * cy - cz
+                    if turn == 1:
+                        share = transfer[own, i, j, k] / total if total > 0.0 else 1.0 / parents
+                        transfer[own, i, j, k] = share
+                        continue
+                    weight = 0.0
+                    for dx in range(min(0, cx), max(0, cx) + 1):
+                        for dy in range(min(0, cy), max(0, cy) + 1):
+                            for dz in range(min(0, cz), max(0, cz) + 1):
+                                towards = 9 * dx + 3 * dy + dz
+                                coupling = -collapsed[13 + towards]
+                                if towards != 0 and coupling > 0.0:  # positive coefficients do not interpolate
+                                    weight += coupling * transfer[own + towards, i, j, k]
+                    transfer[own, i, j, k] = weight
+                    total += weight
+                    parents += 1
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -152,41 +151,75 @@ def _place(child, step, ratio, coarse, fine_count, coarse_count):
     return place
 
 
+@njit(cache=True, error_model="numpy")
+def _gather(rows, ratio, m, x, y, weights, block):
+    """Adds the couplings number m, m + 1, m + 2 of row (x, y) times the weights of its cells, to five places along z."""
+    nz, mz = rows.shape[3], block.shape[1]
+    level = rows[AT[m + 1], x, y]
+    corners = AT[m] < len(rows)  # otherwise there are no others, and `level` stands in for them
+    down, up = (rows[AT[m], x, y], rows[AT[m + 2], x, y]) if corners else (level, level)
+    a, b, c = weights[0], weights[1], weights[2]
+    if ratio == 1:
+        for k in range(mz):
+            block[2, k] += b[k] * level[k]
+            if corners:
+                block[0, k] += b[k] * down[k]
+                block[4, k] += b[k] * up[k]
+        return
+    for k in range(mz):
+        behind = 2 * k - 1 if k > 0 else nz - 1
+        ahead = 2 * k + 1 if 2 * k + 1 < nz else 0
+        block[1, k] += a[k] * level[behind]
+        block[2, k] += b[k] * level[2 * k]
+        block[3, k] += c[k] * level[ahead]
+        if corners:
+            block[0, k] += a[k] * down[behind]
+            block[1, k] += b[k] * down[2 * k]
+            block[2, k] += a[k] * up[behind] + c[k] * down[ahead]
+            block[3, k] += b[k] * up[2 * k]
+            block[4, k] += c[k] * up[ahead]
+
+
 @njit(cache=True, parallel=True, error_model="numpy")
 def galerkin(rows, ratio, transfer, coarse):
-    """``coarse`` (27, mx, my, mz): the rows of P' A P; first a row of P' A on 5x5x5 fine cells, then times P."""
+    """``coarse`` (27, mx, my, mz): the rows of P' A P; first rows of P' A on 5x5x5 fine cells, then times P."""
     nx, ny, nz = rows.shape[1:]
     mx, my, mz = transfer.shape[1:]
     for index in prange(mx):
         i = np.int64(index)
-        block = np.empty((5, 5, 5))
+        block = np.empty((5, 5, 5, mz))
         for j in range(my):
-            for k in range(mz):
-                block[:] = 0.0
-                for m in range(27):
-                    weight = transfer[m, i, j, k]
-                    if weight == 0.0:
-                        continue
-                    dx, dy, dz = m // 9, m // 3 % 3, m % 3
-                    x, y, z = (_turn(ratio[0] * i + dx - 1, nx), _turn(ratio[1] * j + dy - 1, ny),
-                               _turn(ratio[2] * k + dz - 1, nz))
-                    for a in range(3):
-                        p = _place(dx, a, ratio[0], i, nx, mx)
-                        for b in range(3):
-                            q = _place(dy, b, ratio[1], j, ny, my)
-                            for c in range(3):
-                                r = _place(dz, c, ratio[2], k, nz, mz)
-                                block[p, q, r] += weight * rows[9 * a + 3 * b + c, x, y, z]
-                for m in range(27):
-                    a, b, c = m // 9, m // 3 % 3, m % 3
-                    x, y, z = _turn(i + a - 1, mx), _turn(j + b - 1, my), _turn(k + c - 1, mz)
-                    total = 0.0
+            block[:] = 0.0
+            for m in range(0, 27, 3):
+                dx, dy = m // 9, m // 3 % 3
+                if dx != 1 and ratio[0] == 1 or dy != 1 and ratio[1] == 1:
+                    continue
+                x, y = _turn(ratio[0] * i + dx - 1, nx), _turn(ratio[1] * j + dy - 1, ny)
+                for a in range(3):
+                    p = _place(dx, a, ratio[0], i, nx, mx)
+                    for b in range(3):
+                        q = _place(dy, b, ratio[1], j, ny, my)
+                        _gather(rows, ratio[2], 9 * a + 3 * b, x, y, transfer[m:m + 3, i, j], block[p, q])
+            if ratio[2] == 2 and nz % 2 == 1:  # the seam along z
+                block[:, :, 0, 0] += block[:, :, 1, 0]
+                block[:, :, 4, mz - 1] += block[:, :, 3, mz - 1]
+                block[:, :, 1, 0] = 0.0
+                block[:, :, 3, mz - 1] = 0.0
+            for a in range(3):
+                for b in range(3):
+                    x, y, m = _turn(i + a - 1, mx), _turn(j + b - 1, my), 9 * a + 3 * b
+                    down, level, up = coarse[AT[m], i, j], coarse[AT[m + 1], i, j], coarse[AT[m + 2], i, j]
+                    down[:], level[:], up[:] = 0.0, 0.0, 0.0
                     for p in range(max(0, 1 - 2 * a), min(3, 6 - 2 * a)):
                         for q in range(max(0, 1 - 2 * b), min(3, 6 - 2 * b)):
-                            for r in range(max(0, 1 - 2 * c), min(3, 6 - 2 * c)):
-                                total += (block[2 * a + p - 1, 2 * b + q - 1, 2 * c + r - 1]
-                                          * transfer[9 * p + 3 * q + r, x, y, z])
-                    coarse[m, i, j, k] = total
+                            line, number = block[2 * a + p - 1, 2 * b + q - 1], 9 * p + 3 * q
+                            behind, own, ahead = (transfer[number, x, y], transfer[number + 1, x, y],
+                                                  transfer[number + 2, x, y])
+                            for k in range(mz):
+                                before, after = k - 1 if k > 0 else mz - 1, k + 1 if k + 1 < mz else 0
+                                down[k] += line[0, k] * own[before] + line[1, k] * ahead[before]
+                                level[k] += line[1, k] * behind[k] + line[2, k] * own[k] + line[3, k] * ahead[k]
+                                up[k] += line[3, k] * behind[after] + line[4, k] * own[after]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -198,7 +231,7 @@ def factor_lines(rows, axis, periodic, inverse_pivot, closing):
     """
     nx, ny, nz = rows.shape[1:]
     length = rows.shape[1 + axis]
-    before, after = (4, 22) if axis == 0 else ((10, 16) if axis == 1 else (12, 14))
+    before, after = AT[13 - 9 // 3**axis], AT[13 + 9 // 3**axis]
     step_i, step_j, step_k = (1, 0, 0) if axis == 0 else ((0, 1, 0) if axis == 1 else (0, 0, 1))
     slabs = ny if axis == 0 else nx
     for index in prange(slabs):
@@ -206,8 +239,8 @@ def factor_lines(rows, axis, periodic, inverse_pivot, closing):
         for line in range(ny if axis == 2 else nz):
             i, j, k = (0, slab, line) if axis == 0 else ((slab, 0, line) if axis == 1 else (slab, line, 0))
             first_i, first_j, first_k = i, j, k
-            gamma = -rows[13, i, j, k]
-            pivot = rows[13, i, j, k]
+            gamma = -rows[CENTRE, i, j, k]
+            pivot = rows[CENTRE, i, j, k]
             if periodic:
                 pivot -= gamma
                 closing[i, j, k] = gamma / pivot
@@ -217,7 +250,7 @@ def factor_lines(rows, axis, periodic, inverse_pivot, closing):
                 upper = rows[after, i, j, k]
                 left = closing[i, j, k] if periodic else 0.0
                 i, j, k = i + step_i, j + step_j, k + step_k
-                pivot = rows[13, i, j, k] - rows[before, i, j, k] * upper * inverse
+                pivot = rows[CENTRE, i, j, k] - rows[before, i, j, k] * upper * inverse
                 right = 0.0
                 if periodic and place == length - 1:
                     right = rows[after, i, j, k]
@@ -270,10 +303,15 @@ def _wrap(field, axis):
 
 @njit(cache=True, error_model="numpy")
 def _subtract(rows, m, i, j, line, out):
-    """``out -=`` the three couplings from index ``m`` on of row (i, j) to the ghosted ``line``."""
-    behind, level, ahead = rows[m, i, j], rows[m + 1, i, j], rows[m + 2, i, j]
-    for k in range(out.size):
-        out[k] -= behind[k] * line[k] + level[k] * line[k + 1] + ahead[k] * line[k + 2]
+    """``out -=`` the couplings number m, m + 1, m + 2 of row (i, j) to the ghosted ``line``."""
+    level = rows[AT[m + 1], i, j]
+    if AT[m] < len(rows):
+        behind, ahead = rows[AT[m], i, j], rows[AT[m + 2], i, j]
+        for k in range(out.size):
+            out[k] -= behind[k] * line[k] + level[k] * line[k + 1] + ahead[k] * line[k + 2]
+    else:
+        for k in range(out.size):
+            out[k] -= level[k] * line[k + 1]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -286,6 +324,7 @@ def _relax_across(rows, inverse_pivot, closing, rhs, axis, backward, periodic, f
     nz = rhs.shape[2]
     length, slabs = rhs.shape[axis], rhs.shape[1 - axis]
     along, across = (9, 3) if axis == 0 else (3, 9)
+    before, after = AT[13 - along], AT[13 + along]
     for step in range(3):
         first, count = _lines(slabs, periodic[1 - axis], 2 - step if backward else step)
         for index in prange(count):
@@ -309,26 +348,26 @@ def _relax_across(rows, inverse_pivot, closing, rhs, axis, backward, periodic, f
                                          (field[i + 1, j], field[i + 1, j + 1], field[i + 1, j + 2]))
                     value = right[p]
                     for k in range(begin, end, 2):
-                        value[k] -= (rows[across, i, j, k] * below[k] + rows[across + 2, i, j, k] * below[k + 2]
-                                     + rows[12, i, j, k] * own[k] + rows[14, i, j, k] * own[k + 2]
-                                     + rows[2 * along + across, i, j, k] * above[k]
-                                     + rows[2 * along + across + 2, i, j, k] * above[k + 2])
+                        value[k] -= (rows[AT[12 - along], i, j, k] * below[k] + rows[AT[14 - along], i, j, k] * below[k + 2]
+                                     + rows[AT[12], i, j, k] * own[k] + rows[AT[14], i, j, k] * own[k + 2]
+                                     + rows[AT[12 + along], i, j, k] * above[k]
+                                     + rows[AT[14 + along], i, j, k] * above[k + 2])
                     if p > 0:
                         previous = right[p - 1]
                         for k in range(begin, end, 2):
-                            value[k] -= rows[across + 1, i, j, k] * previous[k]
+                            value[k] -= rows[before, i, j, k] * previous[k]
                     for k in range(begin, end, 2):
                         value[k] *= inverse_pivot[i, j, k]
                 for p in range(length - 2, -1, -1):
                     i, j = (p, s) if axis == 0 else (s, p)
                     value, following = right[p], right[p + 1]
                     for k in range(begin, end, 2):
-                        value[k] -= rows[2 * along + across + 1, i, j, k] * inverse_pivot[i, j, k] * following[k]
+                        value[k] -= rows[after, i, j, k] * inverse_pivot[i, j, k] * following[k]
                 if periodic[axis]:
                     i, j = (0, s) if axis == 0 else (s, 0)
                     amount = np.empty(nz)
                     for k in range(begin, end, 2):
-                        amount[k] = right[0, k] - rows[across + 1, i, j, k] / rows[13, i, j, k] * right[length - 1, k]
+                        amount[k] = right[0, k] - rows[before, i, j, k] / rows[CENTRE, i, j, k] * right[length - 1, k]
                     for p in range(length):
                         i, j = (p, s) if axis == 0 else (s, p)
                         for k in range(begin, end, 2):
@@ -379,13 +418,13 @@ def relax_z(rows, inverse_pivot, closing, rhs, backward, periodic, field):
                     value = right[0] * inverse_pivot[i, j, 0]
                     own[1] = value
                     for k in range(1, nz):
-                        value = (right[k] - rows[12, i, j, k] * value) * inverse_pivot[i, j, k]
+                        value = (right[k] - rows[AT[12], i, j, k] * value) * inverse_pivot[i, j, k]
                         own[k + 1] = value
                     for k in range(nz - 2, -1, -1):
-                        value = own[k + 1] - rows[14, i, j, k] * inverse_pivot[i, j, k] * value
+                        value = own[k + 1] - rows[AT[14], i, j, k] * inverse_pivot[i, j, k] * value
                         own[k + 1] = value
                     if periodic[2]:
-                        amount = own[1] - rows[12, i, j, 0] / rows[13, i, j, 0] * own[nz]
+                        amount = own[1] - rows[AT[12], i, j, 0] / rows[CENTRE, i, j, 0] * own[nz]
                         for k in range(nz):
                             own[k + 1] -= amount * closing[i, j, k]
                         own[0], own[nz + 1] = own[nz], own[1]

@@ -66,7 +66,8 @@ class _Hierarchy:
         self.relax = [getattr(self.kernels, f"relax_{axis}") for axis in "xyz"[:dimension]]
         self.row_weight = np.ones(stencil.shape) if stencil.row_weight is None else stencil.row_weight
         self.inside = (slice(1, -1),) * dimension
-        rows = np.zeros((3**dimension, *stencil.shape))
+        corners = dimension == 2 or (np.abs(stencil.offsets).sum(axis=1) == 3).any()
+        rows = np.zeros((3**dimension if corners else 19, *stencil.shape))
         use_threads(threads, rows[0].size)
         self.kernels.assemble(stencil.weights, stencil.drift, stencil.offsets, stencil.shift, self.row_weight,
                               stencil.periodic, rows)
@@ -75,7 +76,7 @@ class _Hierarchy:
             use_threads(threads, rows[0].size)
             half = tuple(-(-n // r) for n, r in zip(rows.shape[1:], ratio))
             self.levels.append(self._level(rows, ratio, half))
-            coarse = np.empty((len(rows), *half))
+            coarse = np.empty((3**dimension, *half))
             self.kernels.galerkin(rows, *self.levels[-1].transfer, coarse)
             rows = coarse
         self.coarse_shape = rows.shape[1:]
@@ -150,8 +151,9 @@ def _ratio(rows):
     shape = rows.shape[1:]
     if len(shape) == 2:
         return (2, 2) if min(shape) > COARSEST else (1, 1)
-    totals = rows.reshape(3, 3, 3, -1).sum(axis=3)
-    couplings = [-np.take(totals, (0, 2), axis).sum() for axis in range(3)]
+    totals = np.zeros(27)
+    totals[black_box_3d.ORDER[:len(rows)]] = rows.reshape(len(rows), -1).sum(axis=1)
+    couplings = [-np.take(totals.reshape(3, 3, 3), (0, 2), axis).sum() for axis in range(3)]
     able = [n > COARSEST for n in shape]
     strong = [a and c * ANISOTROPY >= sorted(couplings)[1] for a, c in zip(able, couplings)]
     return tuple(2 if s else 1 for s in (strong if any(strong) else able))
@@ -160,9 +162,11 @@ def _ratio(rows):
 def _matrix(rows, periodic):
     """The rows as a scipy matrix; coefficients beyond a no-flux face are zero already."""
     shape = rows.shape[1:]
-    neighbours = np.zeros((1, 1), dtype=np.int64)  # of the cells, in the order of the rows: axis after axis
+    neighbours = np.zeros((1, 1), dtype=np.int64)  # of the cells, axis after axis
     for n, wraps in zip(shape, periodic):
         cells = fold(np.arange(n) + np.arange(-1, 2)[:, None], n, wraps)
         neighbours = (neighbours[:, None, :, None] * n + cells[:, None]).reshape(len(neighbours) * 3, -1)
+    if len(shape) == 3:
+        neighbours = neighbours[black_box_3d.ORDER[:len(rows)]]
     size = neighbours.shape[1]
     return csr_matrix((rows.ravel(), (np.tile(np.arange(size), len(rows)), neighbours.ravel())), (size, size))
