@@ -69,44 +69,44 @@ def _parent(fine, ratio, coarse_count, periodic):
 
 
 @njit(cache=True, error_model="numpy")
-def _interpolate(rows, ratio, periodic, x, y, z, collapsed, transfer):
-    """Weights of one fine cell, those of its neighbours with fewer odd numbers being known.
+def _interpolate(rows, ratio, periodic, x, y, odd_z, buffer, transfer):
+    """Weights of the cells of row (x, y) with even or odd numbers, those of their neighbours with fewer odd numbers known.
 
-    The row is collapsed along the axes where the cell lies on a coarse one. A parent gets the coupling to itself, and
-    the couplings to the neighbours towards it times what these take from it.
+    The rows are collapsed along the axes where the cells lie on coarse ones. A parent gets the coupling to itself, and
+    the couplings to the neighbours towards it times what these take from it; positive ones do not count.
     """
-    mx, my, mz = transfer.shape[1:]
-    odd_x, odd_y, odd_z = x % ratio[0], y % ratio[1], z % ratio[2]
-    collapsed[:] = 0.0
+    nz, (mx, my, mz) = rows.shape[3], transfer.shape[1:]
+    odd_x, odd_y, count = x % ratio[0], y % ratio[1], (nz - odd_z + ratio[2] - 1) // ratio[2]
+    coupling, total, parents = buffer[:27], buffer[27], buffer[28]
+    buffer[:] = 0.0
     for m in range(len(rows)):
         dx, dy, dz = ORDER[m] // 9 - 1, ORDER[m] // 3 % 3 - 1, ORDER[m] % 3 - 1
-        collapsed[13 + 9 * dx * odd_x + 3 * dy * odd_y + dz * odd_z] += rows[m, x, y, z]
-    total, parents = 0.0, 0
+        line, sums = rows[m, x, y], coupling[13 + 9 * dx * odd_x + 3 * dy * odd_y + dz * odd_z]
+        for k in range(count):
+            sums[k] -= line[ratio[2] * k + odd_z]
     for turn in range(2):  # find the weights, then divide them by their sum
         for cx in range(-odd_x, odd_x + 1, 2):  # (cx, cy, cz): from the cell to the parent
             i = _parent(x + cx, ratio[0], mx, periodic[0])
             for cy in range(-odd_y, odd_y + 1, 2):
                 j = _parent(y + cy, ratio[1], my, periodic[1])
+                if i < 0 or j < 0:
+                    continue
                 for cz in range(-odd_z, odd_z + 1, 2):
-                    k = _parent(z + cz, ratio[2], mz, periodic[2])
-                    if i < 0 or j < 0 or k < 0:
-                        continue
-                    own = 13 - 9 * cx - 3 * cy - cz
-                    if turn == 1:
-                        share = transfer[own, i, j, k] / total if total > 0.0 else 1.0 / parents
-                        transfer[own, i, j, k] = share
-                        continue
-                    weight = 0.0
-                    for dx in range(min(0, cx), max(0, cx) + 1):
-                        for dy in range(min(0, cy), max(0, cy) + 1):
-                            for dz in range(min(0, cz), max(0, cz) + 1):
-                                towards = 9 * dx + 3 * dy + dz
-                                coupling = -collapsed[13 + towards]
-                                if towards != 0 and coupling > 0.0:  # positive coefficients do not interpolate
-                                    weight += coupling * transfer[own + towards, i, j, k]
-                    transfer[own, i, j, k] = weight
-                    total += weight
-                    parents += 1
+                    own, step = 13 - 9 * cx - 3 * cy - cz, 1 if cz > 0 else 0
+                    weight, wraps = transfer[own, i, j], count + step > mz
+                    for k in range(count - 1 if wraps and not periodic[2] else count):
+                        parent = 0 if wraps and k == count - 1 else k + step
+                        if turn == 1:
+                            weight[parent] = weight[parent] / total[k] if total[k] > 0.0 else 1.0 / parents[k]
+                            continue
+                        parents[k] += 1.0
+                        for dx in range(min(0, cx), max(0, cx) + 1):
+                            for dy in range(min(0, cy), max(0, cy) + 1):
+                                for dz in range(min(0, cz), max(0, cz) + 1):
+                                    to = 9 * dx + 3 * dy + dz
+                                    if to != 0:
+                                        weight[parent] += max(coupling[13 + to, k], 0.0) * transfer[own + to, i, j, parent]
+                        total[k] += weight[parent]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -116,17 +116,16 @@ def interpolation(rows, periodic, ratio, transfer):
     Cells between two coarse ones come first, then those between four, then those between eight. Weights of a cell add
     up to one, so constants are interpolated exactly.
     """
-    nx, ny, nz = rows.shape[1:]
+    nx, ny = rows.shape[1:3]
     transfer[13] = 1.0
     for between in range(1, 4):
         for index in prange(nx):
             x = np.int64(index)
-            collapsed = np.empty(27)
+            buffer = np.empty((29, transfer.shape[3]))
             for y in range(ny):
-                missing = between - x % ratio[0] - y % ratio[1]
-                if 0 <= missing < ratio[2]:
-                    for z in range(missing, nz, ratio[2]):
-                        _interpolate(rows, ratio, periodic, x, y, z, collapsed, transfer)
+                odd_z = between - x % ratio[0] - y % ratio[1]
+                if 0 <= odd_z < ratio[2]:
+                    _interpolate(rows, ratio, periodic, x, y, odd_z, buffer, transfer)
 
 
 @njit(cache=True, error_model="numpy")
