@@ -13,23 +13,28 @@ from scipy.ndimage import correlate1d
 
 from . import stepping
 from .grid import Grid
-from .linear.solver import LinearSolver
+from .linear.solver import LinearSolver, gradient_norm
 from .monge_ampere import MongeAmpere
 from .newton import rms
 from .problem import TransportProblem
 from .status import SolverError, Status
-from .stepping import BackwardEuler, PseudoTransient, mean_free
+from .stepping import BackwardEuler, Goal, PseudoTransient, mean_free
 from .threads import thread_settings, use_threads
 from .transfer import interpolate_cubic
 
 logger = logging.getLogger("pmapde")
 
-DISCRETIZATION_FRACTION = 0.003
-"""``tolerance="discretization"``: residual left, relative to the residual of the interpolated coarser solution."""
+ALGEBRAIC_SHARE = 0.03
+"""Algebraic error of the map left on a grid, as a share of the map's change from the next coarser grid, which is three
+times the discretisation error at second order."""
+SMOOTH_RATIOS = (3.0, 5.5)
+"""Ratios of successive changes of the map, 4 at second order, at which the next change is extrapolated."""
 COARSE_STEP_LIMIT = 60
 """Steps on a grid that is not the finest."""
+COARSEST_TOLERANCE = 1e-6
+"""Residual on the coarsest grid of several."""
 SINGLE_GRID_TOLERANCE = 1e-8
-"""The same where there is no coarser grid to compare with."""
+"""Residual where there is no coarser grid to compare with."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,10 @@ class Step:
     """One implicit step of the engine.
 
     ``phi`` is the displacement potential reached (cell centres of ``grid``), ``residual`` the RMS of its mean-free log
-    residual, ``drift`` the mean; ``time`` the (pseudo-)time on this grid, ``dt`` the step (infinity: a Newton step),
+    residual, ``drift`` the mean; ``error`` the estimated algebraic error of the map (RMS; infinite without an estimate),
+    ``change`` how far the map has moved from the coarser grid's; ``time`` the (pseudo-)time on this grid, ``dt`` the step (infinity: a Newton step),
     ``damping`` the fraction of the Newton correction taken, ``rejected`` the steps refused before, ``applications`` the
-    preconditioner applications spent, ``tolerance`` the goal on this grid. The first step of a grid is its start
+    preconditioner applications spent, ``tolerance`` the residual asked for on this grid (0: none). The first step of a grid is its start
     (no iterations). ``status`` is set on the last step of a grid, ``level == levels - 1`` is the finest.
     """
 
@@ -49,6 +55,8 @@ class Step:
     phi: np.ndarray
     residual: float
     drift: float
+    error: float
+    change: float
     time: float
     dt: float
     newton_iterations: int
@@ -130,15 +138,16 @@ def _checked_start(start, problem):
 
 
 def smoothed_start(operator, phi):
-    """An interpolated potential after 0, 1, 2 or 4 smoothings, whichever has the smallest residual; and how many.
+    """An interpolated potential after 0, 1, 2 or 4 smoothings, whichever has the smallest residual; how many; its
+    evaluation if it was not smoothed.
 
     Averaging with the neighbours, (1, 2, 1) / 4 along every axis, mixes translates of a nearly convex function: it mends
     interpolation's wiggles. Tried only where the interpolated potential is not admissible.
     """
-    evaluation = operator.evaluate(phi, extend=True, linearise=False)
-    start, best, smoothings, done = phi, rms(mean_free(evaluation.residual)[0]), 0, 0
+    evaluation = operator.evaluate(phi, extend=True)
     if not evaluation.extended:
-        return start, 0
+        return phi, 0, evaluation
+    start, best, smoothings, done = phi, rms(mean_free(evaluation.residual)[0]), 0, 0
     modes = ["wrap" if wraps else "reflect" for wraps in operator.grid.periodic]
     for sweeps in (1, 1, 2):
         for _ in range(sweeps):
@@ -148,7 +157,7 @@ def smoothed_start(operator, phi):
         norm = rms(mean_free(operator.evaluate(phi, extend=True, linearise=False, out=evaluation).residual)[0])
         if norm < best:
             start, best, smoothings = phi, norm, done
-    return start, smoothings
+    return start, smoothings, None
 
 
 def steps(problem, method=None, *, tolerance="discretization", start=None, threads=None, stats=None):
@@ -202,7 +211,7 @@ def _flow(problem, method, scheme, tolerance, phi, threads, stats):
         phi, elapsed = advance.phi, elapsed + method.step
         stats["newton_iterations"] += advance.newton_iterations
         spent = _applications(stats)
-        yield Step(0, 1, problem.grid, phi, advance.norm, advance.drift, elapsed, method.step, advance.newton_iterations,
+        yield Step(0, 1, problem.grid, phi, advance.norm, advance.drift, math.inf, 0.0, elapsed, method.step, advance.newton_iterations,
                    1.0, 0, spent - before, method.tolerance, advance.status)
         before = spent
         if advance.status is not None:
@@ -215,53 +224,79 @@ def _applications(stats):
 
 def _nested(problem, method, scheme, tolerance, start, threads, stats):
     grids = _levels(problem, method) if start is None else [problem.grid]
-    phi, estimate = start, math.inf
     with thread_settings(threads) as count:
         linear = LinearSolver(method.linear, stats, count)
+    phi, history = start, _Coarser()
     for level, grid in enumerate(grids):
         finest = level == len(grids) - 1
         operator = MongeAmpere(problem if finest else problem.on_grid(grid), scheme)
         linear.next_grid()
-        untouched = True
+        evaluation, extrapolated = None, 0.0
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            if phi is None:
-                phi = np.zeros(grid.shape)
-            elif level:
-                phi = interpolate_cubic(phi, grid.shape, grid.periodic)
-                phi, smoothings = smoothed_start(operator, phi)
+            if level:
+                phi, extrapolated = history.start(phi, grid)
+                phi, smoothings, evaluation = smoothed_start(operator, phi)
                 stats["smoothings"] += smoothings
-                untouched = smoothings == 0
+            elif phi is None:
+                phi = np.zeros(grid.shape)
 
         def goal(first_norm):
-            nonlocal estimate
-            if level:  # a smoothed start is farther off than interpolation alone would be
-                estimate = min(estimate, first_norm if untouched else 0.1 * first_norm)
             if finest and tolerance != "discretization":
-                return float(tolerance)
-            if math.isinf(estimate):  # no grid to compare with
-                return SINGLE_GRID_TOLERANCE if finest else 1e-3 * min(1.0, first_norm)
-            return DISCRETIZATION_FRACTION * estimate * (1 if finest else 3)
+                return Goal(residual=float(tolerance))
+            if level:
+                return Goal(share=ALGEBRAIC_SHARE, change=extrapolated)
+            return Goal(residual=SINGLE_GRID_TOLERANCE if finest else COARSEST_TOLERANCE)
 
-        for count, step in enumerate(_on_grid(operator, linear, method, phi, goal, threads, stats)):
+        for count, step in enumerate(_on_grid(operator, linear, method, phi, goal, evaluation, threads, stats)):
             step = replace(step, level=level, levels=len(grids))
             logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, count, step.residual, step.dt)
             yield step
             phi = step.phi
             if not finest and count >= COARSE_STEP_LIMIT:
                 break  # a coarse grid that struggles, or fails, hands over what it has
+        if not finest:
+            with thread_settings(threads) as count:
+                use_threads(count, grid.size)
+                history.add(phi, grid)
 
 
-def _on_grid(operator, linear, method, phi, goal, threads, stats):
+class _Coarser:
+    """The solution on the grids done so far, for the start on the next: interpolated, extrapolated on smooth data."""
+
+    def __init__(self):
+        self.phi = self.change = None
+        self.sizes = []
+
+    def add(self, phi, grid):
+        """``phi`` solves on ``grid``."""
+        if self.phi is not None:
+            self.change = phi - interpolate_cubic(self.phi, grid.shape, grid.periodic)
+            self.sizes.append(gradient_norm(self.change, grid.spacing))
+        self.phi, self.grid = phi, grid
+
+    def start(self, phi, grid):
+        """Start on the finer ``grid``, and the RMS of the gradient of what extrapolation changed.
+
+        On smooth data the change from grid to grid falls by 4: a quarter of the last one is added before interpolation,
+        which leaves an error of higher order to be corrected.
+        """
+        if len(self.sizes) >= 2 and SMOOTH_RATIOS[0] <= self.sizes[-2] / self.sizes[-1] <= SMOOTH_RATIOS[1]:
+            return interpolate_cubic(phi + 0.25 * self.change, grid.shape, grid.periodic), 0.25 * self.sizes[-1]
+        return interpolate_cubic(phi, grid.shape, grid.periodic), 0.0
+
+
+def _on_grid(operator, linear, method, phi, goal, evaluation, threads, stats):
     """Pseudo-transient continuation on one grid as :class:`Step` records; threads are set only while it computes."""
     tolerance = math.nan
 
-    def tolerance_of(first_norm):
+    def goal_of(first_norm):
         nonlocal tolerance
-        tolerance = goal(first_norm)
-        return tolerance
+        found = goal(first_norm)
+        tolerance = found.residual
+        return found
 
-    records = stepping.pseudo_transient(operator, linear, phi, method, tolerance_of)
+    records = stepping.pseudo_transient(operator, linear, phi, method, goal_of, evaluation)
     elapsed, before = 0.0, _applications(stats)
     while True:
         with thread_settings(threads) as count:
@@ -273,10 +308,9 @@ def _on_grid(operator, linear, method, phi, goal, threads, stats):
         stats["newton_iterations"] += advance.newton_iterations
         stats["rejected_steps"] += advance.rejected
         elapsed += advance.dt if advance.newton_iterations else 0.0
-        yield Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, elapsed, advance.dt,
-                   advance.newton_iterations, advance.damping, advance.rejected, spent - before,
-                   max(tolerance, advance.floor),
-                   advance.status)
+        yield Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change, elapsed,
+                   advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent - before,
+                   max(tolerance, advance.floor), advance.status)
         before = spent
 
 

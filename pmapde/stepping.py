@@ -92,9 +92,29 @@ class BackwardEuler:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """When a grid is done: at a residual, or at an algebraic error far below the discretisation error.
+
+    Parameters
+    ----------
+    residual : float
+        RMS of the mean-free log residual that is enough.
+    share : float
+        The estimated algebraic error of the map that is enough, as a share of the map's change from the next coarser grid.
+    change : float
+        The part of that change that was made already when this grid started (by extrapolation), RMS.
+    """
+
+    residual: float = 0.0
+    share: float = 0.0
+    change: float = 0.0
+
+
+@dataclass(frozen=True)
 class Advance:
     """What one implicit step did. ``norm`` (RMS of the mean-free log residual) and ``drift`` (its mean) are those of
-    ``phi``, where it ended; ``floor`` is the rounding floor if the iteration ended there."""
+    ``phi``, where it ended; ``floor`` is the rounding floor if the iteration ended there. ``error`` estimates the
+    algebraic error of the map (RMS, infinite where there is no estimate), ``change`` its change on this grid so far."""
 
     phi: np.ndarray
     norm: float
@@ -105,6 +125,8 @@ class Advance:
     rejected: int
     status: Status = None
     floor: float = 0.0
+    error: float = math.inf
+    change: float = 0.0
 
 
 def mean_free(residual):
@@ -141,35 +163,39 @@ def backward_euler_step(operator, linear, phi, settings):
                    1.0, 0, status)
 
 
-def pseudo_transient(operator, linear, phi, settings, tolerance_of):
-    """Generate :class:`Advance` records from ``phi`` until the mean-free residual meets the tolerance.
+def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):
+    """Generate :class:`Advance` records from ``phi`` until ``goal(first_norm)``, a :class:`Goal`, is met.
 
     Works on the extended operator, so neither ``phi`` nor the iterates need be admissible; what it ends with is: the last
-    step is not accepted while a cell is extended. ``tolerance_of(first_norm)`` gives the tolerance once the residual of
-    the start is known. The last record has a status; the first one is the start itself.
+    step is not accepted while a cell is extended. ``evaluation``: the operator at ``phi`` with its linearisation, if it is
+    known. The last record has a status; the first one is the start itself.
     """
     natural_time = float(np.max(operator.problem.slopes * operator.grid.lengths**2))
     dt, forcing_memory, rejected = settings.initial_step, None, 0
-    evaluation = operator.evaluate(phi, extend=True)
+    evaluation = evaluation or operator.evaluate(phi, extend=True)
     value, drift = mean_free(evaluation.residual)
     current = Advance(phi, rms(value), drift, dt, 0, 1.0, 0)
     if not math.isfinite(current.norm):
         yield replace(current, damping=0.0, status=Status.NONFINITE)
         return
-    tolerance = tolerance_of(current.norm)
+    goal = goal(current.norm)
+    current = replace(current, change=goal.change)
     floor = rounding_floor(phi, evaluation.weights, operator.log_source)
+    enough = max(goal.residual, floor)
     while True:
         norm, phi = current.norm, current.phi
-        if norm <= max(tolerance, floor) and not evaluation.extended:
-            yield replace(current, status=Status.CONVERGED, floor=floor if norm > tolerance else 0.0)
+        met = norm <= enough or current.error <= goal.share * current.change
+        if met and not evaluation.extended:
+            yield replace(current, status=Status.CONVERGED, floor=floor if norm > goal.residual > 0 else 0.0)
             return
         yield current
         while True:  # until a step is accepted
-            goal = max(tolerance, floor)
-            rtol = settings.newton.next_forcing(norm, forcing_memory, goal)
+            rtol = settings.newton.next_forcing(norm, forcing_memory, enough)
+            if goal.share and (forcing_memory is not None or not current.newton_iterations):
+                rtol = min(rtol, 0.5 * goal.share)  # one step may be enough
             shift = 0.0 if math.isinf(dt) else 1 / dt
-            step, failure = _newton_iteration(operator, linear, evaluation, phi, value, shift, rtol, settings.newton)
-            if step is not None:
+            trial = _newton_iteration(operator, linear, evaluation, phi, value, shift, settings.newton, rtol, goal, current)
+            if trial.step is not None:
                 break
             rejected += 1
             if norm <= 10 * floor:
@@ -177,15 +203,23 @@ def pseudo_transient(operator, linear, phi, settings, tolerance_of):
                 return
             dt = settings.cut * min(dt, natural_time / norm)
             if dt < settings.smallest_step * natural_time:
-                yield replace(current, status=failure)
+                yield replace(current, status=trial.failure)
                 return
             operator.evaluate(phi, extend=True, out=evaluation)
-        if not evaluation.linearised:
-            operator.evaluate(step.x, extend=True, out=evaluation)
+            value, _ = mean_free(evaluation.residual)
+        step = trial.step
         value, drift = mean_free(evaluation.residual)
-        current = Advance(step.x, rms(value), drift, dt, 1, step.damping, rejected)
+        new_norm, full = rms(value), step.damping == 1 and not shift
+        change = math.hypot(current.change, step.damping * trial.size)
+        # left over by the linear solve, and by Newton: what remains of the residual stands for the quadratic remainder
+        error = trial.error + trial.size * min(1.0, new_norm / norm) if full else math.inf
+        current = Advance(step.x, new_norm, drift, dt, 1, step.damping, rejected, error=error, change=change)
+        met = new_norm <= enough or error <= goal.share * change
+        if not evaluation.linearised and (not met or evaluation.extended):
+            operator.evaluate(step.x, extend=True, out=evaluation)
+            value, _ = mean_free(evaluation.residual)
         rejected = 0
-        forcing_memory = norm if step.damping == 1 and not shift else None
+        forcing_memory = norm if full else None
         ratio = norm / current.norm
         if step.damping == 1:  # switched evolution relaxation
             dt *= min(max(settings.growth * ratio, 0.5), 100.0)
@@ -195,21 +229,35 @@ def pseudo_transient(operator, linear, phi, settings, tolerance_of):
             dt = math.inf
 
 
-def _newton_iteration(operator, linear, evaluation, phi, value, shift, rtol, settings):
+@dataclass(frozen=True)
+class _Trial:
+    """A Newton iteration: the accepted :class:`~pmapde.newton.Iterate` or None, and why it failed if it did; the size
+    of the correction and its estimated error, both as RMS of gradients."""
+
+    step: object
+    failure: Status = None
+    size: float = math.nan
+    error: float = math.inf
+
+
+def _newton_iteration(operator, linear, evaluation, phi, value, shift, settings, rtol, goal, current):
     """One damped Newton iteration on ``(psi - phi) / dt - R(psi) = 0``, all terms mean-free.
 
-    ``evaluation`` is of ``phi`` before, of the accepted point after. Returns the accepted :class:`Iterate` or None, and
-    why the step failed if it did.
+    ``evaluation`` is of ``phi`` before, of the accepted point after.
     """
-    result = linear.solve(operator.stencil(evaluation, shift), value, rtol)
-    if not result.relative_residual < 0.9:  # NaN included
-        return None, Status.LINEAR_STALLED
-    failure, first = Status.STEP_TOO_SMALL, True
+    result = linear.correct(operator.stencil(evaluation, shift), value, operator.grid.spacing, rtol,
+                            0.5 * goal.share * current.change)
+    if not result.error < 0.9 * result.size:  # NaN included
+        return _Trial(None, Status.LINEAR_STALLED)
+    failure = Status.STEP_TOO_SMALL
+    # a point that is likely to be the last needs no linearisation
+    linearise = not (2 * result.error <= goal.share * math.hypot(current.change, result.size)
+                     or rtol * current.norm <= goal.residual)
 
     def function(psi):
-        nonlocal failure, first  # the last point tried is the accepted one, nearly always the first
-        reached, mean = mean_free(operator.evaluate(psi, extend=True, linearise=first, out=evaluation).residual)
-        first = False
+        nonlocal failure, linearise  # the last point tried is the accepted one, nearly always the first
+        reached, mean = mean_free(operator.evaluate(psi, extend=True, linearise=linearise, out=evaluation).residual)
+        linearise = False
         if not math.isfinite(mean):
             failure = Status.NONFINITE
         if shift:
@@ -217,4 +265,4 @@ def _newton_iteration(operator, linear, evaluation, phi, value, shift, rtol, set
         return reached
 
     step = damped_step(function, phi, value, result.correction, settings)
-    return (step if step.damping else None), failure
+    return _Trial(step if step.damping else None, failure, result.size, result.error)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import cache
 from numbers import Integral
 
 SERIAL_BELOW = 128 * 128
@@ -26,13 +27,20 @@ def use_threads(threads, size):
     numba.set_num_threads(threads if size >= SERIAL_BELOW else 1)
 
 
+@cache
+def _blas():
+    """Control of the BLAS libraries; looking for them takes longer than a small solve."""
+    import scipy.linalg  # noqa: F401  brings its own BLAS
+    from threadpoolctl import ThreadpoolController
+    return ThreadpoolController()
+
+
 @contextlib.contextmanager
 def thread_settings(threads):
     """Within: BLAS on one thread (its threads fight numba's, and change the rounding of sums); numba restored after."""
     import numba
-    from threadpoolctl import threadpool_limits
     before = numba.get_num_threads()
-    with threadpool_limits(1, "blas"):
+    with _blas().limit(limits=1, user_api="blas"):
         try:
             yield checked_threads(threads)
         finally:

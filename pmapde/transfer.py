@@ -1,6 +1,8 @@
 """Fields from one uniform grid of a box to another, axis by axis, for any ratio of sizes."""
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.sparse import csr_matrix
 
@@ -15,16 +17,18 @@ def averaging_matrix(n_from, n_to):
     return csr_matrix((weights, ((middle // n_from).astype(int), (middle // n_to).astype(int))), (n_to, n_from))
 
 
-def cubic_matrix(n_from, n_to, periodic):
-    """Four-point Lagrange interpolation between cell centres, even reflection or wrap-around at the ends; order 4."""
+@lru_cache(maxsize=64)
+def cubic_table(n_from, n_to, periodic):
+    """Four-point Lagrange interpolation between cell centres, even reflection or wrap-around at the ends; order 4.
+
+    Indices and weights, both (n_to, 4).
+    """
     position = (np.arange(n_to) + 0.5) * (n_from / n_to) - 0.5
-    first = np.floor(position).astype(int)
+    first = np.floor(position).astype(np.int64)
     t = position - first
     weights = np.stack([-t * (t - 1) * (t - 2) / 6, (t + 1) * (t - 1) * (t - 2) / 2,
                         -(t + 1) * t * (t - 2) / 2, (t + 1) * t * (t - 1) / 6], axis=1)
-    columns = fold(first[:, None] + np.arange(-1, 3), n_from, periodic)
-    rows = np.repeat(np.arange(n_to), 4)
-    return csr_matrix((weights.ravel(), (rows, columns.ravel())), (n_to, n_from))
+    return fold(first[:, None] + np.arange(-1, 3), n_from, periodic), weights
 
 
 def _apply_axes(matrices, field):
@@ -43,5 +47,9 @@ def average(field, shape):
 
 def interpolate_cubic(field, shape, periodic):
     """Tensor-product cubic interpolation of a cell-centred field to another uniform grid of the same box."""
-    return _apply_axes([cubic_matrix(m, n, wraps) if m != n else None
-                        for m, n, wraps in zip(field.shape, shape, periodic)], field)
+    from .kernels import transfer
+    kernel = transfer.interpolate_2d if field.ndim == 2 else transfer.interpolate_3d
+    tables = [array for m, n, wraps in zip(field.shape, shape, periodic) for array in cubic_table(m, n, wraps)]
+    out = np.empty(shape)
+    kernel(field, *tables, out)
+    return out

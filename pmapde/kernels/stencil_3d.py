@@ -2,8 +2,11 @@
 
     A w = shift w - sum_k W_k (w(i + e_k) - 2 w(i) + w(i - e_k)) - sum_a B_a (w(i + 1_a) - w(i - 1_a))
 
-with ``weights`` W (K, nx, ny, nz), ``drift`` B (3, nx, ny, nz) and ``offsets`` e (K, 3), the axes first.
+with ``weights`` W (K, nx, ny, nz), ``drift`` B (3, nx, ny, nz) and ``offsets`` e (K, 3), the axes first. The multigrid
+kernels are for the 19-point stencil: axes, then (1,-1,0), (1,1,0), (1,0,-1), (1,0,1), (0,1,-1), (0,1,1). Conventions of
+fields, ghosts and ``shift`` as in 2D.
 """
+import numpy as np
 from numba import njit, prange
 
 
@@ -59,80 +62,229 @@ def stencil_rows(weights, drift, offsets, shift, neighbours_x, neighbours_y, nei
 
 
 @njit(cache=True, error_model="numpy")
-def _ghosts(field, periodic):
-    """Refresh one ghost layer, serially, axis after axis."""
-    n, m, o = field.shape
-    for j in range(1, m - 1):
-        for k in range(1, o - 1):
-            field[0, j, k] = field[n - 2, j, k] if periodic[0] else field[1, j, k]
-            field[n - 1, j, k] = field[1, j, k] if periodic[0] else field[n - 2, j, k]
-    for i in range(n):
-        for k in range(1, o - 1):
-            field[i, 0, k] = field[i, m - 2, k] if periodic[1] else field[i, 1, k]
-            field[i, m - 1, k] = field[i, 1, k] if periodic[1] else field[i, m - 2, k]
-    for i in range(n):
-        for j in range(m):
-            field[i, j, 0] = field[i, j, o - 2] if periodic[2] else field[i, j, 1]
-            field[i, j, o - 1] = field[i, j, 1] if periodic[2] else field[i, j, o - 2]
+def _close(field, i, periodic):
+    """Ghosts of the finished slab ``i`` (from 0) of ``field``, and the ghost slab that is a copy of it."""
+    nx, ny, nz = field.shape[0] - 2, field.shape[1] - 2, field.shape[2] - 2
+    slab = field[i + 1]
+    for j in range(1, ny + 1):
+        row = slab[j]
+        row[0] = row[nz] if periodic[2] else row[1]
+        row[nz + 1] = row[1] if periodic[2] else row[nz]
+    slab[0, :] = slab[ny if periodic[1] else 1]
+    slab[ny + 1, :] = slab[1 if periodic[1] else ny]
+    if i == 0:
+        field[nx + 1 if periodic[0] else 0, :, :] = slab
+    if i == nx - 1:
+        field[0 if periodic[0] else nx + 1, :, :] = slab
+
+
+@njit(cache=True, error_model="numpy")
+def _residual_row(weights, drift, shift, rhs, field, i, j, out, diagonal):
+    """One row of ``rhs - A w``, and the diagonal of A there."""
+    right = rhs[i, j]
+    own, east, west = field[i + 1, j + 1], field[i + 2, j + 1], field[i, j + 1]
+    north, south = field[i + 1, j + 2], field[i + 1, j]
+    east_north, west_south, east_south, west_north = field[i + 2, j + 2], field[i, j], field[i + 2, j], field[i, j + 2]
+    w0, w1, w2 = weights[0, i, j], weights[1, i, j], weights[2, i, j]
+    w3, w4, w5 = weights[3, i, j], weights[4, i, j], weights[5, i, j]
+    w6, w7, w8 = weights[6, i, j], weights[7, i, j], weights[8, i, j]
+    bx, by, bz = drift[0, i, j], drift[1, i, j], drift[2, i, j]
+    for k in range(out.shape[0]):
+        twice = 2.0 * own[k + 1]
+        out[k] = (right[k] + w0[k] * (east[k + 1] + west[k + 1] - twice) + w1[k] * (north[k + 1] + south[k + 1] - twice)
+                  + w2[k] * (own[k + 2] + own[k] - twice) + w3[k] * (east_south[k + 1] + west_north[k + 1] - twice)
+                  + w4[k] * (east_north[k + 1] + west_south[k + 1] - twice) + w5[k] * (east[k] + west[k + 2] - twice)
+                  + w6[k] * (east[k + 2] + west[k] - twice) + w7[k] * (north[k] + south[k + 2] - twice)
+                  + w8[k] * (north[k + 2] + south[k] - twice) + bx[k] * (east[k + 1] - west[k + 1])
+                  + by[k] * (north[k + 1] - south[k + 1]) + bz[k] * (own[k + 2] - own[k]))
+        diagonal[k] = 2.0 * (w0[k] + w1[k] + w2[k] + w3[k] + w4[k] + w5[k] + w6[k] + w7[k] + w8[k])
+    if shift.shape[0] == 1:
+        if shift[0, 0, 0] != 0.0:
+            for k in range(out.shape[0]):
+                out[k] -= shift[0, 0, 0] * own[k + 1]
+                diagonal[k] += shift[0, 0, 0]
+    else:
+        extra = shift[i, j]
+        for k in range(out.shape[0]):
+            out[k] -= extra[k] * own[k + 1]
+            diagonal[k] += extra[k]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def relax(weights, drift, offsets, shift, rhs, backward, periodic, field):
-    """One Gauss-Seidel sweep for ``A w = rhs`` in eight colours (the parities of i, j and k), 3x3x3 stencils."""
-    count, nx, ny, nz = weights.shape
-    for step in range(8):
-        colour = 7 - step if backward else step
-        first_i, first_j, first_k = colour // 4, (colour // 2) % 2, colour % 2
-        for half in prange((nx - first_i + 1) // 2):
-            i = 2 * half + first_i
-            x = i + 1
-            for j in range(first_j, ny, 2):
-                y = j + 1
-                for k in range(first_k, nz, 2):
-                    z = k + 1
-                    total = (rhs[i, j, k] + drift[0, i, j, k] * (field[x + 1, y, z] - field[x - 1, y, z])
-                             + drift[1, i, j, k] * (field[x, y + 1, z] - field[x, y - 1, z])
-                             + drift[2, i, j, k] * (field[x, y, z + 1] - field[x, y, z - 1]))
-                    diagonal = shift
-                    for e in range(count):
-                        p, q, r = offsets[e, 0], offsets[e, 1], offsets[e, 2]
-                        total += weights[e, i, j, k] * (field[x + p, y + q, z + r] + field[x - p, y - q, z - r])
-                        diagonal += 2.0 * weights[e, i, j, k]
-                    field[x, y, z] = total / diagonal
-        _ghosts(field, periodic)
+def relax_from_zero(weights, shift, rhs, omega, periodic, field):
+    """One damped Jacobi step for ``A w = rhs`` from zero: ``w = omega rhs / diagonal``."""
+    nx, ny, nz = rhs.shape
+    for i in prange(nx):
+        diagonal = np.empty(nz)
+        for j in range(ny):
+            diagonal[:] = 0.0
+            for e in range(9):
+                line = weights[e, i, j]
+                for k in range(nz):
+                    diagonal[k] += 2.0 * line[k]
+            row = field[i + 1, j + 1]
+            for k in range(nz):
+                extra = shift[0, 0, 0] if shift.shape[0] == 1 else shift[i, j, k]
+                row[k + 1] = omega * rhs[i, j, k] / (diagonal[k] + extra)
+        _close(field, i, periodic)
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def restrict(fine, first_x, weight_x, first_y, weight_y, first_z, weight_z, out):
-    """Averages over coarse cells, as in 2D."""
+def relax(weights, drift, shift, rhs, omega, periodic, field, out):
+    """One damped Jacobi step: ``out = w + omega (rhs - A w) / diagonal``."""
+    nx, ny, nz = rhs.shape
+    for i in prange(nx):
+        residual, diagonal = np.empty(nz), np.empty(nz)
+        for j in range(ny):
+            _residual_row(weights, drift, shift, rhs, field, i, j, residual, diagonal)
+            own, new = field[i + 1, j + 1], out[i + 1, j + 1]
+            for k in range(nz):
+                new[k + 1] = own[k + 1] + omega * residual[k] / diagonal[k]
+        _close(out, i, periodic)
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def residual(weights, drift, shift, rhs, field, row_weight, out, sums):
+    """``out = rhs - A w``; ``sums[i]``: sum of ``row_weight out`` over slab ``i``."""
+    nx, ny, nz = rhs.shape
+    for i in prange(nx):
+        diagonal = np.empty(nz)
+        total = 0.0
+        for j in range(ny):
+            _residual_row(weights, drift, shift, rhs, field, i, j, out[i, j], diagonal)
+            for k in range(nz):
+                total += row_weight[i, j, k] * out[i, j, k]
+        sums[i] = total
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def restrict_residual(weights, drift, shift, rhs, field, row_weight, first_x, weight_x, first_y, weight_y, first_z,
+                      weight_z, out):
+    """``out``: averages over coarse cells of ``row_weight (rhs - A w)``; an empty ``row_weight`` stands for one."""
+    nz = rhs.shape[2]
     for i in prange(out.shape[0]):
+        residual, diagonal, total = np.empty(nz), np.empty(nz), np.empty(nz)
         for j in range(out.shape[1]):
+            total[:] = 0.0
+            for a in range(weight_x.shape[1]):
+                for b in range(weight_y.shape[1]):
+                    share = weight_x[i, a] * weight_y[j, b]
+                    if share == 0.0:
+                        continue
+                    x, y = first_x[i] + a, first_y[j] + b
+                    _residual_row(weights, drift, shift, rhs, field, x, y, residual, diagonal)
+                    if row_weight.shape[0] > 0:
+                        for k in range(nz):
+                            total[k] += share * row_weight[x, y, k] * residual[k]
+                    else:
+                        for k in range(nz):
+                            total[k] += share * residual[k]
             for k in range(out.shape[2]):
-                total = 0.0
-                for a in range(weight_x.shape[1]):
-                    for b in range(weight_y.shape[1]):
-                        w = weight_x[i, a] * weight_y[j, b]
-                        for c in range(weight_z.shape[1]):
-                            total += w * weight_z[k, c] * fine[first_x[i] + a, first_y[j] + b, first_z[k] + c]
-                out[i, j, k] = total
+                value = 0.0
+                for c in range(weight_z.shape[1]):
+                    value += weight_z[k, c] * total[first_z[k] + c]
+                out[i, j, k] = value
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def prolong_add(coarse, first_x, weight_x, first_y, weight_y, first_z, weight_z, periodic, fine):
-    """Adds the trilinear interpolant of ``coarse`` to ``fine`` (both with one ghost layer) and refreshes its ghosts."""
+    """Adds the trilinear interpolant of ``coarse`` to ``fine`` (both with one ghost layer)."""
     for i in prange(fine.shape[0] - 2):
         a = first_x[i]
+        row = np.empty(coarse.shape[2])
         for j in range(fine.shape[1] - 2):
             b = first_y[j]
-            w00 = weight_x[i, 0] * weight_y[j, 0]
-            w01 = weight_x[i, 0] * weight_y[j, 1]
-            w10 = weight_x[i, 1] * weight_y[j, 0]
-            w11 = weight_x[i, 1] * weight_y[j, 1]
+            w00, w01 = weight_x[i, 0] * weight_y[j, 0], weight_x[i, 0] * weight_y[j, 1]
+            w10, w11 = weight_x[i, 1] * weight_y[j, 0], weight_x[i, 1] * weight_y[j, 1]
+            for k in range(coarse.shape[2]):
+                row[k] = (w00 * coarse[a, b, k] + w01 * coarse[a, b + 1, k] + w10 * coarse[a + 1, b, k]
+                          + w11 * coarse[a + 1, b + 1, k])
+            own = fine[i + 1, j + 1]
             for k in range(fine.shape[2] - 2):
                 c = first_z[k]
-                fine[i + 1, j + 1, k + 1] += (
-                    weight_z[k, 0] * (w00 * coarse[a, b, c] + w01 * coarse[a, b + 1, c]
-                                      + w10 * coarse[a + 1, b, c] + w11 * coarse[a + 1, b + 1, c])
-                    + weight_z[k, 1] * (w00 * coarse[a, b, c + 1] + w01 * coarse[a, b + 1, c + 1]
-                                        + w10 * coarse[a + 1, b, c + 1] + w11 * coarse[a + 1, b + 1, c + 1]))
-    _ghosts(fine, periodic)
+                own[k + 1] += weight_z[k, 0] * row[c] + weight_z[k, 1] * row[c + 1]
+        _close(fine, i, periodic)
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y, weight_y, first_z, weight_z,
+            coarse_weights, coarse_drift, coarse_shift):
+    """Coarse couplings as in 2D: averaged, in the coarse index space, made M-matrix rows where the drift dominates."""
+    nz = weights.shape[3]
+    mx, my, mz = coarse_shift.shape
+    for i in prange(mx):
+        total, value = np.empty((13, nz)), np.empty(13)
+        for j in range(my):
+            total[:] = 0.0
+            for a in range(weight_x.shape[1]):
+                for b in range(weight_y.shape[1]):
+                    x, y, share = first_x[i] + a, first_y[j] + b, weight_x[i, a] * weight_y[j, b]
+                    if share == 0.0:
+                        continue
+                    for k in range(nz):
+                        scale = share * row_weight[x, y, k] if row_weight.shape[0] > 0 else share
+                        for e in range(9):
+                            total[e, k] += scale * weights[e, x, y, k]
+                        for e in range(3):
+                            total[9 + e, k] += scale * drift[e, x, y, k]
+                        total[12, k] += scale * (shift[0, 0, 0] if shift.shape[0] == 1 else shift[x, y, k])
+            for k in range(mz):
+                for e in range(13):
+                    value[e] = 0.0
+                    for c in range(weight_z.shape[1]):
+                        value[e] += weight_z[k, c] * total[e, first_z[k] + c]
+                for axis in range(3):  # total couplings along the axes, then in the coarse index space
+                    pairs = value[3 if axis < 2 else 5] + value[4 if axis < 2 else 6]
+                    pairs += value[5 if axis == 0 else 7] + value[6 if axis == 0 else 8]
+                    value[axis] = (value[axis] + pairs) * ratio[axis] * ratio[axis]
+                    value[9 + axis] *= ratio[axis]
+                for e in range(2):
+                    value[3 + e] *= ratio[0] * ratio[1]
+                    value[5 + e] *= ratio[0] * ratio[2]
+                    value[7 + e] *= ratio[1] * ratio[2]
+                for axis in range(3):
+                    pairs = value[3 if axis < 2 else 5] + value[4 if axis < 2 else 6]
+                    pairs += value[5 if axis == 0 else 7] + value[6 if axis == 0 else 8]
+                    coarse_weights[axis, i, j, k] = max(value[axis] - pairs, abs(value[9 + axis]))
+                    coarse_drift[axis, i, j, k] = value[9 + axis]
+                for e in range(3, 9):
+                    coarse_weights[e, i, j, k] = value[e]
+                coarse_shift[i, j, k] = value[12]
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def couplings(weights, out):
+    """``out[i]``: sums over slab ``i`` of the total couplings along the axes, (nx, 3)."""
+    nx, ny, nz = weights.shape[1:]
+    for i in prange(nx):
+        sums = np.zeros(9)
+        for j in range(ny):
+            for e in range(9):
+                total = 0.0
+                line = weights[e, i, j]
+                for k in range(nz):
+                    total += line[k]
+                sums[e] += total
+        out[i, 0] = sums[0] + sums[3] + sums[4] + sums[5] + sums[6]
+        out[i, 1] = sums[1] + sums[3] + sums[4] + sums[7] + sums[8]
+        out[i, 2] = sums[2] + sums[5] + sums[6] + sums[7] + sums[8]
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def add_correction(field, spacing, periodic, total, squares):
+    """``total += field``; ``squares[i]``: sum over slab ``i`` of ``|grad field|^2``, as in 2D."""
+    nx, ny, nz = field.shape[0] - 2, field.shape[1] - 2, field.shape[2] - 2
+    for i in prange(nx):
+        size = 0.0
+        for j in range(ny):
+            own, goal = field[i + 1, j + 1], total[i + 1, j + 1]
+            east, north = field[min(i + 2, nx), j + 1], field[i + 1, min(j + 2, ny)]
+            for k in range(nz):
+                dx, dy = (east[k + 1] - own[k + 1]) / spacing[0], (north[k + 1] - own[k + 1]) / spacing[1]
+                size += dx * dx + dy * dy
+                goal[k + 1] += own[k + 1]
+            for k in range(1, nz):
+                dz = (own[k + 1] - own[k]) / spacing[2]
+                size += dz * dz
+        squares[i] = size
+        _close(total, i, periodic)

@@ -99,16 +99,16 @@ class _Hierarchy:
         return _Level(rows, pivots, transfer, np.zeros(tuple(n + 2 for n in shape)), np.empty(shape), np.empty(shape))
 
     def apply(self, residual, threads=1):
-        """One V-cycle from zero."""
+        """One V-cycle from zero; the correction with one ghost layer, valid until the next call."""
         first = self.levels[0].rhs if self.levels else self.coarse_rhs
         np.multiply(residual, self.row_weight, out=first)
         self._cycle(0, threads)
         use_threads(threads, residual.size)
-        return (self.levels[0].field if self.levels else self.coarse_field)[self.inside].copy()
+        return self.levels[0].field if self.levels else self.coarse_field
 
     def _cycle(self, depth, threads):
         if depth == len(self.levels):
-            self.coarse_field[self.inside] = self.coarsest.apply(self.coarse_rhs)
+            self.coarse_field[self.inside] = self.coarsest.solve(self.coarse_rhs)
             for axis, periodic in enumerate(self.periodic):
                 if periodic:
                     padded = np.moveaxis(self.coarse_field, axis, 0)

@@ -23,7 +23,16 @@ class Direct:
         if not self.affords(stencil):
             raise ValueError(f"Direct(largest={self.largest}) is too small for {np.prod(stencil.shape)} unknowns; "
                              f"use AlgebraicMultigrid().")
-        return BorderedMatrix(stencil.matrix())
+        return _Direct(stencil)
+
+
+class _Direct:
+    def __init__(self, stencil):
+        self.inverse = BorderedMatrix(stencil.matrix())
+
+    def apply(self, residual, threads=1):
+        """The solution, with one ghost layer."""
+        return np.pad(self.inverse.solve(residual), 1)
 
 
 class BorderedMatrix:
@@ -33,5 +42,5 @@ class BorderedMatrix:
         ones = csc_matrix(np.ones((matrix.shape[0], 1)))
         self.factors = splu(bmat([[matrix, ones], [ones.T, None]], format="csc"))
 
-    def apply(self, residual, threads=1):
+    def solve(self, residual):
         return self.factors.solve(np.append(np.ravel(residual), 0.0))[:-1].reshape(residual.shape)

@@ -1,13 +1,14 @@
-"""The linear solver: BiCGSTAB around a preconditioner, with its rules for set-up, fallback and honest failure."""
+"""The linear solver: cycles or BiCGSTAB around a preconditioner, its rules for set-up, fallback and honest failure."""
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, bicgstab
 
+from ..kernels import stencil_2d, stencil_3d
 from ..threads import use_threads
 from .algebraic import AlgebraicMultigrid
 from .black_box import BlackBoxMultigrid
@@ -45,14 +46,35 @@ class Automatic:
 CHAIN = (GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid(), Direct())
 
 
+POOR_RATE = 0.6
+"""Cycles that reduce the correction by less are handed to BiCGSTAB."""
+FIRST_RATE = 0.25
+"""Rate of the cycles assumed before one was seen."""
+
+
 @dataclass(frozen=True)
 class LinearResult:
-    """``correction`` solves ``A w + c = rhs`` (mean-free, c any constant) to ``relative_residual``."""
+    """``correction`` solves ``A w + c = rhs`` (mean-free, c any constant).
+
+    ``relative_residual``: RMS of the residual over that of ``rhs`` (NaN where it was not formed). ``size``: RMS of the
+    gradient of the correction; ``error``: an estimate of that of its error.
+    """
 
     correction: np.ndarray
     relative_residual: float
     applications: int
     converged: bool
+    size: float = math.nan
+    error: float = math.nan
+
+
+def gradient_norm(field, spacing):
+    """RMS over the cells of the gradient of ``field``, forward differences inside the grid."""
+    squares = 0.0
+    for axis, h in enumerate(spacing):
+        difference = np.diff(field, axis=axis)
+        squares += float(np.vdot(difference, difference)) / h**2
+    return math.sqrt(squares / field.size)
 
 
 class LinearSolver:
@@ -74,6 +96,7 @@ class LinearSolver:
         self._index, self.stats = 0, stats
         self.threads, self.max_applications = threads, max_applications
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
+        self._rate = None
 
     @property
     def method(self):
@@ -83,6 +106,72 @@ class LinearSolver:
         """Forget the hierarchy. Black-box multigrid that took over stays; what came after it is tried afresh."""
         self._index = min(self._index, 1)
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
+
+    def correct(self, stencil, rhs, spacing, rtol, atol):
+        """Correction for ``rhs`` whose error, in the RMS of its gradient, is below ``max(atol, rtol size)``.
+
+        A residual says little about smooth errors, the size of successive corrections does: cycles are repeated until
+        ``last rate / (1 - rate)`` is small enough, the rate being that of the corrections, on this grid or the last one.
+        Cycles that contract poorly are left to the next preconditioner, or to :meth:`solve`.
+        """
+        if not math.isfinite(rhs.sum()):
+            return LinearResult(np.full(rhs.shape, math.nan), math.nan, 0, False)
+        kernels = stencil_2d if rhs.ndim == 2 else stencil_3d
+        shift = np.full((1,) * rhs.ndim, float(stencil.shift))
+        total, residual = np.zeros(tuple(n + 2 for n in rhs.shape)), self._compatible(stencil, rhs)
+        squares, size, last, spent, cycles = np.empty(rhs.shape[0]), 0.0, math.inf, 0, 0
+        inside = (slice(1, -1),) * rhs.ndim
+        preconditioner, counters = self._preconditioner(stencil)
+        while preconditioner is not None:
+            begin = time.perf_counter()
+            use_threads(self.threads, rhs.size)
+            field = preconditioner.apply(residual, self.threads)
+            use_threads(self.threads, rhs.size)
+            kernels.add_correction(field, spacing, stencil.periodic, total, squares)
+            counters["applications"] += 1
+            self.stats["seconds"]["linear solve"] += time.perf_counter() - begin
+            spent, cycles = spent + 1, cycles + 1
+            norm = math.sqrt(float(squares.sum()) / rhs.size)
+            size = max(size, norm)
+            rate = norm / last if cycles > 1 and last > 0 else None
+            last = norm
+            if not math.isfinite(norm) or (rate is not None and rate > 1):
+                break
+            if rate is not None:
+                self._rate = rate if cycles > 2 or self._rate is None else max(rate, self._rate)
+            expected = min(FIRST_RATE if self._rate is None else self._rate, 0.9)
+            error = norm * expected / (1 - expected)
+            if error <= max(atol, rtol * size):
+                counters["solves"] += 1
+                correction = total[inside]
+                return LinearResult(correction - correction.mean(), math.nan, spent, True, size, error)
+            successor = self._successor(stencil)
+            if rate is not None and successor and rate > self._rules.largest_factor(self.method, self._chain[successor]):
+                self._fall_back(stencil, rate, successor)
+                preconditioner, counters = self._preconditioner(stencil)
+                last, cycles = math.inf, 0
+            elif rate is not None and rate > POOR_RATE:
+                break
+            kernels.residual(stencil.weights, stencil.drift, shift, rhs, total, self._row_weight(stencil), residual, squares)
+            residual -= float(squares.sum()) / float(self._row_weight(stencil).sum())
+        result = self.solve(stencil, rhs, min(0.1, max(0.1 * rtol, 0.1 * atol / last if last > 0 else 0.0, 1e-8)))
+        size = gradient_norm(result.correction, spacing)
+        return replace(result, applications=spent + result.applications, size=size,
+                       error=size * min(1.0, 3 * result.relative_residual))
+
+    @staticmethod
+    def _row_weight(stencil):
+        return np.ones(stencil.shape) if stencil.row_weight is None else stencil.row_weight
+
+    def _compatible(self, stencil, rhs):
+        """``rhs`` less the constant that makes it orthogonal to the row weights, nearly the left null vector of A."""
+        weight = self._row_weight(stencil)
+        return rhs - float(np.vdot(weight, rhs)) / float(weight.sum())
+
+    def _successor(self, stencil):
+        """Index of the next preconditioner that can be afforded; None if there is none."""
+        return next((index for index in range(self._index + 1, len(self._chain))
+                     if self._chain[index].affords(stencil)), None)
 
     def solve(self, stencil, rhs, rtol):
         """Correction for ``rhs``, both without their means, to the relative residual ``rtol`` in the RMS norm."""
@@ -95,11 +184,11 @@ class LinearSolver:
                 self._stale = True
                 continue
             factor = result.relative_residual ** (1 / max(1, result.applications))
-            able = [index for index in range(self._index + 1, len(self._chain)) if self._chain[index].affords(stencil)]
-            if not able or (result.converged
-                            and factor <= self._rules.largest_factor(self.method, self._chain[able[0]])):
+            successor = self._successor(stencil)
+            if successor is None or (result.converged
+                                     and factor <= self._rules.largest_factor(self.method, self._chain[successor])):
                 return result
-            self._fall_back(stencil, factor, able[0])
+            self._fall_back(stencil, factor, successor)
             if result.converged:
                 return result
 
@@ -107,7 +196,7 @@ class LinearSolver:
         shape = "x".join(map(str, stencil.shape))
         self.stats["fallbacks"].append(f"{self.method.name} -> {self._chain[index].name} on {shape} "
                                        f"(factor {factor:.2f} per application)")
-        self._index, self._kept, self._stale = index, None, False
+        self._index, self._kept, self._stale, self._rate = index, None, False, None
 
     def _preconditioner(self, stencil):
         method = self.method
@@ -130,7 +219,7 @@ class LinearSolver:
         if preconditioner is None:
             return LinearResult(np.zeros(rhs.shape), math.nan, 0, False)
         begin = time.perf_counter()
-        size, shape = rhs.size, rhs.shape
+        size, shape, inside = rhs.size, rhs.shape, (slice(1, -1),) * rhs.ndim
         applications = 0
 
         def apply(field):
@@ -142,9 +231,8 @@ class LinearSolver:
         def precondition(residual):
             nonlocal applications
             applications += 1
-            result = preconditioner.apply(residual.reshape(shape), self.threads)
-            result -= result.mean()
-            return result.ravel()
+            result = preconditioner.apply(residual.reshape(shape), self.threads)[inside]
+            return (result - result.mean()).ravel()
 
         right = (rhs - rhs.mean()).ravel()
         scale = np.linalg.norm(right)

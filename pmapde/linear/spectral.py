@@ -51,7 +51,7 @@ class _Spectral:
         self.inverse = 1 / symbol
 
     def apply(self, residual, threads=1):
-        """Approximate ``A^-1 residual`` without its mean."""
+        """Approximate ``A^-1 residual`` without its mean, with one ghost layer."""
         field = residual / self.scale
         if self.cosine:
             field = fft.dctn(field, axes=self.cosine, workers=threads)
@@ -60,4 +60,4 @@ class _Spectral:
         field *= self.inverse
         if self.fourier:
             field = fft.irfftn(field, s=[self.shape[axis] for axis in self.fourier], axes=self.fourier, workers=threads)
-        return fft.idctn(field, axes=self.cosine, workers=threads) if self.cosine else field
+        return np.pad(fft.idctn(field, axes=self.cosine, workers=threads) if self.cosine else field, 1)

@@ -1,0 +1,40 @@
+"""Tensor-product four-point interpolation between uniform grids; indices (n, 4) and weights (n, 4) per axis."""
+import numpy as np
+from numba import njit, prange
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def interpolate_2d(coarse, index_x, weight_x, index_y, weight_y, out):
+    """``out[i, j] = sum_ab weight_x[i, a] weight_y[j, b] coarse[index_x[i, a], index_y[j, b]]``."""
+    ny = out.shape[1]
+    for i in prange(out.shape[0]):
+        row = np.empty(coarse.shape[1])
+        a, b, c, d = (coarse[index_x[i, 0]], coarse[index_x[i, 1]], coarse[index_x[i, 2]], coarse[index_x[i, 3]])
+        u, v, w, x = weight_x[i, 0], weight_x[i, 1], weight_x[i, 2], weight_x[i, 3]
+        for j in range(row.shape[0]):
+            row[j] = u * a[j] + v * b[j] + w * c[j] + x * d[j]
+        for j in range(ny):
+            out[i, j] = (weight_y[j, 0] * row[index_y[j, 0]] + weight_y[j, 1] * row[index_y[j, 1]]
+                         + weight_y[j, 2] * row[index_y[j, 2]] + weight_y[j, 3] * row[index_y[j, 3]])
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def interpolate_3d(coarse, index_x, weight_x, index_y, weight_y, index_z, weight_z, out):
+    """The same in 3D."""
+    ny, nz = out.shape[1], out.shape[2]
+    for i in prange(out.shape[0]):
+        slab, row = np.zeros(coarse.shape[1:]), np.empty(coarse.shape[2])
+        for a in range(4):
+            share, source = weight_x[i, a], coarse[index_x[i, a]]
+            for j in range(slab.shape[0]):
+                for k in range(slab.shape[1]):
+                    slab[j, k] += share * source[j, k]
+        for j in range(ny):
+            row[:] = 0.0
+            for b in range(4):
+                share, line = weight_y[j, b], slab[index_y[j, b]]
+                for k in range(row.shape[0]):
+                    row[k] += share * line[k]
+            for k in range(nz):
+                out[i, j, k] = (weight_z[k, 0] * row[index_z[k, 0]] + weight_z[k, 1] * row[index_z[k, 1]]
+                                + weight_z[k, 2] * row[index_z[k, 2]] + weight_z[k, 3] * row[index_z[k, 3]])
