@@ -7,9 +7,9 @@ coefficients are zero. Fields carry one ghost layer, zero or wrapped.
 
 ``ratio`` r is 2 along the axes that are coarsened, 1 along the others: the coarse cell ``(I, J, K)`` is the fine cell
 ``(rx I, ry J, rz K)``. ``transfer`` (27, mx, my, mz) holds the columns of the interpolation P, by numbers of the cube:
-the weight that the neighbour (dx, dy, dz) of that fine cell takes from the coarse cell. Only cells with an odd number on
-a coarsened axis take something from beside; one that does not exist takes nothing: beyond a no-flux face, and between
-the last and the first cell of a periodic axis with an odd number of cells.
+the weight that the neighbour (dx, dy, dz) of that fine cell takes from the coarse cell. Only cells with an odd number
+on a coarsened axis take something from beside; one that does not exist takes nothing: beyond a no-flux face, and
+between the last and the first cell of a periodic axis with an odd number of cells.
 """
 from functools import partial
 
