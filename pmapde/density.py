@@ -12,6 +12,9 @@ from .ghosts import fold
 from .grid import Grid
 from .transfer import average
 
+ROUGH = 0.5
+"""A target whose logarithm jumps by more between neighbouring cells is averaged over the images of the source cells."""
+
 
 def checked_values(values, name):
     """``values`` as a fresh C-ordered float64 array of two or three axes, or one sentence on what is wrong."""
@@ -103,6 +106,10 @@ class GridDensity:
             jumps = [np.abs(np.diff(logs, axis=axis)).max() for axis in range(logs.ndim)]
         return float(np.nan_to_num(max(jumps), nan=np.inf))
 
+    def is_rough(self, ratio=1.0):
+        """Whether the logarithm may jump by more than ``ROUGH`` between cells that are ``ratio`` as wide as the grid's."""
+        return ratio * self.roughness >= ROUGH
+
     @cached_property
     def is_uniform(self):
         return bool(self.values.min() == self.values.max())
@@ -119,9 +126,8 @@ class GridDensity:
     @cached_property
     def _coefficients(self):
         """Spline coefficients with their ghost layer."""
-        values, width = self.values, 1
+        values, width = self.values, 2
         if self.interpolation == "cubic":
-            width = 2
             modes = ["grid-wrap" if wraps else "reflect" for wraps in self.grid.periodic]
             coefficients = values
             for axis, mode in enumerate(modes):
@@ -146,7 +152,16 @@ class GridDensity:
         """The same with component-first arrays ``(d, n)``: ``(value, gradient or None)``."""
         if self.is_uniform:
             return np.full(points.shape[1], np.log(self.values.flat[0])), np.zeros_like(points) if gradient else None
-        return self._evaluate(points, gradient, np.empty((self.grid.ndim, self.grid.ndim, 0)), 1)[:2]
+        from .kernels.interpolation import density_2d, density_3d
+        kernel = density_2d if self.grid.ndim == 2 else density_3d
+        value, slope = np.empty(points.shape[1]), np.empty((self.grid.ndim, points.shape[1] if gradient else 0))
+        kernel(*self._spline, points, gradient, value, slope)
+        return np.log(value, out=value), slope if gradient else None
+
+    @property
+    def _spline(self):
+        grid = self.grid
+        return self._coefficients, grid.shape, grid.lower, grid.spacing, grid.periodic, self.interpolation == "cubic"
 
     def log_average(self, points, columns, samples, gradient):
         """Log of the mean density over the parallelotopes around ``points`` (d, n) with edges ``columns`` (d, d, n).
@@ -154,17 +169,13 @@ class GridDensity:
         Midpoint rule with ``samples^d`` points. Returns ``(value, d value / d points, d value / d columns)``, the last
         two of shapes (d, n) and (d, d, n), or None without ``gradient``.
         """
-        return self._evaluate(points, gradient, columns, samples)
-
-    def _evaluate(self, points, gradient, columns, samples):
-        from .kernels.interpolation import log_density_2d, log_density_3d
-        kernel = log_density_2d if self.grid.ndim == 2 else log_density_3d
+        from .kernels.interpolation import log_average_2d, log_average_3d
+        kernel = log_average_2d if self.grid.ndim == 2 else log_average_3d
         dimension, count = points.shape
         value = np.empty(count)
         slope = np.zeros((dimension, count if gradient else 0))
-        moment = np.empty((dimension, dimension, count if gradient and samples > 1 else 0))
-        kernel(self._coefficients, self.grid.shape, self.grid.lower, self.grid.spacing, self.grid.periodic,
-               self.interpolation == "cubic", points, columns, samples, gradient, value, slope, moment)
+        moment = np.empty((dimension, dimension, count if gradient else 0))
+        kernel(*self._spline, points, columns, samples, gradient, value, slope, moment)
         return (value, slope, moment) if gradient else (value, None, None)
 
 

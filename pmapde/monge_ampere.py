@@ -10,33 +10,13 @@ from .ghosts import fill_ghosts
 from .kernels import monge_ampere_2d, monge_ampere_3d
 from .linear.stencil import Stencil
 
+OFFSETS_2D = np.array([(1, 0), (0, 1), (1, -1), (1, 1)], dtype=np.int64)
 OFFSETS_3D = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (1, 1, 0), (1, 0, -1), (1, 0, 1),
                        (0, 1, -1), (0, 1, 1)], dtype=np.int64)
 
 EXTENSION = (math.log(0.3), math.log(2.0))
 """Log residuals between which the extended operator is the logarithm itself."""
 PLAIN = (-math.inf, math.inf)
-ROUGH = 0.5
-"""A target whose logarithm jumps by more between neighbouring cells is averaged over the images of the source cells."""
-
-
-def superbases_2d(radius):
-    """All superbases (e0, e1, -e0 - e1) of Z^2 with offsets of size at most ``radius``.
-
-    Returns ``offsets`` (K, 2), up to sign and the axes first, and ``direction`` (S, 3), the row of ``offsets`` that each
-    superbase vector is, up to sign. For radius 1 these are the two superbases of the 3x3 stencil.
-    """
-    offsets = [(1, 0), (0, 1)] + [(x, y) for x in range(1, radius + 1) for y in range(-radius, radius + 1)
-                                  if y and math.gcd(x, abs(y)) == 1]
-    index = {e: k for k, e in enumerate(offsets)} | {(-x, -y): k for k, (x, y) in enumerate(offsets)}
-    found = set()
-    for a in offsets:
-        for b in index:
-            c = (-a[0] - b[0], -a[1] - b[1])
-            if abs(a[0] * b[1] - a[1] * b[0]) == 1 and c in index:
-                found.add(tuple(sorted((index[a], index[b], index[c]))))
-    return np.array(offsets, dtype=np.int64), np.array(sorted(found), dtype=np.int64)
-
 
 @dataclass
 class Evaluation:
@@ -73,74 +53,94 @@ class MongeAmpere:
     the sake of admissibility. Every cell of a zero of it is inside the bounds, where it is R itself.
     """
 
-    def __init__(self, problem, scheme="monotone", radius=1):
+    def __init__(self, problem, scheme="monotone"):
         self.problem = problem
         self.grid = grid = problem.grid
         self.scheme = scheme
         self.quadratic = problem.slopes * grid.spacing**2
         self.log_source = np.log(problem.source_values)
+        self.log_size = math.sqrt(float(np.vdot(self.log_source, self.log_source)) / grid.size)
         self.row_weight = problem.source_values / problem.source_values.max()
         self.log_cell = 2 * float(np.log(grid.spacing).sum())
-        self.radius = radius
         self.samples = self._target_samples()
         self.kernels = monge_ampere_2d if grid.ndim == 2 else monge_ampere_3d
-        if scheme == "monotone":
-            self.offsets, self.direction = superbases_2d(radius)
-        else:
-            self.offsets = superbases_2d(1)[0] if grid.ndim == 2 else OFFSETS_3D
+        self.offsets = OFFSETS_2D if grid.ndim == 2 else OFFSETS_3D
         self.affine = [(problem.offsets[a] + problem.slopes[a] * (grid.centres(a) - grid.lower[a])).reshape(
             [-1 if b == a else 1 for b in range(grid.ndim)]) for a in range(grid.ndim)]
-        self._padded = np.empty(tuple(n + 2 * radius for n in grid.shape))
+        self._padded = np.empty(tuple(n + 2 for n in grid.shape))
 
     def _target_samples(self):
         """Points per axis at which the target is averaged over the image of a cell: 1 unless the target is rough."""
-        if self.problem.target.roughness < ROUGH:
+        if not self.problem.target.is_rough():
             return 1
         return 4 if self.grid.ndim == 2 else 3
 
     def _pad(self, phi):
-        self._padded[(slice(self.radius, -self.radius),) * phi.ndim] = phi
-        fill_ghosts(self._padded, self.radius, self.grid.periodic)
+        self._padded[(slice(1, -1),) * phi.ndim] = phi
+        fill_ghosts(self._padded, 1, self.grid.periodic)
         return self._padded
 
     def map(self, phi):
         """``grad u`` at the cell centres, (d, *shape); beyond a periodic box where it leads there."""
+        return self._map(self._pad(phi))
+
+    def displacement(self, phi):
+        """``grad u - x`` at the cell centres, (d, *shape)."""
+        image = self.map(phi)
+        for axis, affine in enumerate(self.affine):
+            image[axis] -= self.grid.centres(axis).reshape(affine.shape)
+        return image
+
+    def cost(self, displacement):
+        """Integral of ``|displacement|^2`` over the source: the midpoint sum."""
+        axes = range(self.grid.ndim)
+        return self.grid.cell_volume * sum(float(np.einsum(part, axes, part, axes, self.problem.source_values, axes, []))
+                                           for part in displacement)
+
+    def _map(self, padded):
         image = np.empty((self.grid.ndim, *self.grid.shape))
-        self.kernels.displacement(self._pad(phi), self.radius, self.grid.spacing, image)
+        self.kernels.displacement(padded, self.grid.spacing, image)
         for axis, affine in enumerate(self.affine):
             image[axis] += affine
         return image
 
-    def _determinant(self, phi, log_image, bounds, evaluation, linearise):
+    def _determinant(self, padded, log_image, bounds, evaluation, linearise):
         """Writes ``log det - log_image``, extended outside ``bounds``, and the weights; counts the extended cells."""
-        extended = np.zeros(self.grid.shape[0], dtype=np.int64)
-        padded, stencil = self._pad(phi), (self.quadratic, log_image, *bounds, linearise, evaluation.weights,
-                                           evaluation.residual, extended)
-        if self.scheme == "monotone":
-            self.kernels.monotone(padded, self.radius, self.offsets, self.direction, *stencil)
+        count = np.zeros(self.grid.shape[0], dtype=np.int64)
+        out = evaluation.residual
+        determinant, extension = ((self.kernels.monotone, self.kernels.monotone_extension) if self.scheme == "monotone"
+                                  else (self.kernels.centred, self.kernels.centred_extension))
+        determinant(padded, self.quadratic, linearise, evaluation.weights, out, count)
+        with np.errstate(invalid="ignore", divide="ignore"):  # inadmissible cells are dealt with below
+            np.log(out, out=out)
+        out -= log_image
+        low, high = bounds
+        if count.any() or not (low <= out.min() and out.max() <= high):  # NaN included
+            extension(padded, self.quadratic, np.broadcast_to(log_image, out.shape), low, high, linearise,
+                      evaluation.weights, out, count)
+            evaluation.extended = int(count.sum())
         else:
-            self.kernels.centred(padded, self.radius, *stencil)
-        evaluation.extended = int(extended.sum())
+            evaluation.extended = 0
         evaluation.linearised = linearise
 
     def log_determinant(self, phi):
         """``log det D2u``, NaN where ``u`` is inadmissible."""
         evaluation = self.new_evaluation(linearise=False)
-        self._determinant(phi, np.full(self.grid.shape, self.log_cell), PLAIN, evaluation, False)
+        self._determinant(self._pad(phi), self.log_cell, PLAIN, evaluation, False)
         return evaluation.residual
 
-    def _log_target(self, phi, gradient):
+    def _log_target(self, padded, gradient):
         """``log nu`` at (or averaged over) the image of every cell, its gradient, and its derivative in ``D2u h``."""
         target, dimension = self.problem.target, self.grid.ndim
         if target.is_uniform:
             return target.log_density_by_component(np.zeros((dimension, 1)), False)[0][0], None, None
-        points = self.map(phi).reshape(dimension, -1)
+        points = self._map(padded).reshape(dimension, -1)
         if self.samples == 1:
             value, slope = target.log_density_by_component(points, gradient)
             moment = None
         else:
             edges = np.empty((dimension, dimension, *self.grid.shape))
-            self.kernels.image_edges(self._pad(phi), self.radius, self.quadratic, self.grid.spacing, edges)
+            self.kernels.image_edges(padded, self.quadratic, self.grid.spacing, edges)
             value, slope, moment = target.log_average(points, edges.reshape(dimension, dimension, -1), self.samples,
                                                       gradient)
         shape = self.grid.shape
@@ -161,8 +161,9 @@ class MongeAmpere:
         write to.
         """
         evaluation = self.new_evaluation(linearise) if out is None else out
-        value, slope, moment = self._log_target(phi, linearise)
-        self._determinant(phi, self.log_source + (self.log_cell - value), EXTENSION if extend else PLAIN, evaluation,
+        padded = self._pad(phi)
+        value, slope, moment = self._log_target(padded, linearise)
+        self._determinant(padded, self.log_source + (self.log_cell - value), EXTENSION if extend else PLAIN, evaluation,
                           linearise)
         if slope is not None:
             for axis, spacing in enumerate(self.grid.spacing):
@@ -195,25 +196,20 @@ class MongeAmpere:
                     offset[a], offset[b] = 1, sign
                     weights[rows[tuple(offset)]] += sign * mixed
 
-    def narrow_cells(self, phi):
-        """Cells where the stencil is too narrow for the Hessian: the log determinant is then inconsistent there.
+    def checks(self, phi):
+        """``(margin, narrow mass)``.
 
-        Seen by an axis that carries no weight (a superbase vector on its bound).
+        The smallest second difference (monotone) or Hessian eigenvalue (centred) of ``u`` relative to that of ``q``, and
+        the source mass where the 3x3 stencil is too narrow for the Hessian, so that the log determinant is inconsistent:
+        seen by an axis that carries no weight (a superbase vector on its bound). Centred differences do not see it: 0.
         """
-        if self.scheme != "monotone":
-            return np.zeros(self.grid.shape, dtype=bool)
-        evaluation = self.new_evaluation()
-        self._determinant(phi, np.full(self.grid.shape, self.log_cell), PLAIN, evaluation, True)
-        return (evaluation.weights[0] == 0) | (evaluation.weights[1] == 0)
+        margin, narrow = np.empty(self.grid.shape[0]), np.zeros(self.grid.shape[0])
+        if self.scheme == "monotone":
+            self.kernels.monotone_checks(self._pad(phi), self.quadratic, self.problem.source_values, margin, narrow)
+        else:
+            self.kernels.centred_margin(self._pad(phi), self.quadratic, margin)
+        return float(margin.min()), float(narrow.sum()) * self.grid.cell_volume
 
     def margin(self, phi):
-        """Smallest second difference (monotone) or Hessian eigenvalue (centred) of ``u`` relative to that of ``q``.
-
-        Affine in ``phi``: ``margin(t phi) = 1 - t (1 - margin(phi))`` for ``t >= 0``.
-        """
-        rows = np.empty(self.grid.shape[0])
-        if self.scheme == "monotone":
-            self.kernels.monotone_margin(self._pad(phi), self.radius, self.offsets, self.quadratic, rows)
-        else:
-            self.kernels.centred_margin(self._pad(phi), self.quadratic, rows)
-        return float(rows.min())
+        """The margin of :meth:`checks`; affine in ``phi``: ``margin(t phi) = 1 - t (1 - margin(phi))`` for ``t >= 0``."""
+        return self.checks(phi)[0]

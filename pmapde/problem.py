@@ -7,7 +7,7 @@ import numpy as np
 
 from .density import GridDensity, LogDensity, checked_values
 from .grid import Grid
-from .transfer import average
+from .transfer import average, interpolate_inside
 
 
 class TransportProblem:
@@ -119,12 +119,21 @@ class TransportProblem:
         return TransportProblem(source, target, grid=self.target_grid, target_grid=self.grid)
 
     def on_grid(self, grid):
-        """The same problem on a coarser grid of the source box: arrays are averaged, functions evaluated."""
+        """The same problem on a coarser grid of the source box.
+
+        Cell averages are averaged, values of a function interpolated (fourth order, in the logarithm). A target that is
+        rough on the scale of the coarser cells is averaged too; a smooth one stays as it is, so that solutions on
+        successive grids differ by the discretisation of one and the same problem.
+        """
         coarse = copy.copy(self)
         coarse.grid = grid
-        coarse.source_values = (_sampled(self._source, grid, self.floor, "source")[0]
-                                if isinstance(self._source, LogDensity) else average(self.source_values, grid.shape))
-        if isinstance(self.target, GridDensity) and not self.target.is_uniform:
+        if isinstance(self._source, LogDensity):
+            values = np.exp(interpolate_inside(np.log(self.source_values), grid.shape, grid.periodic))
+            coarse.source_values = values / (values.sum() * grid.cell_volume)
+        else:
+            coarse.source_values = average(self.source_values, grid.shape)
+        ratio = float(np.max(grid.spacing / self.grid.spacing))
+        if isinstance(self.target, GridDensity) and self.target.is_rough(ratio):
             shape = tuple(max(2, min(m, -(-m * n // full))) for m, n, full
                           in zip(self.target_grid.shape, grid.shape, self.grid.shape))
             coarse.target_grid = self.target_grid.with_shape(shape)
@@ -144,11 +153,14 @@ class _Normalised:
     """A :class:`LogDensity` minus its log mass, no lower than ``lowest``."""
 
     is_uniform = False
-    roughness = 0.0  # a function is taken to be smooth on the grid's scale
     interpolation = "cubic"  # of its samples, once it is saved
 
     def __init__(self, density, log_mass, lowest):
         self.density, self.log_mass, self.lowest = density, log_mass, lowest
+
+    @staticmethod
+    def is_rough():
+        return False  # a function is taken to be smooth on the grid's scale
 
     def log_density_by_component(self, points, gradient):
         value, slope = self.density.log_density_by_component(points, gradient)

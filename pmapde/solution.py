@@ -35,11 +35,20 @@ class Solution:
     potential : ndarray, (*shape)
         Brenier potential ``u``, zero mean under the source. Second order.
     displacement : ndarray, (d, *shape)
-        ``T(x) - x`` at the cell centres (length units). Second order.
+        ``T(x) - x`` at the cell centres (length units). Second order; fourth on smooth data with ``extrapolate="map"``.
     cost, w2 : float
-        ``W2^2``, the integral of ``|T(x) - x|^2`` over the source, and its square root. Second order.
+        ``W2^2``, the integral of ``|T(x) - x|^2`` over the source, and its square root. Second order; fourth on smooth
+        data with ``extrapolate``.
+    cost_error, map_error : float
+        Estimates of the discretisation error of ``cost`` and of the map (RMS over the cells), from the solutions on the
+        coarser grids; NaN where there are not enough of them.
+    algebraic_error : float
+        Estimate of what the iteration left: the distance (RMS of the map) to the solution of the discrete equations.
+        Infinite where the residual alone ended the iteration.
+    extrapolation : str
+        What :func:`pmapde.solve` was asked to extrapolate and did ("cost", "map"), or why not; "none" if not asked.
     residual, tolerance : float
-        RMS of the mean-free log residual, and the goal it was driven to.
+        RMS of the mean-free log residual, and the goal it was driven to (0: the algebraic error decided).
     drift : float
         Mean of the log residual: the discrete mass imbalance, O(h^2).
     margin : float
@@ -63,6 +72,11 @@ class Solution:
     scheme: str
     displacement_potential: np.ndarray
     displacement: np.ndarray
+    cost: float
+    cost_error: float
+    map_error: float
+    algebraic_error: float
+    extrapolation: str
     residual: float
     tolerance: float
     drift: float
@@ -75,37 +89,42 @@ class Solution:
     transport_map: PiecewiseAffineMap = field(repr=False)
 
     @classmethod
-    def build(cls, problem, scheme, phi, status, steps, stats):
-        """From the displacement potential and the records of the engine."""
-        operator = MongeAmpere(problem, scheme)
-        image = operator.map(phi)
-        transport_map = PiecewiseAffineMap(problem.grid, problem.target_grid, image)
-        mass = problem.source_values * problem.grid.cell_volume
-        residual = operator.residual(phi)
-        drift = float(residual.mean())
-        narrow = float(mass[operator.narrow_cells(phi)].sum()) if np.isfinite(drift) else math.nan
+    def build(cls, operator, phi, status, steps, stats, coarser, extrapolate):
+        """From the operator, the displacement potential, the records of the engine and the solutions on coarser grids."""
+        problem, last = operator.problem, steps[-1]
+        grid = problem.grid
+        displacement = operator.displacement(phi)
+        extrapolation = coarser.extrapolation(operator, displacement, extrapolate if status.success else None)
+        displacement = extrapolation.displacement
+        image = displacement.copy()
+        for axis, n in enumerate(grid.shape):
+            image[axis] += grid.centres(axis).reshape([n if a == axis else 1 for a in range(grid.ndim)])
+        transport_map = PiecewiseAffineMap(grid, problem.target_grid, image)
+        if status is Status.CONVERGED:
+            residual, drift = last.residual, last.drift
+        else:  # the engine's may be those of the extended operator, or of another grid
+            log_residual = operator.residual(phi)
+            drift = float(log_residual.mean())
+            residual = rms(log_residual - drift) if math.isfinite(drift) else math.nan
+        margin, narrow = operator.checks(phi)
         if narrow > NARROW_WARNING:
             warnings.warn(f"the Hessian of the potential is too anisotropic for the 3x3 stencil on {narrow:.1%} of the "
                           f"source mass; the map is inconsistent there: compare with a finer grid or a larger floor.",
                           StencilWarning, stacklevel=3)
-        expected = problem.target_values * problem.target_grid.cell_volume
-        names = ("level", "residual", "drift", "dt", "damping", "newton_iterations", "rejected", "applications")
+        names = ("level", "residual", "drift", "error", "change", "dt", "damping", "newton_iterations", "rejected",
+                 "applications")
         history = {name: np.array([getattr(step, name) for step in steps]) for name in names}
         history["cells"] = np.array([step.grid.size for step in steps])
-        return cls(problem, status, scheme, phi, image - problem.grid.cell_centres(),
-                   rms(residual - drift) if math.isfinite(drift) else math.nan, float(steps[-1].tolerance), drift,
-                   operator.margin(phi), narrow, transport_map.folded_mass(problem.source_values),
-                   transport_map.misplaced_mass(mass, problem.target_grid, expected), history, plain(stats),
+        return cls(problem, status, operator.scheme, phi, displacement, extrapolation.cost, extrapolation.cost_error,
+                   extrapolation.map_error, last.error, extrapolation.note, residual, float(last.tolerance), drift, margin,
+                   narrow,
+                   transport_map.folded_mass(problem.source_values),
+                   transport_map.misplaced_mass(problem.source_values, problem.target_values), history, plain(stats),
                    transport_map)
 
     @property
     def success(self):
         return self.status.success
-
-    @cached_property
-    def cost(self):
-        squares = (self.displacement**2).sum(axis=0)
-        return float((squares * self.problem.source_values).sum()) * self.problem.grid.cell_volume
 
     @property
     def w2(self):
@@ -189,7 +208,7 @@ class Solution:
 
     def summary(self):
         """The scalars and counters as a dict that JSON can hold."""
-        names = ("success", "scheme", "cost", "w2", "residual", "tolerance", "drift", "margin", "narrow_mass",
+        names = ("success", "scheme", "cost", "w2", "cost_error", "map_error", "algebraic_error", "extrapolation", "residual", "tolerance", "drift", "margin", "narrow_mass",
                  "folded_mass", "push_forward_error")
         rows = {name: plain(getattr(self, name)) for name in names}
         return {"status": self.status.name, "message": self.status.value, "source_shape": list(self.problem.grid.shape),
@@ -201,8 +220,11 @@ class Solution:
                            for name, counts in stats["linear"].items()) or "none needed"
         rows = [("problem", repr(self.problem)[len("TransportProblem("):-1]),
                 ("status", f"{self.status.name}: {self.status.value}"),
-                ("W2^2, W2", f"{self.cost:.8g}, {self.w2:.8g}"),
-                ("residual", f"{self.residual:.2e} (goal {self.tolerance:.2e}), drift {self.drift:.2e}"),
+                ("W2^2, W2", f"{self.cost:.8g} (+- {self.cost_error:.1e}), {self.w2:.8g}"),
+                ("errors", f"map {self.map_error:.1e} by the grid, {self.algebraic_error:.1e} by the iteration (estimates)"
+                           + ("" if self.extrapolation == "none" else f"; extrapolated: {self.extrapolation}")),
+                ("residual", f"{self.residual:.2e}" + (f" (goal {self.tolerance:.2e})" if self.tolerance else "")
+                             + f", drift {self.drift:.2e}"),
                 ("checks", f"misplaced mass {self.push_forward_error:.2%}, folded {self.folded_mass:.2%}, stencil too "
                            f"narrow {self.narrow_mass:.2%}, margin {self.margin:.2e}"),
                 ("work", f"{stats['newton_iterations']} Newton steps, {stats['rejected_steps']} refused; {linear}"),

@@ -13,6 +13,10 @@ from .status import Status
 _METHODS = "Automatic(), GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid(), Spectral() or Direct()"
 
 
+POOR_STEP = 0.3
+"""A full Newton step that leaves more of the residual makes the next linear solves count residuals, not corrections."""
+
+
 def _check_common(settings):
     if settings.scheme not in (None, "monotone", "centred"):
         raise ValueError(f"`scheme` must be 'monotone' or 'centred', got {settings.scheme!r}.")
@@ -135,10 +139,14 @@ def mean_free(residual):
     return residual - (mean if math.isfinite(mean) else math.nan), mean
 
 
-def rounding_floor(phi, weights, log_source):
-    """RMS size of the rounding errors of the log residual: 4 eps max|phi| per second difference, weighted by W; the logs."""
-    differences = float(np.abs(phi).max()) * rms(np.sqrt(sum(w * w for w in weights)))
-    return 4 * np.finfo(float).eps * (differences + 4 * (1 + rms(log_source)))
+def rounding_floor(phi, weights, log_size):
+    """RMS size of the rounding errors of the log residual: 4 eps max|phi| per second difference, weighted by W; the logs.
+
+    ``log_size``: RMS of the logarithm of the source.
+    """
+    squares = sum(float(np.vdot(w, w)) for w in weights) / phi.size
+    differences = max(float(phi.max()), -float(phi.min())) * math.sqrt(squares)
+    return 4 * np.finfo(float).eps * (differences + 4 * (1 + log_size))
 
 
 def backward_euler_step(operator, linear, phi, settings):
@@ -171,7 +179,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):
     known. The last record has a status; the first one is the start itself.
     """
     natural_time = float(np.max(operator.problem.slopes * operator.grid.lengths**2))
-    dt, forcing_memory, rejected = settings.initial_step, None, 0
+    dt, forcing_memory, rejected, careful = settings.initial_step, None, 0, False
     evaluation = evaluation or operator.evaluate(phi, extend=True)
     value, drift = mean_free(evaluation.residual)
     current = Advance(phi, rms(value), drift, dt, 0, 1.0, 0)
@@ -180,7 +188,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):
         return
     goal = goal(current.norm)
     current = replace(current, change=goal.change)
-    floor = rounding_floor(phi, evaluation.weights, operator.log_source)
+    floor = rounding_floor(phi, evaluation.weights, operator.log_size)
     enough = max(goal.residual, floor)
     while True:
         norm, phi = current.norm, current.phi
@@ -194,10 +202,11 @@ def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):
             if goal.share and (forcing_memory is not None or not current.newton_iterations):
                 rtol = min(rtol, 0.5 * goal.share)  # one step may be enough
             shift = 0.0 if math.isinf(dt) else 1 / dt
-            trial = _newton_iteration(operator, linear, evaluation, phi, value, shift, settings.newton, rtol, goal, current)
+            trial = _newton_iteration(operator, linear, evaluation, phi, value, shift, settings.newton, rtol, goal, current,
+                                      careful)
             if trial.step is not None:
                 break
-            rejected += 1
+            rejected, careful = rejected + 1, True
             if norm <= 10 * floor:
                 yield replace(current, status=Status.STAGNATED)
                 return
@@ -218,7 +227,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):
         if not evaluation.linearised and (not met or evaluation.extended):
             operator.evaluate(step.x, extend=True, out=evaluation)
             value, _ = mean_free(evaluation.residual)
-        rejected = 0
+        rejected, careful = 0, careful or not full or new_norm > POOR_STEP * norm
         forcing_memory = norm if full else None
         ratio = norm / current.norm
         if step.damping == 1:  # switched evolution relaxation
@@ -240,13 +249,16 @@ class _Trial:
     error: float = math.inf
 
 
-def _newton_iteration(operator, linear, evaluation, phi, value, shift, settings, rtol, goal, current):
+def _newton_iteration(operator, linear, evaluation, phi, value, shift, settings, rtol, goal, current, careful):
     """One damped Newton iteration on ``(psi - phi) / dt - R(psi) = 0``, all terms mean-free.
 
-    ``evaluation`` is of ``phi`` before, of the accepted point after.
+    ``evaluation`` is of ``phi`` before, of the accepted point after. ``careful``: the residual of the linear solve counts.
     """
-    result = linear.correct(operator.stencil(evaluation, shift), value, operator.grid.spacing, rtol,
-                            0.5 * goal.share * current.change)
+    stencil, spacing = operator.stencil(evaluation, shift), operator.grid.spacing
+    if careful:
+        result = linear.solve(stencil, value, rtol, spacing)
+    else:
+        result = linear.correct(stencil, value, rtol, spacing, 0.5 * goal.share * current.change)
     if not result.error < 0.9 * result.size:  # NaN included
         return _Trial(None, Status.LINEAR_STALLED)
     failure = Status.STEP_TOO_SMALL

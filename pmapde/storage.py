@@ -16,8 +16,8 @@ from .solution import Solution, plain
 from .status import Status
 from .transport import PiecewiseAffineMap
 
-FORMAT = "pmapde solution 1"
-_SCALARS = ("scheme", "residual", "tolerance", "drift", "margin", "narrow_mass", "folded_mass", "push_forward_error")
+FORMAT = "pmapde solution 2"
+_SCALARS = ("scheme", "cost", "cost_error", "map_error", "algebraic_error", "extrapolation", "residual", "tolerance", "drift", "margin", "narrow_mass", "folded_mass", "push_forward_error")
 
 
 def _grid_header(grid):

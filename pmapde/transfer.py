@@ -18,13 +18,15 @@ def averaging_matrix(n_from, n_to):
 
 
 @lru_cache(maxsize=64)
-def cubic_table(n_from, n_to, periodic):
-    """Four-point Lagrange interpolation between cell centres, even reflection or wrap-around at the ends; order 4.
+def cubic_table(n_from, n_to, periodic, inside=False):
+    """Four-point Lagrange interpolation between cell centres, order 4: indices and weights, both (n_to, 4).
 
-    Indices and weights, both (n_to, 4).
+    At the ends even reflection or wrap-around; with ``inside`` the last four cells of a no-flux axis instead of reflection.
     """
     position = (np.arange(n_to) + 0.5) * (n_from / n_to) - 0.5
     first = np.floor(position).astype(np.int64)
+    if inside and not periodic:
+        first = np.clip(first, 1, n_from - 3)
     t = position - first
     weights = np.stack([-t * (t - 1) * (t - 2) / 6, (t + 1) * (t - 1) * (t - 2) / 2,
                         -(t + 1) * t * (t - 2) / 2, (t + 1) * t * (t - 1) / 6], axis=1)
@@ -46,10 +48,19 @@ def average(field, shape):
 
 
 def interpolate_cubic(field, shape, periodic):
-    """Tensor-product cubic interpolation of a cell-centred field to another uniform grid of the same box."""
+    """Tensor-product cubic interpolation of a cell-centred field, even about the faces, to another grid of the same box."""
+    return _interpolate(field, shape, [cubic_table(m, n, wraps) for m, n, wraps in zip(field.shape, shape, periodic)])
+
+
+def interpolate_inside(field, shape, periodic):
+    """The same of a field that is not even about the faces; at least four cells an axis."""
+    return _interpolate(field, shape, [cubic_table(m, n, wraps, True)
+                                       for m, n, wraps in zip(field.shape, shape, periodic)])
+
+
+def _interpolate(field, shape, tables):
     from .kernels import transfer
     kernel = transfer.interpolate_2d if field.ndim == 2 else transfer.interpolate_3d
-    tables = [array for m, n, wraps in zip(field.shape, shape, periodic) for array in cubic_table(m, n, wraps)]
     out = np.empty(shape)
-    kernel(field, *tables, out)
+    kernel(field, *(array for table in tables for array in table), out)
     return out

@@ -6,10 +6,12 @@ from functools import cached_property
 
 import numpy as np
 
+from .ghosts import fill_ghosts
 from .kernels import transport as kernels
+from .transfer import average
 
 BLOCK = 8  # target cells per axis over which masses are compared
-PARTS = 16  # of the source, summed in order whatever the number of threads
+PARTS = 16  # of the source, summed in order whatever the number of threads, where the target has few cells
 
 
 def component_first(points, dimension):
@@ -48,20 +50,23 @@ class PiecewiseAffineMap:
             self.axes[a, :self.shape[a] + 2] = grid.lower[a] + (np.arange(self.shape[a] + 2) - 0.5) * grid.spacing[a]
             if not grid.periodic[a]:
                 self.axes[a, 0], self.axes[a, self.shape[a] + 1] = grid.box[a]
-        self.nodes = np.stack([self._complete(image[a], a) for a in range(self.dimension)]).reshape(self.dimension, -1)
+        nodes = np.empty((self.dimension, *self.shape + 2))
+        for a in range(self.dimension):
+            self._complete(image[a], nodes[a], a)
+        self.nodes = nodes.reshape(self.dimension, -1)
 
-    def _complete(self, values, component=None):
+    def _complete(self, values, out, component=None):
         """Values at the cell centres continued to the lattice: even about faces, periodic, faces to faces."""
+        out[(slice(1, -1),) * self.dimension] = values
+        fill_ghosts(out, 1, self.grid.periodic)
         for axis, wraps in enumerate(self.grid.periodic):
-            width = [(1, 1) if other == axis else (0, 0) for other in range(self.dimension)]
-            values = np.pad(values, width, mode="wrap" if wraps else "edge")
-            view = np.moveaxis(values, axis, 0)
+            view = np.moveaxis(out, axis, 0)
             if axis == component and wraps:
                 view[0] -= self.periods[axis]
                 view[-1] += self.periods[axis]
             elif axis == component:
                 view[0], view[-1] = self.target_grid.box[axis]
-        return values
+        return out
 
     @property
     def _geometry(self):
@@ -94,7 +99,8 @@ class PiecewiseAffineMap:
     def interpolate(self, values, points):
         """Any field at the cell centres, even about the faces, at ``points`` (d, n), by the same simplices."""
         out = np.empty((1, points.shape[1]))
-        kernels.evaluate(self._complete(values).reshape(1, -1), *self._geometry, self.periods, points, out)
+        lattice = self._complete(values, np.empty(self.shape + 2)).reshape(1, -1)
+        kernels.evaluate(lattice, *self._geometry, self.periods, points, out)
         return out[0]
 
     def forward(self, points):
@@ -124,11 +130,16 @@ class PiecewiseAffineMap:
         """Fraction of each lattice cell that is folded, shape ``grid.shape`` + 1 on no-flux axes."""
         widths = self.shape + 1 - self._first
         out = np.empty(int(widths.prod()))
-        kernels.folded(self.nodes, self.axes, self.strides, self._permutations, self.shape, self._first, out)
+        kernels.folded(self.nodes, self.strides, self._permutations, self.shape, self._first, out)
         return out.reshape(widths)
 
     def folded_mass(self, source_values):
         """Source mass in folded simplices."""
+        nodes = self.nodes.reshape(self.dimension, *self.shape + 2)
+        rows = np.empty(self.shape[0] + 1, dtype=np.int64)
+        (kernels.folded_rows_2d if self.dimension == 2 else kernels.folded_rows_3d)(nodes, rows)
+        if not rows.any():
+            return 0.0
         folded = self.folded_cells()
         bad = np.argwhere(folded > 0)
         fraction = folded[tuple(bad.T)]
@@ -140,25 +151,23 @@ class PiecewiseAffineMap:
         return float((source_values[tuple(index)] * volume * fraction).sum())
 
     def deposited(self, mass, grid, smooth, time=1.0):
-        """Mass of the source cells moved by ``(1 - time) x + time T(x)`` onto the cells of ``grid``; a flat total is kept."""
-        return self._deposit(mass, grid, smooth, time, 1, 1).reshape(grid.shape)
-
-    def misplaced_mass(self, mass, grid, expected):
-        """Fraction of the mass that the map leaves in the wrong block of ``BLOCK`` cells per axis of ``grid``.
-
-        Half the L1 distance of the pushed ``mass`` and the ``expected`` one (both cell masses), summed over blocks.
-        """
-        for axis, n in enumerate(grid.shape):
-            expected = np.add.reduceat(expected, np.arange(0, n, BLOCK), axis=axis)
-        arrived = self._deposit(mass, grid, False, 1.0, BLOCK, PARTS)
-        return 0.5 * float(np.abs(arrived - expected.ravel()).sum())
-
-    def _deposit(self, mass, grid, smooth, time, block, parts):
+        """Mass of the source cells moved by ``(1 - time) x + time T(x)`` onto the cells of ``grid``; the total is kept."""
         nodes = self.nodes
         if time != 1.0:
             positions = np.meshgrid(*[self.axes[a, :n + 2] for a, n in enumerate(self.shape)], indexing="ij")
             nodes = (1 - time) * np.stack(positions).reshape(self.dimension, -1) + time * nodes
-        out = np.zeros((parts, int(np.prod([-(-n // block) for n in grid.shape]))))
+        parts = PARTS if grid.size * PARTS < mass.size else 1  # each part has a copy of the target's cells
+        out = np.zeros((parts, grid.size))
         kernels.deposit(nodes, *self._geometry, np.ascontiguousarray(mass).ravel(), grid.lower, grid.spacing,
-                        np.array(grid.shape), block, smooth, out)
-        return out.sum(axis=0)
+                        np.array(grid.shape), smooth, out)
+        return out.sum(axis=0).reshape(grid.shape)
+
+    def misplaced_mass(self, source_values, target_values):
+        """Fraction of the mass that the map leaves in the wrong block of about ``BLOCK`` cells per axis of the target.
+
+        Half the L1 distance of the pushed and the expected mass, summed over blocks.
+        """
+        blocks = self.target_grid.with_shape(tuple(max(-(-n // BLOCK), 3 if wraps else 2) for n, wraps
+                                                   in zip(self.target_grid.shape, self.target_grid.periodic)))
+        arrived = self.deposited(source_values, blocks, False) * self.grid.cell_volume
+        return 0.5 * float(np.abs(arrived - average(target_values, blocks.shape) * blocks.cell_volume).sum())

@@ -77,8 +77,8 @@ ABOVE_THE_OPERATOR = (
 
 @pytest.mark.parametrize(("lower", "forbidden"), [
     (("grid", "status", "threads", "ghosts", "transfer"),
-     ("density", "problem", "monge_ampere", "kernels", "linear", *ABOVE_THE_OPERATOR)),
-    (("grid", "status", "threads", "ghosts"), ("transfer",)),
+     ("density", "problem", "monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
+    (("grid", "status", "threads", "ghosts"), ("transfer", "kernels")),
     (("linear",), ("density", "problem", "monge_ampere", *ABOVE_THE_OPERATOR)),
     (("newton",), ("density", "problem", "monge_ampere", "kernels", *ABOVE_THE_OPERATOR[1:])),
     (("density", "problem"), ("monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
@@ -101,6 +101,7 @@ def test_kernels_import_nothing_of_the_package():
 
 @pytest.mark.parametrize(("used", "users"), [
     (("kernels.monge_ampere_2d", "kernels.monge_ampere_3d"), {"pmapde.monge_ampere"}),
+    (("kernels.transfer",), {"pmapde.transfer"}),
     (("plotting", "exact"), {"pmapde.cli"}),
     (("cli",), {"pmapde.__main__"}),
 ])

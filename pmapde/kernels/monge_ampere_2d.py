@@ -2,7 +2,8 @@
 
     D_e u = u(i + e) - 2 u(i) + u(i - e) = D_e phi + sum_a quadratic[a] e_a^2,      quadratic[a] = slope_a spacing_a^2,
 
-of ``phi`` with ``radius`` ghost layers filled by the caller. ``out`` has no ghosts. Inadmissible cells give NaN.
+of ``phi`` with one ghost layer filled by the caller; ``out`` has no ghosts. The weights of the linearisation belong to
+the offsets (1, 0), (0, 1), (1, -1), (1, 1). Logarithms are left to numpy, whose own are vectorised.
 """
 import math
 
@@ -31,102 +32,116 @@ def _selling(a, b, c):
 
 
 @njit(cache=True, error_model="numpy")
-def _monotone_extension(differences, direction, log_image, low, high, weights):
-    """The extension at one cell (see ``monotone``): its value less ``log_image``, weights in ``weights`` (K,)."""
-    image = math.exp(log_image)
-    smallest = math.exp(low) * image / max(differences[0], differences[1], math.sqrt(image))
-    best, active = math.inf, 0
-    best_a, best_b, best_c = 0.0, 0.0, 0.0
-    for s in range(direction.shape[0]):
-        a, b, c = differences[direction[s, 0]], differences[direction[s, 1]], differences[direction[s, 2]]
-        h, da, db, dc = _selling(max(a, smallest), max(b, smallest), max(c, smallest))
-        # shrink the point of tangency to the largest determinant allowed; h has degree two, grad log h degree -1
-        ratio = min(1.0, math.sqrt(math.exp(high) * image / h))
-        da, db, dc = da / (h * ratio), db / (h * ratio), dc / (h * ratio)
-        value = math.log(h * ratio * ratio) - 2.0 + da * a + db * b + dc * c
-        if value < best:
-            best, active, best_a, best_b, best_c = value, s, da, db, dc
-    weights[:] = 0.0
-    weights[direction[active, 0]] = best_a
-    weights[direction[active, 1]] = best_b
-    weights[direction[active, 2]] = best_c
-    return best - log_image
+def _differences(phi, i, j, quadratic):
+    """Second differences along the four offsets at cell (i, j), counted with the ghosts."""
+    a = _difference(phi, i, j, 1, 0, quadratic)
+    b = _difference(phi, i, j, 0, 1, quadratic)
+    return a, b, _difference(phi, i, j, 1, -1, quadratic), _difference(phi, i, j, 1, 1, quadratic)
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def monotone(phi, radius, offsets, direction, quadratic, log_image, low, high, with_weights, weights, out, extended):
-    """``out = log min_superbases h(D_e0 u, D_e1 u, D_e2 u) - log_image``, MA-LBR in logarithmic form, and its weights.
+def monotone(phi, quadratic, with_weights, weights, out, inadmissible):
+    """``out = min over superbases of h(D_e0 u, D_e1 u, D_e2 u)``, MA-LBR, and the weights of its logarithm.
 
-    ``offsets`` (K, 2) are all offsets up to sign, the axes first; ``direction`` (S, 3) the rows of them that each
-    superbase consists of. ``weights`` (K, nx, ny), if asked for: the derivative with respect to the second differences,
-    grad log h of the active superbase, all non-negative.
-
-    Where ``out`` leaves ``[low, high]`` or a second difference is not positive, the logarithm is replaced by its tangent
-    at second differences no smaller than ``exp(low) image / (largest)`` with a determinant no larger than
-    ``exp(high) image``: finite, and the policy (the weights) bounded. ``extended[i]`` counts these cells of row ``i``. With ``low = -inf`` and ``high = inf`` nothing is replaced: NaN where ``u`` is inadmissible.
+    The superbases of the 3x3 stencil are (1,0), (0,1) with (1,-1) or (1,1). ``weights`` (4, nx, ny), if asked for:
+    grad log h of the active superbase, all non-negative. ``inadmissible[i]`` counts the cells of row ``i`` where a second
+    difference is not positive.
     """
     nx, ny = out.shape
-    count, bases = offsets.shape[0], direction.shape[0]
     for i in prange(nx):
-        differences = np.empty((count, ny))  # one row of cells: stays in the first-level cache
-        policy = np.empty((4, ny))
-        active = np.empty(ny, dtype=np.int8)
-        column, column_weights = np.empty(count), np.empty(count)
-        for k in range(count):
-            x, y = offsets[k, 0], offsets[k, 1]
-            constant = quadratic[0] * x * x + quadratic[1] * y * y
-            row, ahead, behind = phi[i + radius], phi[i + radius + x], phi[i + radius - x]
-            for j in range(ny):
-                centre = row[j + radius]
-                differences[k, j] = (ahead[j + radius + y] - centre) - (centre - behind[j + radius - y]) + constant
-        for s in range(bases):
-            first, second, third = differences[direction[s, 0]], differences[direction[s, 1]], differences[direction[s, 2]]
-            for j in range(ny):
-                h, da, db, dc = _selling(first[j], second[j], third[j])
-                if s == 0 or h < policy[3, j]:
-                    policy[0, j], policy[1, j], policy[2, j], policy[3, j], active[j] = da, db, dc, h, s
+        below, own, above = phi[i], phi[i + 1], phi[i + 2]
+        row, qx, qy = out[i], quadratic[0], quadratic[1]
+        bad = 0
         if with_weights:
-            for k in range(count):
-                weights[k, i, :] = 0.0
-            for s in range(bases):
-                for m in range(3):
-                    line = weights[direction[s, m], i]
-                    for j in range(ny):
-                        line[j] += policy[m, j] / policy[3, j] if active[j] == s else 0.0
+            wx, wy, wm, wp = weights[0, i], weights[1, i], weights[2, i], weights[3, i]
+            for j in range(ny):
+                centre = own[j + 1]
+                a = (above[j + 1] - centre) - (centre - below[j + 1]) + qx
+                b = (own[j + 2] - centre) - (centre - own[j]) + qy
+                m = (above[j] - centre) - (centre - below[j + 2]) + (qx + qy)
+                p = (above[j + 2] - centre) - (centre - below[j]) + (qx + qy)
+                h_m, a_m, b_m, m_m = _selling(a, b, m)
+                h_p, a_p, b_p, p_p = _selling(a, b, p)
+                first = h_m < h_p
+                h = h_m if first else h_p
+                inverse = 1.0 / h
+                wx[j] = (a_m if first else a_p) * inverse
+                wy[j] = (b_m if first else b_p) * inverse
+                wm[j] = m_m * inverse if first else 0.0
+                wp[j] = 0.0 if first else p_p * inverse
+                row[j] = h
+                bad += 0 if (a > 0.0) & (b > 0.0) & (m > 0.0) & (p > 0.0) else 1  # NaN counts
+        else:
+            for j in range(ny):
+                centre = own[j + 1]
+                a = (above[j + 1] - centre) - (centre - below[j + 1]) + qx
+                b = (own[j + 2] - centre) - (centre - own[j]) + qy
+                m = (above[j] - centre) - (centre - below[j + 2]) + (qx + qy)
+                p = (above[j + 2] - centre) - (centre - below[j]) + (qx + qy)
+                row[j] = min(_selling(a, b, m)[0], _selling(a, b, p)[0])
+                bad += 0 if (a > 0.0) & (b > 0.0) & (m > 0.0) & (p > 0.0) else 1  # NaN counts
+        inadmissible[i] = bad
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def monotone_extension(phi, quadratic, log_image, low, high, with_weights, weights, out, extended):
+    """Replaces ``out = log det - log_image`` (and the weights) where it leaves ``[low, high]`` or a difference is not positive.
+
+    There the logarithm gives way to its tangent at second differences no smaller than ``exp(low) image / (largest)`` with
+    a determinant no larger than ``exp(high) image``: finite, and the policy (the weights) bounded. ``extended[i]`` counts
+    the cells of row ``i``. With ``low = -inf`` nothing is replaced: NaN where ``u`` is inadmissible.
+    """
+    nx, ny = out.shape
+    for i in prange(nx):
         tangents = 0
         for j in range(ny):
-            value = math.log(policy[3, j]) - log_image[i, j]
-            positive = True
-            for k in range(count):
-                positive = positive and differences[k, j] > 0.0
-            if not (positive and low <= value <= high):
-                if low == -math.inf:
-                    value = math.nan
-                else:
-                    tangents += 1
-                    column[:] = differences[:, j]
-                    value = _monotone_extension(column, direction, log_image[i, j], low, high, column_weights)
-                    for k in range(count):
-                        value = math.nan if math.isnan(column[k]) else value
-                    if with_weights:
-                        weights[:, i, j] = column_weights
-            out[i, j] = value
+            a, b, m, p = _differences(phi, i + 1, j + 1, quadratic)
+            if a > 0.0 and b > 0.0 and m > 0.0 and p > 0.0 and low <= out[i, j] <= high:
+                continue
+            if low == -math.inf or math.isnan(a + b + m + p):
+                out[i, j] = math.nan
+                continue
+            tangents += 1
+            image = math.exp(log_image[i, j])
+            smallest = math.exp(low) * image / max(a, b, math.sqrt(image))
+            best, active, best_a, best_b, best_c = math.inf, 0, 0.0, 0.0, 0.0
+            for s in range(2):
+                c = m if s == 0 else p
+                h, da, db, dc = _selling(max(a, smallest), max(b, smallest), max(c, smallest))
+                # shrink the point of tangency to the largest determinant allowed; h has degree two, grad log h degree -1
+                ratio = min(1.0, math.sqrt(math.exp(high) * image / h))
+                da, db, dc = da / (h * ratio), db / (h * ratio), dc / (h * ratio)
+                value = math.log(h * ratio * ratio) - 2.0 + da * a + db * b + dc * c
+                if value < best:
+                    best, active, best_a, best_b, best_c = value, s, da, db, dc
+            out[i, j] = best - log_image[i, j]
+            if with_weights:
+                weights[0, i, j], weights[1, i, j] = best_a, best_b
+                weights[2 + active, i, j], weights[3 - active, i, j] = best_c, 0.0
         extended[i] = tangents
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def monotone_margin(phi, radius, offsets, quadratic, out):
-    """``out[i]``: smallest ``D_e u / D_e q`` of row ``i`` over ``offsets`` (K, 2); positive where ``u`` is admissible."""
-    for i in prange(out.shape[0]):
-        smallest = math.inf
-        for j in range(phi.shape[1] - 2 * radius):
-            for k in range(offsets.shape[0]):
-                x, y = offsets[k, 0], offsets[k, 1]
-                ratio = (_difference(phi, i + radius, j + radius, x, y, quadratic)
-                         / (quadratic[0] * x * x + quadratic[1] * y * y))
-                if ratio < smallest or math.isnan(ratio):  # NaN wins, and stays
-                    smallest = ratio
-        out[i] = smallest
+def monotone_checks(phi, quadratic, mass, margin, narrow):
+    """Row by row the smallest ``D_e u / D_e q`` over the offsets, positive where ``u`` is admissible, and the ``mass`` of
+    cells where an axis carries no weight: the Hessian is too anisotropic for the stencil."""
+    nx, ny = mass.shape
+    for i in prange(nx):
+        ratio, least = np.empty(ny), np.empty(ny)  # first by vector arithmetic, then reduced
+        qx, qy = quadratic[0], quadratic[1]
+        for j in range(ny):
+            a, b, m, p = _differences(phi, i + 1, j + 1, quadratic)
+            ratio[j] = min(min(a / qx, b / qy), min(m, p) / (qx + qy)) + 0.0 * (a + b + m + p)  # NaN stays
+            h_m, a_m, b_m, _ = _selling(a, b, m)
+            h_p, a_p, b_p, _ = _selling(a, b, p)
+            least[j] = min(a_m, b_m) if h_m < h_p else min(a_p, b_p)
+        smallest, total = math.inf, 0.0
+        for j in range(ny):
+            if ratio[j] < smallest or math.isnan(ratio[j]):  # NaN wins, and stays
+                smallest = ratio[j]
+            if least[j] == 0.0:
+                total += mass[i, j]
+        margin[i], narrow[i] = smallest, total
 
 
 @njit(cache=True, error_model="numpy")
@@ -139,7 +154,7 @@ def _hessian(phi, i, j, quadratic):
 
 @njit(cache=True, error_model="numpy")
 def _centred_extension(a, b, m, log_image, low, high):
-    """The extension at one cell (see ``centred``): ``tr(D M) - log det D - 2 - log_image``, and the policy D."""
+    """The extension at one cell (see ``centred_extension``): ``tr(D M) - log det D - 2 - log_image``, and the policy D."""
     image = math.exp(log_image)
     root = math.sqrt(image)
     mean, radius = 0.5 * (a + b), math.hypot(0.5 * (a - b), m)
@@ -155,32 +170,44 @@ def _centred_extension(a, b, m, log_image, low, high):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def centred(phi, radius, quadratic, log_image, low, high, with_weights, weights, out, extended):
-    """``out = log(D_10 u D_01 u - m^2) - log_image`` with the centred mixed difference m, and its weights.
+def centred(phi, quadratic, with_weights, weights, out, inadmissible):
+    """``out = D_10 u D_01 u - m^2`` with the centred mixed difference m, and the weights of its logarithm.
 
-    ``weights`` (4, nx, ny) of the second differences along (1,0), (0,1), (1,-1), (1,1): tr(M^-1 D2 w), mixed term split.
-    Outside ``[low, high]`` the tangent at a matrix with bounded eigenvalues replaces it, as in ``monotone``.
+    ``weights`` (4, nx, ny): tr(M^-1 D2 w), the mixed term split over both diagonals. ``inadmissible`` as in ``monotone``.
     """
+    nx, ny = out.shape
+    for i in prange(nx):
+        bad = 0
+        for j in range(ny):
+            a, b, m = _hessian(phi, i + 1, j + 1, quadratic)
+            determinant = a * b - m * m
+            out[i, j] = determinant
+            bad += 0 if a > 0.0 and b > 0.0 and determinant > 0.0 else 1
+            if with_weights:
+                weights[0, i, j] = b / determinant
+                weights[1, i, j] = a / determinant
+                weights[2, i, j] = 0.5 * m / determinant
+                weights[3, i, j] = -0.5 * m / determinant
+        inadmissible[i] = bad
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def centred_extension(phi, quadratic, log_image, low, high, with_weights, weights, out, extended):
+    """As ``monotone_extension``: the tangent at a matrix with bounded eigenvalues."""
     nx, ny = out.shape
     for i in prange(nx):
         tangents = 0
         for j in range(ny):
-            a, b, m = _hessian(phi, i + radius, j + radius, quadratic)
-            determinant = a * b - m * m
-            value = math.log(determinant) - log_image[i, j]
-            xx, yy, xy = b / determinant, a / determinant, -m / determinant
-            if not (a > 0.0 and b > 0.0 and determinant > 0.0 and low <= value <= high):
-                if low == -math.inf or math.isnan(determinant):
-                    value = math.nan
-                else:
-                    tangents += 1
-                    value, xx, yy, xy = _centred_extension(a, b, m, log_image[i, j], low, high)
-            out[i, j] = value
+            a, b, m = _hessian(phi, i + 1, j + 1, quadratic)
+            if a > 0.0 and b > 0.0 and a * b - m * m > 0.0 and low <= out[i, j] <= high:
+                continue
+            if low == -math.inf or math.isnan(a + b + m):
+                out[i, j] = math.nan
+                continue
+            tangents += 1
+            out[i, j], xx, yy, xy = _centred_extension(a, b, m, log_image[i, j], low, high)
             if with_weights:
-                weights[0, i, j] = xx
-                weights[1, i, j] = yy
-                weights[2, i, j] = -0.5 * xy
-                weights[3, i, j] = 0.5 * xy
+                weights[0, i, j], weights[1, i, j], weights[2, i, j], weights[3, i, j] = xx, yy, -0.5 * xy, 0.5 * xy
         extended[i] = tangents
 
 
@@ -201,23 +228,23 @@ def centred_margin(phi, quadratic, out):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def displacement(phi, radius, spacing, out):
+def displacement(phi, spacing, out):
     """``out[a] = d phi / d x_a`` by centred differences, (2, nx, ny)."""
     nx, ny = out.shape[1:]
     for i in prange(nx):
         for j in range(ny):
-            k, l = i + radius, j + radius
+            k, l = i + 1, j + 1
             out[0, i, j] = (phi[k + 1, l] - phi[k - 1, l]) / (2.0 * spacing[0])
             out[1, i, j] = (phi[k, l + 1] - phi[k, l - 1]) / (2.0 * spacing[1])
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def image_edges(phi, radius, quadratic, spacing, out):
+def image_edges(phi, quadratic, spacing, out):
     """``out[a, b] = D2u[a, b] spacing[b]``, (2, 2, nx, ny): edges of the image of a cell, by centred differences."""
     nx, ny = out.shape[2:]
     for i in prange(nx):
         for j in range(ny):
-            xx, yy, xy = _hessian(phi, i + radius, j + radius, quadratic)
+            xx, yy, xy = _hessian(phi, i + 1, j + 1, quadratic)
             out[0, 0, i, j] = xx / spacing[0]
             out[1, 1, i, j] = yy / spacing[1]
             out[0, 1, i, j] = xy / spacing[0]

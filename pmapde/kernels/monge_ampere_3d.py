@@ -57,7 +57,7 @@ def _eigen(matrix, vectors):
 
 @njit(cache=True, error_model="numpy")
 def _centred_extension(matrix, vectors, log_image, low, high):
-    """The extension at one cell (see ``centred``): ``tr(D M) - log det D - 3 - log_image``; D in ``matrix``."""
+    """The extension at one cell (see ``centred_extension``): ``tr(D M) - log det D - 3 - log_image``; D in ``matrix``."""
     image = math.exp(log_image)
     root = math.exp(log_image / 3.0)
     _eigen(matrix, vectors)
@@ -84,14 +84,46 @@ def _centred_extension(matrix, vectors, log_image, low, high):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def centred(phi, radius, quadratic, log_image, low, high, with_weights, weights, out, extended):
-    """``out = log det M - log_image`` and the weights (9, nx, ny, nz) of the second differences in tr(M^-1 D2 w).
+def centred(phi, quadratic, with_weights, weights, out, inadmissible):
+    """``out = det M`` and the weights (9, nx, ny, nz) of the second differences in tr(M^-1 D2 w), that of its logarithm.
 
-    Mixed terms are split over the two diagonals of their plane. Where ``out`` leaves ``[low, high]`` or M is not
-    positive definite, the logarithm is replaced by its tangent at a matrix with the eigenvectors of M, eigenvalues no
-    smaller than ``exp(low) image / (product of the others)`` and a determinant of at most ``exp(high) image``: finite.
-    ``extended[i]`` counts these cells of slab ``i``. With ``low = -inf`` and
-    ``high = inf`` nothing is replaced: NaN where ``u`` is inadmissible.
+    Mixed terms are split over the two diagonals of their plane. ``inadmissible[i]`` counts the cells of slab ``i`` where M
+    is not positive definite.
+    """
+    nx, ny, nz = out.shape
+    for i in prange(nx):
+        bad = 0
+        for j in range(ny):
+            for k in range(nz):
+                xx, yy, zz, xy, xz, yz = _hessian(phi, i + 1, j + 1, k + 1, quadratic)
+                minor = xx * yy - xy * xy
+                determinant = _determinant(xx, yy, zz, xy, xz, yz)
+                out[i, j, k] = determinant
+                bad += 0 if xx > 0.0 and minor > 0.0 and determinant > 0.0 else 1  # Sylvester
+                if with_weights:
+                    inverse = 1.0 / determinant
+                    half_xy = 0.5 * (xz * yz - xy * zz) * inverse
+                    half_xz = 0.5 * (xy * yz - xz * yy) * inverse
+                    half_yz = 0.5 * (xy * xz - yz * xx) * inverse
+                    weights[0, i, j, k] = (yy * zz - yz * yz) * inverse
+                    weights[1, i, j, k] = (xx * zz - xz * xz) * inverse
+                    weights[2, i, j, k] = minor * inverse
+                    weights[3, i, j, k] = -half_xy
+                    weights[4, i, j, k] = half_xy
+                    weights[5, i, j, k] = -half_xz
+                    weights[6, i, j, k] = half_xz
+                    weights[7, i, j, k] = -half_yz
+                    weights[8, i, j, k] = half_yz
+        inadmissible[i] = bad
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def centred_extension(phi, quadratic, log_image, low, high, with_weights, weights, out, extended):
+    """Replaces ``out = log det - log_image`` (and the weights) where it leaves ``[low, high]`` or M is not positive definite.
+
+    By its tangent at a matrix with the eigenvectors of M, eigenvalues no smaller than ``exp(low) image / (product of the
+    others)`` and a determinant of at most ``exp(high) image``: finite. ``extended[i]`` counts these cells of slab ``i``.
+    With ``low = -inf`` nothing is replaced: NaN where ``u`` is inadmissible.
     """
     nx, ny, nz = out.shape
     for i in prange(nx):
@@ -99,42 +131,24 @@ def centred(phi, radius, quadratic, log_image, low, high, with_weights, weights,
         matrix, vectors = np.empty((3, 3)), np.empty((3, 3))
         for j in range(ny):
             for k in range(nz):
-                xx, yy, zz, xy, xz, yz = _hessian(phi, i + radius, j + radius, k + radius, quadratic)
+                xx, yy, zz, xy, xz, yz = _hessian(phi, i + 1, j + 1, k + 1, quadratic)
                 determinant = _determinant(xx, yy, zz, xy, xz, yz)
-                value = math.log(determinant) - log_image[i, j, k]
-                positive = xx > 0.0 and xx * yy - xy * xy > 0.0 and determinant > 0.0  # Sylvester
-                extend = not (positive and low <= value <= high)
-                if extend:
-                    if low == -math.inf or math.isnan(determinant):
-                        value = math.nan
-                        extend = False
-                    else:
-                        tangents += 1
-                        matrix[0, 0], matrix[1, 1], matrix[2, 2] = xx, yy, zz
-                        matrix[0, 1], matrix[0, 2], matrix[1, 2] = xy, xz, yz
-                        matrix[1, 0], matrix[2, 0], matrix[2, 1] = xy, xz, yz
-                        value = _centred_extension(matrix, vectors, log_image[i, j, k], low, high)
-                out[i, j, k] = value
+                positive = xx > 0.0 and xx * yy - xy * xy > 0.0 and determinant > 0.0
+                if positive and low <= out[i, j, k] <= high:
+                    continue
+                if low == -math.inf or math.isnan(determinant):
+                    out[i, j, k] = math.nan
+                    continue
+                tangents += 1
+                matrix[0, 0], matrix[1, 1], matrix[2, 2] = xx, yy, zz
+                matrix[0, 1], matrix[0, 2], matrix[1, 2] = xy, xz, yz
+                matrix[1, 0], matrix[2, 0], matrix[2, 1] = xy, xz, yz
+                out[i, j, k] = _centred_extension(matrix, vectors, log_image[i, j, k], low, high)
                 if with_weights:
-                    if extend:
-                        inverse_xx, inverse_yy, inverse_zz = matrix[0, 0], matrix[1, 1], matrix[2, 2]
-                        inverse_xy, inverse_xz, inverse_yz = matrix[0, 1], matrix[0, 2], matrix[1, 2]
-                    else:
-                        inverse_xx = (yy * zz - yz * yz) / determinant
-                        inverse_yy = (xx * zz - xz * xz) / determinant
-                        inverse_zz = (xx * yy - xy * xy) / determinant
-                        inverse_xy = (xz * yz - xy * zz) / determinant
-                        inverse_xz = (xy * yz - xz * yy) / determinant
-                        inverse_yz = (xy * xz - yz * xx) / determinant
-                    weights[0, i, j, k] = inverse_xx
-                    weights[1, i, j, k] = inverse_yy
-                    weights[2, i, j, k] = inverse_zz
-                    weights[3, i, j, k] = -0.5 * inverse_xy
-                    weights[4, i, j, k] = 0.5 * inverse_xy
-                    weights[5, i, j, k] = -0.5 * inverse_xz
-                    weights[6, i, j, k] = 0.5 * inverse_xz
-                    weights[7, i, j, k] = -0.5 * inverse_yz
-                    weights[8, i, j, k] = 0.5 * inverse_yz
+                    weights[0, i, j, k], weights[1, i, j, k], weights[2, i, j, k] = matrix[0, 0], matrix[1, 1], matrix[2, 2]
+                    weights[3, i, j, k], weights[4, i, j, k] = -0.5 * matrix[0, 1], 0.5 * matrix[0, 1]
+                    weights[5, i, j, k], weights[6, i, j, k] = -0.5 * matrix[0, 2], 0.5 * matrix[0, 2]
+                    weights[7, i, j, k], weights[8, i, j, k] = -0.5 * matrix[1, 2], 0.5 * matrix[1, 2]
         extended[i] = tangents
 
 
@@ -143,12 +157,16 @@ def centred_margin(phi, quadratic, out):
     """``out[i]``: smallest eigenvalue of the centred Hessian relative to D2q, row by row (trigonometric formula)."""
     qx, qy, qz = math.sqrt(quadratic[0]), math.sqrt(quadratic[1]), math.sqrt(quadratic[2])
     for i in prange(out.shape[0]):
-        smallest = math.inf
+        smallest = 1e300  # finite: it is subtracted
         for j in range(phi.shape[1] - 2):
             for k in range(phi.shape[2] - 2):
                 xx, yy, zz, xy, xz, yz = _hessian(phi, i + 1, j + 1, k + 1, quadratic)
                 xx, yy, zz = xx / (qx * qx), yy / (qy * qy), zz / (qz * qz)
                 xy, xz, yz = xy / (qx * qy), xz / (qx * qz), yz / (qy * qz)
+                ax, ay, az = xx - smallest, yy - smallest, zz - smallest
+                if (ax > 0.0 and ax * ay - xy * xy > 0.0
+                        and _determinant(ax, ay, az, xy, xz, yz) > 0.0):
+                    continue  # its eigenvalues are larger than the smallest so far
                 mean = (xx + yy + zz) / 3.0
                 xx, yy, zz = xx - mean, yy - mean, zz - mean
                 spread = math.sqrt((xx * xx + yy * yy + zz * zz + 2.0 * (xy * xy + xz * xz + yz * yz)) / 6.0)
@@ -165,26 +183,26 @@ def centred_margin(phi, quadratic, out):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def displacement(phi, radius, spacing, out):
+def displacement(phi, spacing, out):
     """``out[a] = d phi / d x_a`` by centred differences, (3, nx, ny, nz)."""
     nx, ny, nz = out.shape[1:]
     for i in prange(nx):
         for j in range(ny):
             for k in range(nz):
-                x, y, z = i + radius, j + radius, k + radius
+                x, y, z = i + 1, j + 1, k + 1
                 out[0, i, j, k] = (phi[x + 1, y, z] - phi[x - 1, y, z]) / (2.0 * spacing[0])
                 out[1, i, j, k] = (phi[x, y + 1, z] - phi[x, y - 1, z]) / (2.0 * spacing[1])
                 out[2, i, j, k] = (phi[x, y, z + 1] - phi[x, y, z - 1]) / (2.0 * spacing[2])
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def image_edges(phi, radius, quadratic, spacing, out):
+def image_edges(phi, quadratic, spacing, out):
     """``out[a, b] = D2u[a, b] spacing[b]``, (3, 3, nx, ny, nz): edges of the image of a cell."""
     nx, ny, nz = out.shape[2:]
     for i in prange(nx):
         for j in range(ny):
             for k in range(nz):
-                xx, yy, zz, xy, xz, yz = _hessian(phi, i + radius, j + radius, k + radius, quadratic)
+                xx, yy, zz, xy, xz, yz = _hessian(phi, i + 1, j + 1, k + 1, quadratic)
                 out[0, 0, i, j, k] = xx / spacing[0]
                 out[1, 1, i, j, k] = yy / spacing[1]
                 out[2, 2, i, j, k] = zz / spacing[2]

@@ -182,47 +182,38 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
     ny = weights.shape[2]
     mx, my = coarse_drift.shape[1:]
     for i in prange(mx):
-        total = np.zeros((7, ny))
+        total, scale = np.zeros((7, ny)), np.empty(ny)
         for a in range(weight_x.shape[1]):
             x, share = first_x[i] + a, weight_x[i, a]
             if share == 0.0:
                 continue
-            for j in range(ny):
-                scale = share * row_weight[x, j] if row_weight.shape[0] > 0 else share
-                diagonal_pair = weights[2, x, j] + weights[3, x, j]
-                total[0, j] += scale * (weights[0, x, j] + diagonal_pair)  # total coupling along the axis
-                total[1, j] += scale * (weights[1, x, j] + diagonal_pair)
-                total[2, j] += scale * weights[2, x, j]
-                total[3, j] += scale * weights[3, x, j]
-                total[4, j] += scale * drift[0, x, j]
-                total[5, j] += scale * drift[1, x, j]
-                total[6, j] += scale * (shift[0, 0] if shift.shape[0] == 1 else shift[x, j])
-        value = np.empty(7)
-        for j in range(my):
+            scale[:] = share
+            if row_weight.shape[0] > 0:
+                for j in range(ny):
+                    scale[j] *= row_weight[x, j]
             for k in range(7):
-                value[k] = 0.0
-                for b in range(weight_y.shape[1]):
-                    value[k] += weight_y[j, b] * total[k, first_y[j] + b]
-            mixed_m, mixed_p = value[2] * ratio[0] * ratio[1], value[3] * ratio[0] * ratio[1]
-            drift_x, drift_y = value[4] * ratio[0], value[5] * ratio[1]
-            coarse_weights[0, i, j] = max(value[0] * ratio[0] * ratio[0] - mixed_m - mixed_p, abs(drift_x))
-            coarse_weights[1, i, j] = max(value[1] * ratio[1] * ratio[1] - mixed_m - mixed_p, abs(drift_y))
+                line = weights[k, x] if k < 4 else drift[k - 4, x] if k < 6 else shift[x if shift.shape[0] > 1 else 0]
+                if line.shape[0] == 1:
+                    for j in range(ny):
+                        total[k, j] += scale[j] * line[0]
+                else:
+                    for j in range(ny):
+                        total[k, j] += scale[j] * line[j]
+        value = np.zeros((7, my))
+        for k in range(7):
+            for b in range(weight_y.shape[1]):
+                for j in range(my):
+                    value[k, j] += weight_y[j, b] * total[k, first_y[j] + b]
+        for j in range(my):
+            pairs = value[2, j] + value[3, j]  # the total coupling along an axis contains both diagonals
+            mixed_m, mixed_p = value[2, j] * ratio[0] * ratio[1], value[3, j] * ratio[0] * ratio[1]
+            drift_x, drift_y = value[4, j] * ratio[0], value[5, j] * ratio[1]
+            along_x, along_y = (value[0, j] + pairs) * ratio[0] * ratio[0], (value[1, j] + pairs) * ratio[1] * ratio[1]
+            coarse_weights[0, i, j] = max(along_x - mixed_m - mixed_p, abs(drift_x))
+            coarse_weights[1, i, j] = max(along_y - mixed_m - mixed_p, abs(drift_y))
             coarse_weights[2, i, j], coarse_weights[3, i, j] = mixed_m, mixed_p
             coarse_drift[0, i, j], coarse_drift[1, i, j] = drift_x, drift_y
-            coarse_shift[i, j] = value[6]
-
-
-@njit(cache=True, parallel=True, error_model="numpy")
-def couplings(weights, out):
-    """``out[i]``: sums over row ``i`` of the total couplings along both axes, (nx, 2)."""
-    nx, ny = weights.shape[1:]
-    for i in prange(nx):
-        along_x, along_y = 0.0, 0.0
-        for j in range(ny):
-            diagonal_pair = weights[2, i, j] + weights[3, i, j]
-            along_x += weights[0, i, j] + diagonal_pair
-            along_y += weights[1, i, j] + diagonal_pair
-        out[i, 0], out[i, 1] = along_x, along_y
+            coarse_shift[i, j] = value[6, j]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")

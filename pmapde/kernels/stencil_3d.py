@@ -213,7 +213,7 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
     nz = weights.shape[3]
     mx, my, mz = coarse_shift.shape
     for i in prange(mx):
-        total, value = np.empty((13, nz)), np.empty(13)
+        total, value, scale = np.empty((13, nz)), np.empty(13), np.empty(nz)
         for j in range(my):
             total[:] = 0.0
             for a in range(weight_x.shape[1]):
@@ -221,13 +221,19 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
                     x, y, share = first_x[i] + a, first_y[j] + b, weight_x[i, a] * weight_y[j, b]
                     if share == 0.0:
                         continue
-                    for k in range(nz):
-                        scale = share * row_weight[x, y, k] if row_weight.shape[0] > 0 else share
-                        for e in range(9):
-                            total[e, k] += scale * weights[e, x, y, k]
-                        for e in range(3):
-                            total[9 + e, k] += scale * drift[e, x, y, k]
-                        total[12, k] += scale * (shift[0, 0, 0] if shift.shape[0] == 1 else shift[x, y, k])
+                    scale[:] = share
+                    if row_weight.shape[0] > 0:
+                        for k in range(nz):
+                            scale[k] *= row_weight[x, y, k]
+                    for e in range(13):
+                        line = (weights[e, x, y] if e < 9 else drift[e - 9, x, y] if e < 12
+                                else shift[x, y] if shift.shape[0] > 1 else shift[0, 0])
+                        if line.shape[0] == 1:
+                            for k in range(nz):
+                                total[e, k] += scale[k] * line[0]
+                        else:
+                            for k in range(nz):
+                                total[e, k] += scale[k] * line[k]
             for k in range(mz):
                 for e in range(13):
                     value[e] = 0.0
@@ -250,24 +256,6 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
                 for e in range(3, 9):
                     coarse_weights[e, i, j, k] = value[e]
                 coarse_shift[i, j, k] = value[12]
-
-
-@njit(cache=True, parallel=True, error_model="numpy")
-def couplings(weights, out):
-    """``out[i]``: sums over slab ``i`` of the total couplings along the axes, (nx, 3)."""
-    nx, ny, nz = weights.shape[1:]
-    for i in prange(nx):
-        sums = np.zeros(9)
-        for j in range(ny):
-            for e in range(9):
-                total = 0.0
-                line = weights[e, i, j]
-                for k in range(nz):
-                    total += line[k]
-                sums[e] += total
-        out[i, 0] = sums[0] + sums[3] + sums[4] + sums[5] + sums[6]
-        out[i, 1] = sums[1] + sums[3] + sums[4] + sums[7] + sums[8]
-        out[i, 2] = sums[2] + sums[5] + sums[6] + sums[7] + sums[8]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")

@@ -232,113 +232,198 @@ def invert(nodes, axes, strides, permutations, lower, spacing, bins, periodic, s
                     break
 
 
+@njit(cache=True, error_model="numpy")
+def _orientation(nodes, base, strides, permutation, matrix):
+    """Determinant of the map on one simplex, positive where it keeps its orientation."""
+    dimension = strides.shape[0]
+    here = base
+    for k in range(dimension):
+        there = here + strides[permutation[k]]
+        for c in range(dimension):  # column of its axis: the simplex and its reference then agree in orientation
+            matrix[c, permutation[k]] = nodes[c, there] - nodes[c, here]
+        here = there
+    if dimension == 2:
+        return matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]
+    return (matrix[0, 0] * (matrix[1, 1] * matrix[2, 2] - matrix[1, 2] * matrix[2, 1])
+            - matrix[0, 1] * (matrix[1, 0] * matrix[2, 2] - matrix[1, 2] * matrix[2, 0])
+            + matrix[0, 2] * (matrix[1, 0] * matrix[2, 1] - matrix[1, 1] * matrix[2, 0]))
+
+
 @njit(cache=True, parallel=True, error_model="numpy")
-def folded(nodes, axes, strides, permutations, shape, first, out):
+def folded(nodes, strides, permutations, shape, first, out):
     """``out[cell]``: volume fraction of the simplices of each lattice cell that the map does not keep positively oriented."""
     dimension = strides.shape[0]
-    for cell in prange(out.shape[0]):
-        base = _first_corner(np.int64(cell), shape, first, strides)
+    slabs = shape[0] + 1 - first[0]
+    slab = out.shape[0] // slabs
+    for part in prange(slabs):
         matrix = np.empty((dimension, dimension))
-        bad = 0
-        for s in range(permutations.shape[0]):
-            here = base
-            for k in range(dimension):
-                there = here + strides[permutations[s, k]]
-                for c in range(dimension):  # column of its axis: the simplex and its reference then agree in orientation
-                    matrix[c, permutations[s, k]] = nodes[c, there] - nodes[c, here]
-                here = there
-            determinant = matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]
-            if dimension == 3:
-                determinant = (matrix[0, 0] * (matrix[1, 1] * matrix[2, 2] - matrix[1, 2] * matrix[2, 1])
-                               - matrix[0, 1] * (matrix[1, 0] * matrix[2, 2] - matrix[1, 2] * matrix[2, 0])
-                               + matrix[0, 2] * (matrix[1, 0] * matrix[2, 1] - matrix[1, 1] * matrix[2, 0]))
-            if not determinant > 0.0:
-                bad += 1
-        out[cell] = bad / permutations.shape[0]
+        for cell in range(np.int64(part) * slab, (np.int64(part) + 1) * slab):
+            base = _first_corner(cell, shape, first, strides)
+            bad = 0
+            for s in range(permutations.shape[0]):
+                if not _orientation(nodes, base, strides, permutations[s], matrix) > 0.0:
+                    bad += 1
+            out[cell] = bad / permutations.shape[0]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_lower, target_spacing, cells, block, smooth,
-            out):
+def folded_rows_2d(nodes, out):
+    """``out[i]``: simplices of lattice row ``i`` that ``folded`` would count; ``nodes`` (2, rows, columns)."""
+    x, y = nodes[0], nodes[1]
+    for i in prange(out.shape[0]):
+        bad = 0
+        for j in range(nodes.shape[2] - 1):
+            ax, ay = x[i + 1, j] - x[i, j], y[i + 1, j] - y[i, j]
+            bx, by = x[i + 1, j + 1] - x[i + 1, j], y[i + 1, j + 1] - y[i + 1, j]
+            cx, cy = x[i, j + 1] - x[i, j], y[i, j + 1] - y[i, j]
+            dx, dy = x[i + 1, j + 1] - x[i, j + 1], y[i + 1, j + 1] - y[i, j + 1]
+            bad += 0 if ax * by - ay * bx > 0.0 and dx * cy - dy * cx > 0.0 else 1
+        out[i] = bad
+
+
+@njit(cache=True, error_model="numpy")
+def _triple(ax, ay, az, bx, by, bz, cx, cy, cz):
+    return ax * (by * cz - bz * cy) - ay * (bx * cz - bz * cx) + az * (bx * cy - by * cx)
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def folded_rows_3d(nodes, out):
+    """The same in 3D, one count per slab: the six tetrahedra share the diagonal of their cell."""
+    x, y, z = nodes[0], nodes[1], nodes[2]
+    for i in prange(out.shape[0]):
+        bad = 0
+        for j in range(nodes.shape[2] - 1):
+            for k in range(nodes.shape[3] - 1):
+                px, py, pz = x[i, j, k], y[i, j, k], z[i, j, k]
+                gx, gy, gz = x[i + 1, j + 1, k + 1] - px, y[i + 1, j + 1, k + 1] - py, z[i + 1, j + 1, k + 1] - pz
+                ax, ay, az = x[i + 1, j, k] - px, y[i + 1, j, k] - py, z[i + 1, j, k] - pz
+                bx, by, bz = x[i, j + 1, k] - px, y[i, j + 1, k] - py, z[i, j + 1, k] - pz
+                cx, cy, cz = x[i, j, k + 1] - px, y[i, j, k + 1] - py, z[i, j, k + 1] - pz
+                abx, aby, abz = x[i + 1, j + 1, k] - px, y[i + 1, j + 1, k] - py, z[i + 1, j + 1, k] - pz
+                acx, acy, acz = x[i + 1, j, k + 1] - px, y[i + 1, j, k + 1] - py, z[i + 1, j, k + 1] - pz
+                bcx, bcy, bcz = x[i, j + 1, k + 1] - px, y[i, j + 1, k + 1] - py, z[i, j + 1, k + 1] - pz
+                least = _triple(ax, ay, az, abx, aby, abz, gx, gy, gz)
+                least = min(least, -_triple(ax, ay, az, acx, acy, acz, gx, gy, gz))
+                least = min(least, -_triple(bx, by, bz, abx, aby, abz, gx, gy, gz))
+                least = min(least, _triple(bx, by, bz, bcx, bcy, bcz, gx, gy, gz))
+                least = min(least, _triple(cx, cy, cz, acx, acy, acz, gx, gy, gz))
+                least = min(least, -_triple(cx, cy, cz, bcx, bcy, bcz, gx, gy, gz))
+                bad += 0 if least > 0.0 else 1
+        out[i] = bad
+
+
+@njit(cache=True, error_model="numpy")
+def _share_out(low, beyond, share, cells, periodic, out):
+    """Shares ``share`` between the target cell ``low`` and the next ones, a fraction ``beyond`` along every axis."""
+    dimension = low.shape[0]
+    for corner in range(1 << dimension):
+        index = 0
+        weight = share
+        for a in range(dimension):
+            if corner >> a & 1:
+                weight *= beyond[a]
+                b = int(low[a]) + 1
+            else:
+                weight *= 1.0 - beyond[a]
+                b = int(low[a])
+            if weight == 0.0:
+                break
+            if b < 0 or b >= cells[a]:
+                b = b % cells[a] if periodic[a] else min(max(b, 0), cells[a] - 1)
+            index = index * cells[a] + b
+        if weight > 0.0:
+            out[index] += weight
+
+
+@njit(cache=True, error_model="numpy")
+def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, centre, mass, target_lower,
+                    target_spacing, cells, smooth, out):
+    """One source cell cut into pieces at most half a target cell wide in the image (up to 12 per axis)."""
+    dimension = strides.shape[0]
+    t, image, width = np.empty(dimension), np.empty(dimension), np.full(dimension, 1.0 if smooth else 0.0)
+    low, beyond = np.empty(dimension), np.empty(dimension)
+    order, pieces = np.empty(dimension, dtype=np.int64), np.empty(dimension, dtype=np.int64)
+    count = 1
+    for a in range(dimension):
+        widest = 0.0
+        for c in range(dimension):
+            stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
+            widest = max(widest, stretch)
+        pieces[a] = min(max(int(math.ceil(2.0 * widest)), 2), 12)
+        count *= pieces[a]
+        if not smooth:
+            for c in range(dimension):
+                stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
+                width[c] = min(width[c] + stretch / pieces[a], 1.0)
+    for piece in range(count):
+        rest = piece
+        base = 0
+        for a in range(dimension - 1, -1, -1):
+            x = lower[a] + (position[a] + (rest % pieces[a] + 0.5) / pieces[a]) * spacing[a]
+            rest //= pieces[a]
+            k, t[a], _ = _cell(x, lower[a], spacing[a], shape[a], periodic[a], axes[a])
+            base += k * strides[a]
+        _evaluate(nodes, base, strides, t, order, image)
+        for a in range(dimension):
+            s = (image[a] - target_lower[a]) / target_spacing[a]
+            low[a] = math.floor(s - 0.5 * width[a])
+            beyond[a] = max(0.0, s + 0.5 * width[a] - low[a] - 1.0) / width[a]
+        _share_out(low, beyond, mass / count, cells, periodic, out)
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_lower, target_spacing, cells, smooth, out):
     """Moves the mass of every source cell through the map onto the cells of the target box; the total is kept.
 
-    Each cell is cut into pieces at most half a target cell wide in the image (2 to 12 per axis). A piece is shared between
-    the cells that the bounding box of its image covers; with ``smooth`` that box is one target cell wide (bilinear
-    sharing: less grain, blurred by half a cell). Target cells are counted by blocks of ``block`` per axis (the last one
-    may be smaller): a source cell whose image lies within one block goes there whole. ``out`` (parts, blocks) is added to;
-    part p takes its share of the source's first axis, so the sum over parts does not depend on the number of threads.
+    The image of a source cell that is narrower than a target cell is taken as the box with the second moments of the
+    parallelotope along every axis, and the mass shared between the target cells by overlap; wider ones are cut into
+    pieces. With ``smooth`` every cell is cut, and the box is
+    one target cell wide (bilinear sharing: less grain, blurred by half a cell). ``out`` (parts, cells) is added to; part p
+    takes its share of the source's first axis, so the sum over parts does not depend on the number of threads.
     """
     dimension = strides.shape[0]
-    parts = out.shape[0]
-    slab = mass.shape[0] // shape[0]
+    parts, length = out.shape[0], shape[dimension - 1]
+    rows = mass.shape[0] // length // shape[0]  # along the last axis, in a slab of the first
     for part in prange(parts):
-        t = np.empty(dimension)
-        order = np.empty(dimension, dtype=np.int64)
-        image = np.empty(dimension)
-        position = np.empty(dimension, dtype=np.int64)
-        pieces = np.empty(dimension, dtype=np.int64)
-        low_bin = np.empty(dimension, dtype=np.int64)
-        fraction = np.empty(dimension)
-        width = np.empty(dimension)
-        begin = np.int64(part) * shape[0] // parts * slab
-        end = (np.int64(part) + 1) * shape[0] // parts * slab
-        for cell in range(begin, end):
-            rest = cell
-            centre = 0
-            for a in range(dimension - 1, -1, -1):
+        position = np.zeros(dimension, dtype=np.int64)
+        low, over, widths = np.empty((dimension, length)), np.empty((dimension, length)), np.empty((dimension, length))
+        corner, beyond = np.empty(dimension), np.empty(dimension)
+        begin, end = np.int64(part) * shape[0] // parts, (np.int64(part) + 1) * shape[0] // parts
+        for row in range(begin * rows, end * rows):
+            rest, base = row, strides[dimension - 1]
+            for a in range(dimension - 2, -1, -1):
                 position[a] = rest % shape[a]
                 rest //= shape[a]
-                centre += (position[a] + 1) * strides[a]
-            if block > 1:
-                index, inside = 0, True
-                for c in range(dimension):
-                    half = 0.0
-                    for a in range(dimension):
-                        here = nodes[c, centre]
-                        half += 0.5 * max(abs(nodes[c, centre + strides[a]] - here), abs(here - nodes[c, centre - strides[a]]))
-                    s = (nodes[c, centre] - target_lower[c]) / target_spacing[c]
-                    half /= target_spacing[c]
-                    low, high = math.floor(s - half), math.floor(s + half)
-                    b = int(math.floor(s)) // block
-                    inside = inside and low >= b * block and high < (b + 1) * block and low >= 0.0 and high < cells[c]
-                    index = index * ((cells[c] + block - 1) // block) + b
-                if inside:
-                    out[part, index] += mass[cell]
-                    continue
-            count = 1
-            width[:] = 1.0 if smooth else 0.0
-            for a in range(dimension):
-                widest = 0.0
-                for c in range(dimension):
-                    stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
-                    widest = max(widest, stretch)
-                pieces[a] = min(max(int(math.ceil(2.0 * widest)), 2), 12)
-                count *= pieces[a]
-                if not smooth:
-                    for c in range(dimension):
-                        stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (
-                            2.0 * target_spacing[c])
-                        width[c] = min(width[c] + stretch / pieces[a], 1.0)
-            share = mass[cell] / count
-            for piece in range(count):
-                rest = piece
-                base = 0
-                for a in range(dimension - 1, -1, -1):
-                    x = lower[a] + (position[a] + (rest % pieces[a] + 0.5) / pieces[a]) * spacing[a]
-                    rest //= pieces[a]
-                    k, t[a], _ = _cell(x, lower[a], spacing[a], shape[a], periodic[a], axes[a])
-                    base += k * strides[a]
-                _evaluate(nodes, base, strides, t, order, image)
+                base += (position[a] + 1) * strides[a]
+            for c in range(dimension):
+                line, inverse = nodes[c], 1.0 / target_spacing[c]
+                for j in range(length):
+                    widths[c, j] = 0.0
                 for a in range(dimension):
-                    s = (image[a] - target_lower[a]) / target_spacing[a]
-                    low_bin[a] = int(math.floor(s - 0.5 * width[a]))
-                    fraction[a] = max(0.0, (s + 0.5 * width[a] - low_bin[a] - 1.0) / width[a])
-                for corner in range(1 << dimension):
-                    index = 0
-                    weight = share
-                    for a in range(dimension):
-                        b = low_bin[a] + (corner >> a & 1)
-                        weight *= fraction[a] if corner >> a & 1 else 1.0 - fraction[a]
-                        b = b % cells[a] if periodic[a] else min(max(b, 0), cells[a] - 1)
-                        index = index * ((cells[a] + block - 1) // block) + b // block
-                    out[part, index] += weight
+                    step = strides[a]
+                    for j in range(length):
+                        edge = 0.5 * inverse * (line[base + j + step] - line[base + j - step])
+                        widths[c, j] += edge * edge
+                for j in range(length):
+                    widths[c, j] = math.sqrt(widths[c, j])
+                    s = (line[base + j] - target_lower[c]) * inverse
+                    low[c, j] = math.floor(s - 0.5 * widths[c, j])
+                    over[c, j] = max(0.0, s + 0.5 * widths[c, j] - low[c, j] - 1.0)
+            for j in range(length):
+                amount, index = mass[row * length + j], 0
+                inside, narrow = not smooth, not smooth
+                for c in range(dimension):
+                    b = low[c, j]
+                    inside = inside and over[c, j] == 0.0 and b >= 0.0 and b < cells[c]
+                    narrow = narrow and widths[c, j] <= 1.0
+                    index = index * cells[c] + int(b)
+                if inside:
+                    out[part, index] += amount
+                elif narrow:
+                    for c in range(dimension):
+                        corner[c], beyond[c] = low[c, j], over[c, j] / widths[c, j]
+                    _share_out(corner, beyond, amount, cells, periodic, out[part])
+                else:
+                    position[dimension - 1] = j
+                    _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, base + j, amount,
+                                    target_lower, target_spacing, cells, smooth, out[part])

@@ -107,7 +107,7 @@ class LinearSolver:
         self._index = min(self._index, 1)
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
 
-    def correct(self, stencil, rhs, spacing, rtol, atol):
+    def correct(self, stencil, rhs, rtol, spacing, atol):
         """Correction for ``rhs`` whose error, in the RMS of its gradient, is below ``max(atol, rtol size)``.
 
         A residual says little about smooth errors, the size of successive corrections does: cycles are repeated until
@@ -154,10 +154,8 @@ class LinearSolver:
                 break
             kernels.residual(stencil.weights, stencil.drift, shift, rhs, total, self._row_weight(stencil), residual, squares)
             residual -= float(squares.sum()) / float(self._row_weight(stencil).sum())
-        result = self.solve(stencil, rhs, min(0.1, max(0.1 * rtol, 0.1 * atol / last if last > 0 else 0.0, 1e-8)))
-        size = gradient_norm(result.correction, spacing)
-        return replace(result, applications=spent + result.applications, size=size,
-                       error=size * min(1.0, 3 * result.relative_residual))
+        result = self.solve(stencil, rhs, min(0.1, max(0.1 * rtol, 0.1 * atol / size if size > 0 else 0.0, 1e-8)), spacing)
+        return replace(result, applications=spent + result.applications)
 
     @staticmethod
     def _row_weight(stencil):
@@ -173,12 +171,18 @@ class LinearSolver:
         return next((index for index in range(self._index + 1, len(self._chain))
                      if self._chain[index].affords(stencil)), None)
 
-    def solve(self, stencil, rhs, rtol):
-        """Correction for ``rhs``, both without their means, to the relative residual ``rtol`` in the RMS norm."""
+    def solve(self, stencil, rhs, rtol, spacing=None):
+        """Correction for ``rhs``, both without their means, to the relative residual ``rtol`` in the RMS norm.
+
+        With ``spacing`` its size and a rough estimate of its error are given too.
+        """
         if not math.isfinite(rhs.sum()):  # an iterative solver would spend its whole budget on it
             return LinearResult(np.full(rhs.shape, math.nan), math.nan, 0, False)
         while True:
             result = self._attempt(stencil, rhs, rtol)
+            if spacing is not None:
+                size = gradient_norm(result.correction, spacing)
+                result = replace(result, size=size, error=size * min(1.0, 3 * result.relative_residual))
             reused = self.method.keep and self._age > 0
             if not result.converged and reused:  # an old hierarchy gets one retry with a fresh one
                 self._stale = True
