@@ -22,7 +22,7 @@ class BlackBoxMultigrid:
     Rows multiplied by the source density (the divergence form), interpolation from the rows themselves (their positive
     off-diagonals, as centred mixed differences have, count nothing), restriction its transpose, Galerkin coarse rows
     (nine points again, 27 in 3D), zebra line relaxation along all axes in turn. Any number of cells, no-flux and
-    periodic axes. The set-up costs about three cycles.
+    periodic axes. The set-up costs three to four cycles.
 
     In 3D lines leave errors that are smooth in a plane of two strong axes. Where the axes differ on the whole, such a
     plane is coarsened first; where they differ from place to place the count grows slowly with the contrast.
