@@ -1,14 +1,15 @@
 """Every linear solver gives the same correction; counts stay flat; failures are said, never looped on."""
 from collections import defaultdict
 from dataclasses import replace
+from itertools import product
 
+import numba
 import numpy as np
 import pytest
 from bench_linear import contrast, stretched
 
 from pmapde import exact
 from pmapde.gallery import displacement_potential
-from pmapde.kernels import black_box_2d
 from pmapde.linear.algebraic import AlgebraicMultigrid
 from pmapde.linear.black_box import BlackBoxMultigrid, _matrix
 from pmapde.linear.direct import Direct
@@ -16,6 +17,7 @@ from pmapde.linear.geometric import GeometricMultigrid
 from pmapde.linear.solver import Automatic, LinearSolver
 from pmapde.linear.spectral import Spectral
 from pmapde.monge_ampere import MongeAmpere
+from pmapde.threads import SERIAL_BELOW
 
 METHODS = {"geometric": GeometricMultigrid(), "black box": BlackBoxMultigrid(), "algebraic": AlgebraicMultigrid(),
            "spectral": Spectral()}
@@ -56,8 +58,6 @@ def test_every_method_gives_the_same_correction(shape, periodic, shift):
     residual = stencil.apply(expected.correction) - right
     assert np.ptp(residual) < 1e-10 * np.abs(right).max()  # a constant is left: observed 6e-15
     for name, method in METHODS.items():
-        if len(shape) == 3 and name == "black box":
-            continue
         result = solve(method, stencil, 1e-11)
         assert result.converged and result.relative_residual <= 2e-11, name
         assert abs(result.correction.mean()) < 1e-12 * np.abs(result.correction).max(), name  # observed 2e-17
@@ -81,12 +81,12 @@ def test_applications_do_not_grow_with_the_grid(name, sizes):
     results = [solve(METHODS[name], smooth_stencil((n, n))) for n in sizes]
     assert all(result.converged for result in results)
     counts = [result.applications for result in results]
-    assert max(counts) <= counts[0] + 2  # observed 10, 11, 11, (512: 11); 5, 5, 5, (512: 6); 6, 8, 7 (512: 7)
+    assert max(counts) <= counts[0] + 2  # observed 10, 11, 11, (512: 11); 7, 7, 7; 6, 8, 7 (512: 7)
     assert max(counts) <= 13
 
 
 def test_applications_do_not_grow_with_the_grid_in_3d():
-    for name, bound in (("geometric", 13), ("algebraic", 9)):  # observed 11, 11 and 6, 7 on 16^3, 32^3
+    for name, bound in (("geometric", 13), ("black box", 9), ("algebraic", 9)):  # observed 11, 11; 7, 7; 6, 7
         assert all(solve(METHODS[name], smooth_stencil((n, n, n))).applications <= bound for n in (16, 32)), name
 
 
@@ -173,69 +173,143 @@ def test_the_next_grid_starts_with_black_box_multigrid_once_it_took_over():
 
 
 def test_what_counts_as_poor_is_the_users_choice():
-    for shape, expected in (((48, 48), "geometric -> black box"), ((12, 12, 12), "geometric -> algebraic")):
+    for shape in ((48, 48), (12, 12, 12)):
         stats = fresh_stats()
         solver = LinearSolver(Automatic(poor_factor=1e-6, hopeless_factor=1e-6), stats)
         assert solver.solve(smooth_stencil(shape), noise(shape), 1e-8).converged
-        assert [entry.split(" on")[0] for entry in stats["fallbacks"]] == [expected]
+        assert [entry.split(" on")[0] for entry in stats["fallbacks"]] == ["geometric -> black box"]
 
 
 def interpolation_matrix(level, periodic):
     """P entry by entry, from the description of the weights."""
-    (nx, ny), (mx, my) = level.rhs.shape, level.transfer[0].shape
+    shape, coarse_shape = level.rhs.shape, level.transfer[-1].shape[1:]
+    matrix = np.zeros((*shape, *coarse_shape))
+    if len(shape) == 3:
+        ratio, weights = level.transfer
+        for coarse in np.ndindex(coarse_shape):
+            for number, step in enumerate(product((-1, 0, 1), repeat=3)):
+                fine = np.mod(np.multiply(ratio, coarse) + step, shape)
+                matrix[(*fine, *coarse)] += weights[(number, *coarse)]
+        return matrix.reshape(level.rhs.size, -1)
     along_x, along_y, between = level.transfer
-    matrix = np.zeros((nx * ny, mx * my))
-    for i, j in np.ndindex(nx, ny):
+    for i, j in np.ndindex(shape):
         a, b = i // 2, j // 2
         parents = {(0, 0): [(0, 0, 1.0)],
                    (1, 0): [(0, 0, along_x[a, b]), (1, 0, 1 - along_x[a, b])],
                    (0, 1): [(0, 0, along_y[a, b]), (0, 1, 1 - along_y[a, b])],
                    (1, 1): [(m % 2, m // 2, between[m, a, b]) for m in range(4)]}[i % 2, j % 2]
         for x, y, weight in parents:
-            matrix[i * ny + j, (a + x) % mx * my + (b + y) % my] += weight
-    return matrix
+            matrix[i, j, (a + x) % coarse_shape[0], (b + y) % coarse_shape[1]] += weight
+    return matrix.reshape(level.rhs.size, -1)
 
 
-@pytest.mark.parametrize("periodic", [(False, False), (True, False), (False, True), (True, True)])
-@pytest.mark.parametrize("shape", [(12, 10), (11, 9), (13, 12), (12, 7)])
+def colours(count, wraps):
+    """Line numbers of the colours along one axis: neighbours differ."""
+    last = count - 1 if wraps and count % 2 else count
+    return [range(0, last, 2), range(1, count, 2), range(last, count)]
+
+
+def zebra_sweep(matrix, rhs, axis, periodic, backward, field):
+    """Line Gauss-Seidel with dense solves, in place."""
+    cells = np.moveaxis(np.arange(rhs.size).reshape(rhs.shape), axis, -1)
+    across = [colours(n, wraps) for a, (n, wraps) in enumerate(zip(rhs.shape, periodic)) if a != axis]
+    order = list(product(*across))
+    for colour in order[::-1] if backward else order:
+        for position in product(*colour):
+            line = cells[position]
+            residual = rhs.flat[line] - matrix[line] @ field.ravel()
+            field.flat[line] += np.linalg.solve(matrix[np.ix_(line, line)], residual)
+
+
+@pytest.mark.parametrize("periodic", [*product((False, True), repeat=3)])
+@pytest.mark.parametrize("shape", [(12, 10), (11, 9), (13, 12), (12, 7), (8, 9, 6), (9, 7, 10)])
 def test_black_box_multigrid_is_the_galerkin_method_of_its_interpolation(shape, periodic):
-    drifting = smooth_stencil(shape, strength=0.6)
-    stencil = replace(drifting, periodic=periodic, drift=0.3 * drifting.weights[:2])
+    dimension = len(shape)
+    periodic = periodic[:dimension]
+    drifting = smooth_stencil(shape, strength=0.6) if shape != (9, 7, 10) else stretched(shape, 4)
+    stencil = replace(drifting, periodic=periodic, drift=0.3 * drifting.weights[:dimension])
     hierarchy = BlackBoxMultigrid().build(stencil)
-    for fine, coarse in zip(hierarchy.levels, hierarchy.levels[1:]):
-        interpolation, rows = interpolation_matrix(fine, periodic), _matrix(fine.rows, periodic).toarray()
-        assert np.allclose(interpolation.sum(axis=1), 1)
-        product = interpolation.T @ rows @ interpolation
-        assert np.allclose(_matrix(coarse.rows, periodic).toarray(), product, atol=1e-12 * np.abs(product).max())
-        field = noise(fine.rhs.shape)
-        restricted = np.empty(fine.transfer[0].shape)
-        black_box_2d.restrict(field, *fine.transfer, periodic, restricted)
-        assert np.allclose(restricted.ravel(), interpolation.T @ field.ravel())
     top = hierarchy.levels[0]
     assert np.allclose(_matrix(top.rows, periodic).toarray(),
                        stencil.row_weight.ravel()[:, None] * stencil.matrix().toarray(), atol=1e-12)
-    top.rhs[...] = noise(shape)
-    for axis in range(2):  # the lines of the last colour solve their equations exactly
-        top.field[...] = 0
-        hierarchy._relax(top, axis, False)
-        black_box_2d.residual(top.rows, top.rhs, top.field, top.work)
-        across = shape[1 - axis]
-        last = slice(across - 1, None) if periodic[1 - axis] and across % 2 else slice(1, None, 2)
-        assert np.abs(np.moveaxis(top.work, 1 - axis, 0)[last]).max() < 1e-12
+    for fine in hierarchy.levels:
+        kernels, interpolation = hierarchy.kernels, interpolation_matrix(fine, periodic)
+        assert np.allclose(interpolation.sum(axis=1), 1)
+        assert interpolation.min() >= 0
+        matrix = _matrix(fine.rows, periodic).toarray()
+        half = fine.transfer[-1].shape[1:]
+        coarse, restricted, coarse_field = np.empty((3**dimension, *half)), np.empty(half), noise(half)
+        kernels.galerkin(fine.rows, *fine.transfer, coarse)
+        expected = interpolation.T @ matrix @ interpolation
+        assert np.allclose(_matrix(coarse, periodic).toarray(), expected, atol=1e-12 * np.abs(expected).max())
+        fine.rhs[...] = noise(fine.rhs.shape)
+        kernels.restrict(fine.rhs, *fine.transfer, restricted)
+        assert np.allclose(restricted.ravel(), interpolation.T @ fine.rhs.ravel())
+        fine.field[...] = 0
+        ghosted = np.pad(coarse_field, 1)
+        for axis, wraps in enumerate(periodic):
+            if wraps:
+                view = np.moveaxis(ghosted, axis, 0)
+                view[0], view[-1] = view[-2], view[1]
+        kernels.prolong_add(ghosted, *fine.transfer, periodic, fine.field)
+        expected = (interpolation @ coarse_field.ravel()).reshape(fine.rhs.shape)
+        inside = fine.field[hierarchy.inside]
+        assert np.allclose(inside, expected)
+        for axis, backward in product(range(dimension), (False, True)):
+            hierarchy._relax(fine, axis, backward)
+            zebra_sweep(matrix, fine.rhs, axis, periodic, backward, expected)
+            assert np.allclose(inside, expected, rtol=1e-10, atol=1e-10 * np.abs(expected).max())
+        kernels.residual(fine.rows, fine.rhs, fine.field, fine.work)
+        assert np.allclose(fine.work.ravel(), fine.rhs.ravel() - matrix @ inside.ravel())
 
 
 @pytest.mark.parametrize("size", [64, 129, pytest.param(512, marks=pytest.mark.slow)])
 def test_black_box_multigrid_is_flat_in_size_contrast_and_stretching(size):
     shape = (size, size)
     counts = {ratio: solve(METHODS["black box"], contrast(shape, ratio)).applications for ratio in (1e1, 1e4, 1e6)}
-    assert max(counts.values()) <= 14, counts  # observed 6 to 12
-    assert solve(METHODS["black box"], stretched(shape, 16)).applications <= 10  # observed 7
-    assert solve(METHODS["black box"], smooth_stencil(shape, 0.8, True)).applications <= 8  # observed 6
+    assert max(counts.values()) <= 14, counts  # observed 7 to 13
+    assert solve(METHODS["black box"], stretched(shape, 16)).applications <= 10  # observed 6, 8
+    assert solve(METHODS["black box"], smooth_stencil(shape, 0.8, True)).applications <= 8  # observed 7
 
 
-def test_black_box_multigrid_is_refused_in_3d():
-    with pytest.raises(ValueError, match="3x3 stencil in 2D; use AlgebraicMultigrid"):
-        solve(BlackBoxMultigrid(), smooth_stencil((12, 12, 12)))
+@pytest.mark.parametrize("size", [16, pytest.param(33, marks=pytest.mark.slow)])
+def test_black_box_multigrid_is_flat_in_3d(size):
+    shape = (size, size, size)
+    for ratio, bound in ((1e1, 10), (1e4, 20), (1e6, 28)):  # observed 8, 14, 20 and 7, 17, 24
+        assert solve(METHODS["black box"], contrast(shape, ratio)).applications <= bound, ratio
+    others = [stretched(shape, 4), stretched(shape, 16), smooth_stencil(shape, 0.8), smooth_stencil(shape, 0.8, True)]
+    counts = [solve(METHODS["black box"], stencil).applications for stencil in others]
+    assert max(counts) <= 14, counts  # observed 11, 12, 7, 6 and 9, 11, 5, 6
+
+
+@pytest.mark.parametrize(("shape", "periodic"), [((40, 5, 4), False), ((3, 20, 20), False), ((5, 12, 13), True)])
+def test_black_box_multigrid_coarsens_thin_slabs_and_rods(shape, periodic):
+    stencil = smooth_stencil(shape, periodic=periodic)
+    assert max(BlackBoxMultigrid().build(stencil).coarse_shape) <= 3
+    result = solve(METHODS["black box"], stencil)
+    assert result.converged
+    assert result.applications <= 14
+
+
+def test_black_box_multigrid_is_refused_on_wide_stencils():
+    stencil = smooth_stencil((12, 12))
+    with pytest.raises(ValueError, match="stencils of radius 1; use AlgebraicMultigrid"):
+        solve(BlackBoxMultigrid(), replace(stencil, offsets=2 * stencil.offsets))
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two numba threads")
+def test_threads_do_not_change_a_bit_of_a_black_box_cycle():
+    shape = (28, 25, 31)
+    assert np.prod(shape) > SERIAL_BELOW
+    before = numba.get_num_threads()
+    try:
+        for periodic in (False, True):
+            stencil = smooth_stencil(shape, 0.6, periodic)
+            one, two = (BlackBoxMultigrid().build(stencil, threads).apply(noise(shape), threads) for threads in (1, 2))
+            assert np.isfinite(one).all()
+            assert np.array_equal(one, two)
+    finally:
+        numba.set_num_threads(before)
 
 
 @pytest.mark.parametrize("method", [*METHODS.values(), Direct(), Automatic()], ids=lambda m: type(m).__name__)

@@ -327,8 +327,8 @@ def residual(rows, rhs, field, out):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def restrict(fine, along_x, along_y, between, periodic, coarse):
-    """``coarse = P' fine``, (mx, my); both without ghosts."""
+def restrict(fine, along_x, along_y, between, coarse):
+    """``coarse = P' fine``, (mx, my); both without ghosts. Weights across a no-flux face are zero."""
     nx, ny = fine.shape
     mx, my = coarse.shape
     for index in prange(mx):
@@ -336,13 +336,13 @@ def restrict(fine, along_x, along_y, between, periodic, coarse):
         x = 2 * i
         right = x + 1 < nx
         left, i_left = x - 1, i - 1
-        if left < 0 and periodic[0] and nx % 2 == 0:
+        if left < 0 and nx % 2 == 0:
             left, i_left = nx - 1, mx - 1
         for j in range(my):
             y = 2 * j
             above = y + 1 < ny
             below, j_below = y - 1, j - 1
-            if below < 0 and periodic[1] and ny % 2 == 0:
+            if below < 0 and ny % 2 == 0:
                 below, j_below = ny - 1, my - 1
             total = fine[x, y]
             if right:
