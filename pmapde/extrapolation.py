@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .kernels.reductions import inner
 from .linear.solver import gradient_norm
 from .transfer import interpolate_cubic, interpolate_inside
 
@@ -67,7 +68,7 @@ class CoarserGrids:
         if wanted:
             moved = displacement - np.stack([interpolate_inside(part, displacement.shape[1:], operator.grid.periodic)
                                              for part in self.displacement])
-            change = math.sqrt(float(np.vdot(moved, moved)) / operator.grid.size)
+            change = math.sqrt(inner(moved, moved) / operator.grid.size)
         ratio = min(max(self.sizes[-1] / change, 2.0), 4.0) if self.sizes and change > 0 else 4.0
         cost_error, map_error = abs(costs[-1] - costs[-2]) / (ratio - 1), change / (ratio - 1)
         if not wanted:

@@ -9,7 +9,9 @@ import numpy as np
 from . import work
 from .ghosts import fill_ghosts
 from .kernels import monge_ampere_2d, monge_ampere_3d
+from .kernels.reductions import blocks, inner, subtract
 from .linear.stencil import Stencil
+from .newton import rms
 
 OFFSETS_2D = np.array([(1, 0), (0, 1), (1, -1), (1, 1)], dtype=np.int64)
 OFFSETS_3D = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (1, 1, 0), (1, 0, -1), (1, 0, 1),
@@ -21,7 +23,7 @@ PLAIN = (-math.inf, math.inf)
 
 @dataclass
 class Evaluation:
-    """The operator at one potential: log residual, cells where the extension replaced it, linearisation if asked for.
+    """The operator at one potential: log residual, its mean and the RMS of the rest (NaN where a value is not finite), cells where the extension replaced it, linearisation if asked for.
 
     The arrays belong to whoever evaluates: ``MongeAmpere.evaluate(..., out=evaluation)`` writes them anew.
     """
@@ -29,6 +31,8 @@ class Evaluation:
     residual: np.ndarray
     weights: np.ndarray
     drift: np.ndarray
+    mean: float = math.nan
+    norm: float = math.nan
     extended: int = 0
     linearised: bool = False
 
@@ -59,9 +63,12 @@ class MongeAmpere:
         self.grid = grid = problem.grid
         self.scheme = scheme
         self.quadratic = problem.slopes * grid.spacing**2
-        self.log_source = np.log(problem.source_values)
-        self.log_size = math.sqrt(float(np.vdot(self.log_source, self.log_source)) / grid.size)
         self.log_cell = 2 * float(np.log(grid.spacing).sum())
+        self.log_source = np.log(problem.source_values)
+        self.log_size = math.sqrt(inner(self.log_source, self.log_source) / grid.size)
+        self._image = self.log_source + self.log_cell  # log of what the determinant is compared with, but for the target
+        if problem.target.is_uniform:
+            self._image -= problem.target.log_density_by_component(np.zeros((grid.ndim, 1)), False)[0][0]
         self.samples = self._target_samples()
         self.work = 0.0  # of all evaluations, in applications of the linearised operator
         self.evaluation_work = work.EVALUATION[grid.ndim]
@@ -90,10 +97,13 @@ class MongeAmpere:
 
     def displacement(self, phi):
         """``grad u - x`` at the cell centres, (d, *shape)."""
-        image = self.map(phi)
+        displacement = np.empty((self.grid.ndim, *self.grid.shape))
+        self.kernels.displacement(self._pad(phi), self.grid.spacing, displacement)
         for axis, affine in enumerate(self.affine):
-            image[axis] -= self.grid.centres(axis).reshape(affine.shape)
-        return image
+            stretch = affine - self.grid.centres(axis).reshape(affine.shape)
+            if stretch.any():
+                displacement[axis] += stretch
+        return displacement
 
     def cost(self, displacement):
         """Integral of ``|displacement|^2`` over the source: the midpoint sum."""
@@ -111,33 +121,38 @@ class MongeAmpere:
     def _determinant(self, padded, log_image, bounds, evaluation, linearise):
         """Writes ``log det - log_image``, extended outside ``bounds``, and the weights; counts the extended cells."""
         count = np.zeros(self.grid.shape[0], dtype=np.int64)
+        sums = np.empty((blocks(self.grid.size), 3))
         out = evaluation.residual
         determinant, extension = ((self.kernels.monotone, self.kernels.monotone_extension) if self.scheme == "monotone"
                                   else (self.kernels.centred, self.kernels.centred_extension))
         determinant(padded, self.quadratic, linearise, evaluation.weights, out, count)
         with np.errstate(invalid="ignore", divide="ignore"):  # inadmissible cells are dealt with below
             np.log(out, out=out)
-        out -= log_image
         low, high = bounds
-        if count.any() or not (low <= out.min() and out.max() <= high):  # NaN included
-            extension(padded, self.quadratic, np.broadcast_to(log_image, out.shape), low, high, linearise,
-                      evaluation.weights, out, count)
+        reference = float(out.flat[0] - log_image.flat[0])
+        subtract(out.ravel(), log_image.ravel(), low, high, reference, sums)
+        total, squares, outside = (float(column) for column in sums.sum(axis=0))
+        mean = total / out.size
+        evaluation.mean, evaluation.norm = reference + mean, math.sqrt(max(squares / out.size - mean * mean, 0.0))
+        evaluation.extended, evaluation.linearised = 0, linearise
+        if count.any() or outside:
+            extension(padded, self.quadratic, log_image, low, high, linearise, evaluation.weights, out, count)
             evaluation.extended = int(count.sum())
-        else:
-            evaluation.extended = 0
-        evaluation.linearised = linearise
+        if evaluation.extended or not math.isfinite(squares):
+            evaluation.mean = float(out.mean())
+            evaluation.norm = rms(out - evaluation.mean) if math.isfinite(evaluation.mean) else math.nan
 
     def log_determinant(self, phi):
         """``log det D2u``, NaN where ``u`` is inadmissible."""
         evaluation = self.new_evaluation(linearise=False)
-        self._determinant(self._pad(phi), self.log_cell, PLAIN, evaluation, False)
+        self._determinant(self._pad(phi), np.full(self.grid.shape, self.log_cell), PLAIN, evaluation, False)
         return evaluation.residual
 
     def _log_target(self, padded, gradient):
         """``log nu`` at (or averaged over) the image of every cell, its gradient, and its derivative in ``D2u h``."""
         target, dimension = self.problem.target, self.grid.ndim
         if target.is_uniform:
-            return target.log_density_by_component(np.zeros((dimension, 1)), False)[0][0], None, None
+            return None, None, None
         points = self._map(padded).reshape(dimension, -1)
         if self.samples == 1:
             value, slope = target.log_density_by_component(points, gradient)
@@ -168,7 +183,8 @@ class MongeAmpere:
         self.work += self.evaluation_work
         padded = self._pad(phi)
         value, slope, moment = self._log_target(padded, linearise)
-        self._determinant(padded, self.log_source + (self.log_cell - value), EXTENSION if extend else PLAIN, evaluation,
+        image = self._image if value is None else np.subtract(self._image, value, out=value)
+        self._determinant(padded, image, EXTENSION if extend else PLAIN, evaluation,
                           linearise)
         if slope is not None:
             for axis, spacing in enumerate(self.grid.spacing):

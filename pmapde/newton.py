@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .kernels.reductions import inner
 from .status import Status
 
 
@@ -53,21 +54,19 @@ class Iterate:
 
 def rms(values):
     """Root mean square; NaN and infinity survive."""
-    return math.sqrt(float(np.vdot(values, values)) / values.size)
+    return math.sqrt(inner(values, values) / values.size)
 
 
-def damped_step(function, x, value, correction, settings):
+def damped_step(function, x, value, norm, correction, settings):
     """The longest of ``x + correction, x + correction / 2, ...`` that lowers the norm of ``function``.
 
-    ``function`` returns NaN somewhere where ``x`` is outside its domain; such points are refused like any that does
-    not fulfil the sufficient decrease ``|F| <= (1 - 1e-4 damping) |F(x)|`` (Armijo).
+    ``function`` returns a value and its norm, NaN where ``x`` is outside its domain; such points are refused like any
+    that does not fulfil the sufficient decrease ``|F| <= (1 - 1e-4 damping) |F(x)|`` (Armijo).
     """
-    norm = rms(value)
     damping = 1.0
     for trial in range(settings.max_halvings + 1):
-        point = x + damping * correction
-        reached = function(point)
-        new_norm = rms(reached)
+        point = x + (correction if damping == 1 else damping * correction)
+        reached, new_norm = function(point)
         if new_norm <= (1 - 1e-4 * damping) * norm:
             return Iterate(point, reached, new_norm, damping, trial + 1)
         damping /= 2
@@ -100,6 +99,10 @@ def newton(function, correct, x, tolerance, settings=None):
     NewtonResult
         ``status`` is ``CONVERGED``, ``MAX_STEPS``, ``NEWTON_STALLED``, ``LINEAR_STALLED`` or ``NONFINITE``.
     """
+    def measured(point):
+        reached = function(point)
+        return reached, rms(reached)
+
     settings = settings or Newton()
     value = function(x)
     norm, previous = rms(value), None
@@ -113,7 +116,7 @@ def newton(function, correct, x, tolerance, settings=None):
         correction, ok = correct(x, value, settings.next_forcing(norm, previous, tolerance))
         if not ok:
             return NewtonResult(x, value, norm, Status.LINEAR_STALLED, iteration)
-        step = damped_step(function, x, value, correction, settings)
+        step = damped_step(measured, x, value, norm, correction, settings)
         if step.damping == 0:
             return NewtonResult(x, value, norm, Status.NEWTON_STALLED, iteration)
         x, value, norm, previous = step.x, step.value, step.norm, norm

@@ -98,10 +98,7 @@ class Solution:
         change = last.change if last.grid.shape == grid.shape else math.nan
         extrapolation = coarser.extrapolation(operator, displacement, change, extrapolate if status.success else None)
         displacement = extrapolation.displacement
-        image = displacement.copy()
-        for axis, n in enumerate(grid.shape):
-            image[axis] += grid.centres(axis).reshape([n if a == axis else 1 for a in range(grid.ndim)])
-        transport_map = PiecewiseAffineMap(grid, problem.target_grid, image)
+        transport_map = PiecewiseAffineMap(grid, problem.target_grid, displacement)
         if status is Status.CONVERGED:
             residual, drift = last.residual, last.drift
         else:  # the engine's may be those of the extended operator, or of another grid

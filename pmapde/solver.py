@@ -16,10 +16,9 @@ from .extrapolation import CoarserGrids
 from .grid import Grid
 from .linear.solver import LinearSolver
 from .monge_ampere import MongeAmpere
-from .newton import rms
 from .problem import TransportProblem
 from .status import SolverError, Status
-from .stepping import BackwardEuler, Goal, PseudoTransient, mean_free
+from .stepping import BackwardEuler, Goal, PseudoTransient
 from .threads import thread_settings, use_threads
 from .transfer import interpolate_cubic
 
@@ -148,14 +147,14 @@ def smoothed_start(operator, phi):
     evaluation = operator.evaluate(phi, extend=True)
     if not evaluation.extended:
         return phi, 0, evaluation
-    start, best, smoothings, done = phi, rms(mean_free(evaluation.residual)[0]), 0, 0
+    start, best, smoothings, done = phi, evaluation.norm, 0, 0
     modes = ["wrap" if wraps else "reflect" for wraps in operator.grid.periodic]
     for sweeps in (1, 1, 2):
         for _ in range(sweeps):
             for axis, mode in enumerate(modes):
                 phi = correlate1d(phi, [0.25, 0.5, 0.25], axis, mode=mode)
         done += sweeps
-        norm = rms(mean_free(operator.evaluate(phi, extend=True, linearise=False, out=evaluation).residual)[0])
+        norm = operator.evaluate(phi, extend=True, linearise=False, out=evaluation).norm
         if norm < best:
             start, best, smoothings = phi, norm, done
     return start, smoothings, None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from .kernels.reductions import inner
 from .linear.solver import Automatic
 from .newton import Newton, damped_step, newton, rms
 from .status import Status
@@ -144,7 +145,7 @@ def rounding_floor(phi, weights, log_size):
 
     ``log_size``: RMS of the logarithm of the source.
     """
-    squares = sum(float(np.vdot(w, w)) for w in weights) / phi.size
+    squares = sum(inner(w, w) for w in weights) / phi.size
     differences = max(float(phi.max()), -float(phi.min())) * math.sqrt(squares)
     return 4 * np.finfo(float).eps * (differences + 4 * (1 + log_size))
 
@@ -181,8 +182,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):
     natural_time = float(np.max(operator.problem.slopes * operator.grid.lengths**2))
     dt, forcing_memory, rejected, careful = settings.initial_step, None, 0, False
     evaluation = evaluation or operator.evaluate(phi, extend=True)
-    value, drift = mean_free(evaluation.residual)
-    current = Advance(phi, rms(value), drift, dt, 0, 1.0, 0)
+    current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0)
     if not math.isfinite(current.norm):
         yield replace(current, damping=0.0, status=Status.NONFINITE)
         return
@@ -202,7 +202,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):
             if goal.share and (forcing_memory is not None or not current.newton_iterations):
                 rtol = min(rtol, 0.5 * goal.share)  # one step may be enough
             shift = 0.0 if math.isinf(dt) else 1 / dt
-            trial = _newton_iteration(operator, linear, evaluation, phi, value, shift, settings.newton, rtol, goal, current,
+            trial = _newton_iteration(operator, linear, evaluation, phi, shift, settings.newton, rtol, goal, current,
                                       careful)
             if trial.step is not None:
                 break
@@ -215,18 +215,15 @@ def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):
                 yield replace(current, status=trial.failure)
                 return
             operator.evaluate(phi, extend=True, out=evaluation)
-            value, _ = mean_free(evaluation.residual)
         step = trial.step
-        value, drift = mean_free(evaluation.residual)
-        new_norm, full = rms(value), step.damping == 1 and not shift
+        new_norm, full = evaluation.norm, step.damping == 1 and not shift
         change = math.hypot(current.change, step.damping * trial.size)
         # left over by the linear solve, and by Newton: what remains of the residual stands for the quadratic remainder
         error = trial.error + trial.size * min(1.0, new_norm / norm) if full else math.inf
-        current = Advance(step.x, new_norm, drift, dt, 1, step.damping, rejected, error=error, change=change)
+        current = Advance(step.x, new_norm, evaluation.mean, dt, 1, step.damping, rejected, error=error, change=change)
         met = new_norm <= enough or error <= goal.share * change
         if not evaluation.linearised and (not met or evaluation.extended):
             operator.evaluate(step.x, extend=True, out=evaluation)
-            value, _ = mean_free(evaluation.residual)
         rejected, careful = 0, careful or not full or new_norm > POOR_STEP * norm
         forcing_memory = norm if full else None
         ratio = norm / current.norm
@@ -249,12 +246,12 @@ class _Trial:
     error: float = math.inf
 
 
-def _newton_iteration(operator, linear, evaluation, phi, value, shift, settings, rtol, goal, current, careful):
+def _newton_iteration(operator, linear, evaluation, phi, shift, settings, rtol, goal, current, careful):
     """One damped Newton iteration on ``(psi - phi) / dt - R(psi) = 0``, all terms mean-free.
 
     ``evaluation`` is of ``phi`` before, of the accepted point after. ``careful``: the residual of the linear solve counts.
     """
-    stencil, spacing = operator.stencil(evaluation, shift), operator.grid.spacing
+    stencil, spacing, value = operator.stencil(evaluation, shift), operator.grid.spacing, evaluation.residual
     if careful:
         result = linear.solve(stencil, value, rtol, spacing)
     else:
@@ -268,13 +265,13 @@ def _newton_iteration(operator, linear, evaluation, phi, value, shift, settings,
 
     def function(psi):
         nonlocal failure, linearise  # the last point tried is the accepted one, nearly always the first
-        reached, mean = mean_free(operator.evaluate(psi, extend=True, linearise=linearise, out=evaluation).residual)
+        operator.evaluate(psi, extend=True, linearise=linearise, out=evaluation)
         linearise = False
-        if not math.isfinite(mean):
+        if not math.isfinite(evaluation.mean):
             failure = Status.NONFINITE
-        if shift:
-            reached -= shift * (psi - phi)
-        return reached
+        if not shift:
+            return evaluation.residual, evaluation.norm
+        return evaluation.residual, rms(mean_free(evaluation.residual - shift * (psi - phi))[0])
 
-    step = damped_step(function, phi, value, result.correction, settings)
+    step = damped_step(function, phi, value, evaluation.norm, result.correction, settings)
     return _Trial(step if step.damping else None, failure, result.size, result.error)

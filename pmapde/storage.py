@@ -96,9 +96,8 @@ def _rebuilt(header, arrays):
     displacement = arrays["displacement"]
     if displacement.shape != (problem.ndim, *problem.grid.shape) or arrays["phi"].shape != problem.grid.shape:
         raise ValueError(f"displacement of shape {displacement.shape} does not fit grid {problem.grid.shape}")
-    image = displacement + problem.grid.cell_centres()
     history = {name[len("history_"):]: values for name, values in arrays.items() if name.startswith("history_")}
     return Solution(problem=problem, status=Status[header["status"]], displacement_potential=arrays["phi"],
                     displacement=displacement, history=history, stats=header["stats"],
-                    transport_map=PiecewiseAffineMap(problem.grid, problem.target_grid, image),
+                    transport_map=PiecewiseAffineMap(problem.grid, problem.target_grid, displacement),
                     **{name: header[name] for name in _SCALARS})

@@ -27,6 +27,14 @@ def use_threads(threads, size):
     numba.set_num_threads(threads if size >= SERIAL_BELOW else 1)
 
 
+def serial_blas():
+    """Context with BLAS on one thread: its threads fight numba's, and change the rounding of sums.
+
+    For what cannot do without BLAS on long vectors only: entering and leaving starts threads that spin for a while.
+    """
+    return _blas().limit(limits=1, user_api="blas")
+
+
 @cache
 def _blas():
     """Control of the BLAS libraries; looking for them takes longer than a small solve."""
@@ -37,11 +45,10 @@ def _blas():
 
 @contextlib.contextmanager
 def thread_settings(threads):
-    """Within: BLAS on one thread (its threads fight numba's, and change the rounding of sums); numba restored after."""
+    """Within: numba on ``threads`` threads; restored after."""
     import numba
     before = numba.get_num_threads()
-    with _blas().limit(limits=1, user_api="blas"):
-        try:
-            yield checked_threads(threads)
-        finally:
-            numba.set_num_threads(before)
+    try:
+        yield checked_threads(threads)
+    finally:
+        numba.set_num_threads(before)

@@ -34,11 +34,11 @@ class PiecewiseAffineMap:
     Parameters
     ----------
     grid, target_grid : Grid
-    image : ndarray, (d, *shape)
-        ``T`` at the cell centres, not wrapped on periodic axes.
+    displacement : ndarray, (d, *shape)
+        ``T(x) - x`` at the cell centres, not wrapped on periodic axes.
     """
 
-    def __init__(self, grid, target_grid, image):
+    def __init__(self, grid, target_grid, displacement):
         self.grid, self.target_grid = grid, target_grid
         self.dimension = grid.ndim
         # on a torus the target's coordinates count modulo the period: its box is where it is
@@ -51,13 +51,15 @@ class PiecewiseAffineMap:
             if not grid.periodic[a]:
                 self.axes[a, 0], self.axes[a, self.shape[a] + 1] = grid.box[a]
         nodes = np.empty((self.dimension, *self.shape + 2))
-        for a in range(self.dimension):
-            self._complete(image[a], nodes[a], a)
+        inside = (slice(1, -1),) * self.dimension
+        for a, n in enumerate(grid.shape):
+            centres = grid.centres(a).reshape([n if b == a else 1 for b in range(self.dimension)])
+            np.add(displacement[a], centres, out=nodes[a][inside])
+            self._complete(nodes[a], a)
         self.nodes = nodes.reshape(self.dimension, -1)
 
-    def _complete(self, values, out, component=None):
-        """Values at the cell centres continued to the lattice: even about faces, periodic, faces to faces."""
-        out[(slice(1, -1),) * self.dimension] = values
+    def _complete(self, out, component=None):
+        """Values at the cell centres, inside ``out``, continued to the lattice: even about faces, periodic, faces to faces."""
         fill_ghosts(out, 1, self.grid.periodic)
         for axis, wraps in enumerate(self.grid.periodic):
             view = np.moveaxis(out, axis, 0)
@@ -99,7 +101,7 @@ class PiecewiseAffineMap:
     def interpolate(self, values, points):
         """Any field at the cell centres, even about the faces, at ``points`` (d, n), by the same simplices."""
         out = np.empty((1, points.shape[1]))
-        lattice = self._complete(values, np.empty(self.shape + 2)).reshape(1, -1)
+        lattice = self._complete(np.pad(values, 1)).reshape(1, -1)
         kernels.evaluate(lattice, *self._geometry, self.periods, points, out)
         return out[0]
 

@@ -29,6 +29,7 @@ class AlgebraicMultigrid:
     rebuild_growth: float = 1.5
     name = "algebraic"
     setup_work, cycle_work = 600.0, 40.0  # work units, see pmapde.work
+    uses_blas = True
     keep = True
 
     def __post_init__(self):

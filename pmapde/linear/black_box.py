@@ -39,6 +39,7 @@ class BlackBoxMultigrid:
     post: int = 1
     name = "black box"
     setup_work, cycle_work = 30.0, 20.0  # work units, see pmapde.work
+    uses_blas = False
     keep = False
 
     def __post_init__(self):

@@ -15,6 +15,7 @@ class Direct:
     largest: tuple = (70_000, 15_000)
     name = "direct"
     setup_work, cycle_work = 2000.0, 50.0  # work units, see pmapde.work
+    uses_blas = True
     keep = False
 
     def affords(self, stencil):

@@ -41,6 +41,7 @@ class GeometricMultigrid:
     anisotropy: float = 4.0
     name = "geometric"
     setup_work, cycle_work = 3.5, 6.5  # work units, see pmapde.work
+    uses_blas = False
     keep = False
 
     def __post_init__(self):

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,8 @@ from scipy.sparse.linalg import LinearOperator, bicgstab
 
 from .. import work
 from ..kernels import stencil_2d, stencil_3d
-from ..threads import use_threads
+from ..kernels.reductions import inner
+from ..threads import serial_blas, use_threads
 from .algebraic import AlgebraicMultigrid
 from .black_box import BlackBoxMultigrid
 from .direct import Direct
@@ -55,7 +57,7 @@ FIRST_RATE = 0.25
 
 @dataclass(frozen=True)
 class LinearResult:
-    """``correction`` solves ``A w + c = rhs`` (mean-free, c any constant).
+    """``correction`` solves ``A w + c = rhs``, both up to any constant.
 
     ``relative_residual``: RMS of the residual over that of ``rhs`` (NaN where it was not formed). ``size``: RMS of the
     gradient of the correction; ``error``: an estimate of that of its error.
@@ -74,7 +76,7 @@ def gradient_norm(field, spacing):
     squares = 0.0
     for axis, h in enumerate(spacing):
         difference = np.diff(field, axis=axis)
-        squares += float(np.vdot(difference, difference)) / h**2
+        squares += float((difference * difference).sum()) / h**2
     return math.sqrt(squares / field.size)
 
 
@@ -115,8 +117,6 @@ class LinearSolver:
         ``last rate / (1 - rate)`` is small enough, the rate being that of the corrections, on this grid or the last one.
         Cycles that contract poorly are left to the next preconditioner, or to :meth:`solve`.
         """
-        if not math.isfinite(rhs.sum()):
-            return LinearResult(np.full(rhs.shape, math.nan), math.nan, 0, False)
         kernels = stencil_2d if rhs.ndim == 2 else stencil_3d
         shift = np.full((1,) * rhs.ndim, float(stencil.shift))
         total, residual = np.zeros(tuple(n + 2 for n in rhs.shape)), self._compatible(stencil, rhs)
@@ -145,8 +145,7 @@ class LinearSolver:
             error = norm * expected / (1 - expected)
             if error <= max(atol, rtol * size):
                 counters["solves"] += 1
-                correction = total[inside]
-                return LinearResult(correction - correction.mean(), math.nan, spent, True, size, error)
+                return LinearResult(total[inside], math.nan, spent, True, size, error)
             successor = self._successor(stencil)
             if rate is not None and successor and rate > self._rules.largest_factor(self.method, self._chain[successor]):
                 self._fall_back(stencil, rate, successor)
@@ -166,7 +165,7 @@ class LinearSolver:
     def _compatible(self, stencil, rhs):
         """``rhs`` less the constant that makes it orthogonal to the row weights, nearly the left null vector of A."""
         weight = self._row_weight(stencil)
-        return rhs - float(np.vdot(weight, rhs)) / float(weight.sum())
+        return rhs - inner(weight, rhs) / float(weight.sum())
 
     def _successor(self, stencil):
         """Index of the next preconditioner that can be afforded; None if there is none."""
@@ -181,7 +180,8 @@ class LinearSolver:
         if not math.isfinite(rhs.sum()):  # an iterative solver would spend its whole budget on it
             return LinearResult(np.full(rhs.shape, math.nan), math.nan, 0, False)
         while True:
-            result = self._attempt(stencil, rhs, rtol)
+            with serial_blas():
+                result = self._attempt(stencil, rhs, rtol)
             if spacing is not None:
                 size = gradient_norm(result.correction, spacing)
                 result = replace(result, size=size, error=size * min(1.0, 3 * result.relative_residual))
@@ -210,7 +210,8 @@ class LinearSolver:
         if self._kept is None or self._stale or not method.keep:
             begin = time.perf_counter()
             try:
-                self._kept = method.build(stencil, self.threads)
+                with serial_blas() if method.uses_blas else nullcontext():
+                    self._kept = method.build(stencil, self.threads)
             except RuntimeError:  # SuperLU: exactly singular in floating point
                 self._kept = None
             self.stats["seconds"]["linear set-up"] += time.perf_counter() - begin

@@ -20,6 +20,7 @@ class Spectral:
 
     name = "spectral"
     setup_work, cycle_work = 3.0, 8.0  # work units, see pmapde.work
+    uses_blas = False
     keep = False
 
     def build(self, stencil, threads=1):
