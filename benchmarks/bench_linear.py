@@ -10,7 +10,6 @@ minutes; results in benchmarks/results/linear.{txt,csv}.
 """
 import argparse
 import time
-from collections import defaultdict
 
 import numpy as np
 from common import report
@@ -24,6 +23,7 @@ from pmapde.linear.geometric import GeometricMultigrid
 from pmapde.linear.solver import LinearSolver
 from pmapde.linear.spectral import Spectral
 from pmapde.monge_ampere import MongeAmpere
+from pmapde.solver import new_stats
 from pmapde.threads import thread_settings
 
 METHODS = (GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid(), Spectral())
@@ -75,7 +75,7 @@ def problems(quick):
 
 def measure(problem, stencil, method, threads):
     rhs = np.random.default_rng(0).standard_normal(stencil.shape)
-    stats = {"linear": {}, "fallbacks": [], "seconds": defaultdict(float)}
+    stats = new_stats()
     row = {"problem": problem, "grid": "x".join(map(str, stencil.shape)), "preconditioner": method.name}
     try:
         result = LinearSolver(method, stats, threads).solve(stencil, rhs, 1e-8)

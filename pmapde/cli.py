@@ -353,6 +353,7 @@ def _demo(arguments):
     import numpy as np
 
     import pmapde
+
     from . import exact, gallery
     n, volume_n, known_n = (64, 16, 64) if arguments.quick else (256, 32, 128)
     try:

@@ -1,9 +1,9 @@
 """Densities: values on a grid, or a log-density given as a function; normalisation, floors, interpolation."""
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Callable, Optional
 
 import numpy as np
 from scipy import ndimage
@@ -77,7 +77,7 @@ class GridDensity:
     """
 
     values: np.ndarray
-    grid: Optional[Grid] = None
+    grid: Grid | None = None
     interpolation: str = "cubic"
 
     def __post_init__(self):
@@ -200,7 +200,7 @@ class LogDensity:
     """
 
     function: Callable
-    gradient: Optional[Callable] = None
+    gradient: Callable | None = None
 
     def __post_init__(self):
         for name in ("function", "gradient"):

@@ -5,8 +5,8 @@ Every constructor takes the number of cells per axis, so that a study is
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 from scipy.special import ndtr, ndtri

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .kernels.reductions import inner
 from .linear.solver import gradient_norm
+from .reductions import inner
 from .transfer import interpolate_cubic, interpolate_inside
 
 SMOOTH_RATIOS = (3.0, 5.5)

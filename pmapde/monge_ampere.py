@@ -9,9 +9,8 @@ import numpy as np
 from . import work
 from .ghosts import fill_ghosts
 from .kernels import monge_ampere_2d, monge_ampere_3d
-from .kernels.reductions import blocks, inner, subtract
 from .linear.stencil import Stencil
-from .newton import rms
+from .reductions import inner, rms, subtract
 
 OFFSETS_2D = np.array([(1, 0), (0, 1), (1, -1), (1, 1)], dtype=np.int64)
 OFFSETS_3D = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (1, 1, 0), (1, 0, -1), (1, 0, 1),
@@ -121,7 +120,6 @@ class MongeAmpere:
     def _determinant(self, padded, log_image, bounds, evaluation, linearise):
         """Writes ``log det - log_image``, extended outside ``bounds``, and the weights; counts the extended cells."""
         count = np.zeros(self.grid.shape[0], dtype=np.int64)
-        sums = np.empty((blocks(self.grid.size), 3))
         out = evaluation.residual
         determinant, extension = ((self.kernels.monotone, self.kernels.monotone_extension) if self.scheme == "monotone"
                                   else (self.kernels.centred, self.kernels.centred_extension))
@@ -129,16 +127,11 @@ class MongeAmpere:
         with np.errstate(invalid="ignore", divide="ignore"):  # inadmissible cells are dealt with below
             np.log(out, out=out)
         low, high = bounds
-        reference = float(out.flat[0] - log_image.flat[0])
-        subtract(out.ravel(), log_image.ravel(), low, high, reference, sums)
-        total, squares, outside = (float(column) for column in sums.sum(axis=0))
-        mean = total / out.size
-        evaluation.mean, evaluation.norm = reference + mean, math.sqrt(max(squares / out.size - mean * mean, 0.0))
+        evaluation.mean, evaluation.norm, outside = subtract(out, log_image, low, high)
         evaluation.extended, evaluation.linearised = 0, linearise
         if count.any() or outside:
             extension(padded, self.quadratic, log_image, low, high, linearise, evaluation.weights, out, count)
             evaluation.extended = int(count.sum())
-        if evaluation.extended or not math.isfinite(squares):
             evaluation.mean = float(out.mean())
             evaluation.norm = rms(out - evaluation.mean) if math.isfinite(evaluation.mean) else math.nan
 

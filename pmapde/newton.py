@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .kernels.reductions import inner
+from .reductions import rms
 from .status import Status
 
 
@@ -50,11 +50,6 @@ class Iterate:
     norm: float
     damping: float
     evaluations: int
-
-
-def rms(values):
-    """Root mean square; NaN and infinity survive."""
-    return math.sqrt(inner(values, values) / values.size)
 
 
 def damped_step(function, x, value, norm, correction, settings):

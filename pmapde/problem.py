@@ -119,7 +119,7 @@ class TransportProblem:
         return TransportProblem(source, target, grid=self.target_grid, target_grid=self.grid)
 
     def on_grid(self, grid):
-        """The same problem on a coarser grid of the source box.
+        """The same problem on a coarser grid of the source box; from grid to grid, each from the next finer one.
 
         Cell averages are averaged, values of a function interpolated (fourth order, in the logarithm). A target that is
         rough on the scale of the coarser cells is averaged too; a smooth one stays as it is, so that solutions on
@@ -132,7 +132,7 @@ class TransportProblem:
             coarse.source_values = values / (values.sum() * grid.cell_volume)
         else:
             coarse.source_values = average(self.source_values, grid.shape)
-        ratio = float(np.max(grid.spacing / self.grid.spacing))
+        ratio = max(m / n for m, n in zip(self.target_grid.shape, grid.shape))  # target cells in the image of a cell
         if isinstance(self.target, GridDensity) and self.target.is_rough(ratio):
             shape = tuple(max(2, min(m, -(-m * n // full))) for m, n, full
                           in zip(self.target_grid.shape, grid.shape, self.grid.shape))

@@ -8,9 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from .monge_ampere import MongeAmpere
-from .newton import rms
 from .problem import TransportProblem
+from .reductions import rms
 from .status import Status
 from .transport import PiecewiseAffineMap, component_first
 

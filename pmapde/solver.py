@@ -109,15 +109,15 @@ def _refuse_oversized(problem):
 
 
 def _levels(problem, method):
-    """Grids from coarse to fine."""
+    """The problem on its grids, from coarse to fine."""
     smallest = method.coarsest or (16 if problem.ndim == 2 else 8)
-    grids = [problem.grid]
+    problems = [problem]
     while method.nested:
-        coarser = grids[0].coarsened(smallest)
-        if coarser.shape == grids[0].shape:
+        coarser = problems[0].grid.coarsened(smallest)
+        if coarser.shape == problems[0].grid.shape:
             break
-        grids.insert(0, coarser)
-    return grids
+        problems.insert(0, problems[0].on_grid(coarser))
+    return problems
 
 
 def _scheme(problem, method):
@@ -231,14 +231,16 @@ def _applications(stats):
 
 
 def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, share):
-    problem = finest_operator.problem
-    grids = _levels(problem, method) if start is None else [problem.grid]
+    problems = [finest_operator.problem]
     with thread_settings(threads) as count:
         linear = LinearSolver(method.linear, stats, count)
+        use_threads(count, problems[0].grid.size)
+        if start is None:
+            problems = _levels(finest_operator.problem, method)
     phi = start
-    for level, grid in enumerate(grids):
-        finest = level == len(grids) - 1
-        operator = finest_operator if finest else MongeAmpere(problem.on_grid(grid), finest_operator.scheme)
+    for level, problem in enumerate(problems):
+        finest, grid = level == len(problems) - 1, problem.grid
+        operator = finest_operator if finest else MongeAmpere(problem, finest_operator.scheme)
         linear.next_grid()
         evaluation, extrapolated = None, 0.0
         with thread_settings(threads) as count:
@@ -258,7 +260,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
             return Goal(residual=SINGLE_GRID_TOLERANCE if finest else COARSEST_TOLERANCE)
 
         for count, step in enumerate(_on_grid(operator, linear, method, phi, goal, evaluation, threads, stats)):
-            step = replace(step, level=level, levels=len(grids))
+            step = replace(step, level=level, levels=len(problems))
             logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, count, step.residual, step.dt)
             yield step
             phi = step.phi

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .kernels.reductions import inner
 from .linear.solver import Automatic
-from .newton import Newton, damped_step, newton, rms
+from .newton import Newton, damped_step, newton
+from .reductions import inner, rms
 from .status import Status
 
 _METHODS = "Automatic(), GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid(), Spectral() or Direct()"

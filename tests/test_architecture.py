@@ -102,6 +102,7 @@ def test_kernels_import_nothing_of_the_package():
 @pytest.mark.parametrize(("used", "users"), [
     (("kernels.monge_ampere_2d", "kernels.monge_ampere_3d"), {"pmapde.monge_ampere"}),
     (("kernels.transfer",), {"pmapde.transfer"}),
+    (("kernels.reductions",), {"pmapde.reductions"}),
     (("plotting", "exact"), {"pmapde.cli"}),
     (("cli",), {"pmapde.__main__"}),
 ])

@@ -14,7 +14,7 @@ import pmapde
 from pmapde.cli import OURS, main
 
 
-@pytest.fixture()
+@pytest.fixture
 def picture(tmp_path):
     x = np.linspace(0, 1, 40)
     grey = (60 + 150 * np.outer(np.sin(np.pi * x), x[:30])).astype(np.uint8)

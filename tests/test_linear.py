@@ -1,5 +1,4 @@
 """Every linear solver gives the same correction; counts stay flat; failures are said, never looped on."""
-from collections import defaultdict
 from dataclasses import replace
 from itertools import product
 
@@ -17,6 +16,7 @@ from pmapde.linear.geometric import GeometricMultigrid
 from pmapde.linear.solver import Automatic, LinearSolver
 from pmapde.linear.spectral import Spectral
 from pmapde.monge_ampere import MongeAmpere
+from pmapde.solver import new_stats
 from pmapde.threads import SERIAL_BELOW
 
 METHODS = {"geometric": GeometricMultigrid(), "black box": BlackBoxMultigrid(), "algebraic": AlgebraicMultigrid(),
@@ -36,7 +36,7 @@ def smooth_stencil(shape, strength=0.5, periodic=False, shift=0.0):
 
 
 def fresh_stats():
-    return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float)}
+    return new_stats()
 
 
 def noise(shape):

@@ -6,7 +6,6 @@ The coarse cell ``(I, J)`` is the fine cell ``(2I, 2J)``. A fine cell between tw
 ``along_x[I, J]`` from the left one (the rest from the right one), likewise ``along_y``; one between four has
 ``between[:, I, J]``, in the order (I, J), (I + 1, J), (I, J + 1), (I + 1, J + 1).
 """
-import math
 
 import numpy as np
 from numba import njit, prange

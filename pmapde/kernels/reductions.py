@@ -34,15 +34,3 @@ def inner_blocks(first, second, sums):
         for k in range(begin, min(begin + BLOCK, first.shape[0])):
             total += first[k] * second[k]
         sums[block] = total
-
-
-def blocks(size):
-    """Number of blocks of an array of ``size``."""
-    return -(-size // BLOCK)
-
-
-def inner(first, second):
-    """Sum of the products of two contiguous arrays."""
-    sums = np.empty(blocks(first.size))
-    inner_blocks(first.ravel(), second.ravel(), sums)
-    return float(sums.sum())

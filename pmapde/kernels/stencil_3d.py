@@ -58,7 +58,7 @@ def _close(field, i, periodic):
 @njit(cache=True, error_model="numpy")
 def _residual_row(weights, drift, shift, rhs, field, i, j, out, diagonal):
     """One row of ``rhs - A w``, and the diagonal of A there."""
-    right = rhs[i if rhs.shape[0] > 1 else 0, j]
+    right = rhs[min(np.int64(i), rhs.shape[0] - 1), j]  # one slab of zeros stands for all
     own, east, west = field[i + 1, j + 1], field[i + 2, j + 1], field[i, j + 1]
     north, south = field[i + 1, j + 2], field[i + 1, j]
     east_north, west_south, east_south, west_north = field[i + 2, j + 2], field[i, j], field[i + 2, j], field[i, j + 2]

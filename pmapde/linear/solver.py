@@ -11,7 +11,7 @@ from scipy.sparse.linalg import LinearOperator, bicgstab
 
 from .. import work
 from ..kernels import stencil_2d, stencil_3d
-from ..kernels.reductions import inner
+from ..reductions import inner
 from ..threads import serial_blas, use_threads
 from .algebraic import AlgebraicMultigrid
 from .black_box import BlackBoxMultigrid
