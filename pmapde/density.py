@@ -152,25 +152,30 @@ class GridDensity:
         """The same with component-first arrays ``(d, n)``: ``(value, gradient or None)``."""
         if self.is_uniform:
             return np.full(points.shape[1], np.log(self.values.flat[0])), np.zeros_like(points) if gradient else None
+        value, slope = self.density_by_component(points, gradient)
+        return np.log(value, out=value), slope
+
+    def density_by_component(self, points, gradient):
+        """The density itself, and the gradient of its logarithm, ``(d, n)``, or None."""
         from .kernels.interpolation import density_2d, density_3d
         kernel = density_2d if self.grid.ndim == 2 else density_3d
         value, slope = np.empty(points.shape[1]), np.empty((self.grid.ndim, points.shape[1] if gradient else 0))
         kernel(*self._spline, points, gradient, value, slope)
-        return np.log(value, out=value), slope if gradient else None
+        return value, slope if gradient else None
 
     @property
     def _spline(self):
         grid = self.grid
         return self._coefficients, grid.shape, grid.lower, grid.spacing, grid.periodic, self.interpolation == "cubic"
 
-    def log_average(self, points, columns, samples, gradient):
-        """Log of the mean density over the parallelotopes around ``points`` (d, n) with edges ``columns`` (d, d, n).
+    def average(self, points, columns, samples, gradient):
+        """Mean density over the parallelotopes around ``points`` (d, n) with edges ``columns`` (d, d, n).
 
-        Midpoint rule with ``samples^d`` points. Returns ``(value, d value / d points, d value / d columns)``, the last
-        two of shapes (d, n) and (d, d, n), or None without ``gradient``.
+        Midpoint rule with ``samples^d`` points. Returns ``(value, d log value / d points, d log value / d columns)``,
+        the last two of shapes (d, n) and (d, d, n), or None without ``gradient``.
         """
-        from .kernels.interpolation import log_average_2d, log_average_3d
-        kernel = log_average_2d if self.grid.ndim == 2 else log_average_3d
+        from .kernels.interpolation import average_2d, average_3d
+        kernel = average_2d if self.grid.ndim == 2 else average_3d
         dimension, count = points.shape
         value = np.empty(count)
         slope = np.zeros((dimension, count if gradient else 0))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import work
-from .ghosts import fill_ghosts
-from .kernels import monge_ampere_2d, monge_ampere_3d
+from .density import GridDensity
+from .kernels import monge_ampere_2d, monge_ampere_3d, stencil_2d, stencil_3d
 from .linear.stencil import Stencil
-from .reductions import inner, rms, subtract
+from .reductions import inner, rms, subtract, weighted_square
 
 OFFSETS_2D = np.array([(1, 0), (0, 1), (1, -1), (1, 1)], dtype=np.int64)
 OFFSETS_3D = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (1, 1, 0), (1, 0, -1), (1, 0, 1),
@@ -86,8 +86,7 @@ class MongeAmpere:
         return 4 if self.grid.ndim == 2 else 3
 
     def _pad(self, phi):
-        self._padded[(slice(1, -1),) * phi.ndim] = phi
-        fill_ghosts(self._padded, 1, self.grid.periodic)
+        (stencil_2d if phi.ndim == 2 else stencil_3d).pad(np.ascontiguousarray(phi), self.grid.periodic, self._padded)
         return self._padded
 
     def map(self, phi):
@@ -106,9 +105,7 @@ class MongeAmpere:
 
     def cost(self, displacement):
         """Integral of ``|displacement|^2`` over the source: the midpoint sum."""
-        axes = range(self.grid.ndim)
-        return self.grid.cell_volume * sum(float(np.einsum(part, axes, part, axes, self.problem.source_values, axes, []))
-                                           for part in displacement)
+        return self.grid.cell_volume * sum(weighted_square(part, self.problem.source_values) for part in displacement)
 
     def _map(self, padded):
         image = np.empty((self.grid.ndim, *self.grid.shape))
@@ -117,19 +114,23 @@ class MongeAmpere:
             image[axis] += affine
         return image
 
-    def _determinant(self, padded, log_image, bounds, evaluation, linearise):
-        """Writes ``log det - log_image``, extended outside ``bounds``, and the weights; counts the extended cells."""
+    def _determinant(self, padded, log_image, density, bounds, evaluation, linearise):
+        """Writes ``log(det density) - log_image``, extended outside ``bounds``, and the weights; counts the extended cells."""
         count = np.zeros(self.grid.shape[0], dtype=np.int64)
         out = evaluation.residual
         determinant, extension = ((self.kernels.monotone, self.kernels.monotone_extension) if self.scheme == "monotone"
                                   else (self.kernels.centred, self.kernels.centred_extension))
         determinant(padded, self.quadratic, linearise, evaluation.weights, out, count)
+        if density is not None:
+            out *= density
         with np.errstate(invalid="ignore", divide="ignore"):  # inadmissible cells are dealt with below
             np.log(out, out=out)
         low, high = bounds
         evaluation.mean, evaluation.norm, outside = subtract(out, log_image, low, high)
         evaluation.extended, evaluation.linearised = 0, linearise
         if count.any() or outside:
+            if density is not None:
+                log_image = log_image - np.log(density)
             extension(padded, self.quadratic, log_image, low, high, linearise, evaluation.weights, out, count)
             evaluation.extended = int(count.sum())
             evaluation.mean = float(out.mean())
@@ -138,24 +139,26 @@ class MongeAmpere:
     def log_determinant(self, phi):
         """``log det D2u``, NaN where ``u`` is inadmissible."""
         evaluation = self.new_evaluation(linearise=False)
-        self._determinant(self._pad(phi), np.full(self.grid.shape, self.log_cell), PLAIN, evaluation, False)
+        self._determinant(self._pad(phi), np.full(self.grid.shape, self.log_cell), None, PLAIN, evaluation, False)
         return evaluation.residual
 
-    def _log_target(self, padded, gradient):
-        """``log nu`` at (or averaged over) the image of every cell, its gradient, and its derivative in ``D2u h``."""
-        target, dimension = self.problem.target, self.grid.ndim
+    def _target(self, padded, gradient):
+        """``nu`` at (or averaged over) the image of every cell, the gradient of its log, and the log's derivative in ``D2u h``.
+
+        The first is None where the target is uniform; ``log nu`` where it is a function.
+        """
+        target, dimension, shape = self.problem.target, self.grid.ndim, self.grid.shape
         if target.is_uniform:
             return None, None, None
-        points = self._map(padded).reshape(dimension, -1)
-        if self.samples == 1:
-            value, slope = target.log_density_by_component(points, gradient)
-            moment = None
-        else:
-            edges = np.empty((dimension, dimension, *self.grid.shape))
+        points, moment = self._map(padded).reshape(dimension, -1), None
+        if self.samples > 1:
+            edges = np.empty((dimension, dimension, *shape))
             self.kernels.image_edges(padded, self.quadratic, self.grid.spacing, edges)
-            value, slope, moment = target.log_average(points, edges.reshape(dimension, dimension, -1), self.samples,
-                                                      gradient)
-        shape = self.grid.shape
+            value, slope, moment = target.average(points, edges.reshape(dimension, dimension, -1), self.samples, gradient)
+        elif isinstance(target, GridDensity):
+            value, slope = target.density_by_component(points, gradient)
+        else:
+            value, slope = target.log_density_by_component(points, gradient)
         return (value.reshape(shape), slope.reshape(dimension, *shape) if gradient else None,
                 moment.reshape(dimension, dimension, *shape) if moment is not None else None)
 
@@ -175,9 +178,11 @@ class MongeAmpere:
         evaluation = self.new_evaluation(linearise) if out is None else out
         self.work += self.evaluation_work
         padded = self._pad(phi)
-        value, slope, moment = self._log_target(padded, linearise)
-        image = self._image if value is None else np.subtract(self._image, value, out=value)
-        self._determinant(padded, image, EXTENSION if extend else PLAIN, evaluation,
+        value, slope, moment = self._target(padded, linearise)
+        image = self._image
+        if value is not None and not isinstance(self.problem.target, GridDensity):
+            image, value = np.subtract(image, value, out=value), None
+        self._determinant(padded, image, value, EXTENSION if extend else PLAIN, evaluation,
                           linearise)
         if slope is not None:
             for axis, spacing in enumerate(self.grid.spacing):

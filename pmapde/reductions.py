@@ -14,6 +14,14 @@ def inner(first, second):
     return float(sums.sum())
 
 
+def weighted_square(values, weight):
+    """Sum of ``weight values^2``, contiguous arrays."""
+    from .kernels import reductions
+    sums = np.empty(_blocks(values.size))
+    reductions.weighted_squares(values.ravel(), weight.ravel(), sums)
+    return float(sums.sum())
+
+
 def rms(values):
     """Root mean square; NaN and infinity survive."""
     return math.sqrt(inner(values, values) / values.size)

@@ -3,7 +3,7 @@
 ``coefficients`` carry two ghost layers, filled by the caller. Coordinates are index coordinates,
 ``t = (y - lower) / spacing``, inside ``[0, n]``.
 
-``density_*`` evaluate the spline at points, ``log_average_*`` average it over the image of a source cell before the logarithm is taken: over the
+``density_*`` evaluate the spline at points, ``average_*`` average it over the image of a source cell before the logarithm is taken: over the
 ``samples^d`` points ``point + sum_b delta_b columns[:, b]`` with ``delta_b`` at the midpoints of [-1/2, 1/2].
 """
 import math
@@ -152,9 +152,9 @@ def density_3d(coefficients, shape, lower, spacing, periodic, cubic, points, wit
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def log_average_2d(coefficients, shape, lower, spacing, periodic, cubic, points, columns, samples, with_gradient,
+def average_2d(coefficients, shape, lower, spacing, periodic, cubic, points, columns, samples, with_gradient,
                    value, gradient, moment):
-    """``value``: log of the mean of the spline around ``points`` (2, n); if asked for, its derivatives.
+    """``value``: mean of the spline around ``points`` (2, n); if asked for, derivatives of its log.
 
     With respect to the points, ``gradient`` (2, n), and to ``columns`` (2, 2, n), the edges of the parallelograms:
     ``moment[a, b] = mean(d_a density delta_b) / mean(density)``.
@@ -200,7 +200,7 @@ def log_average_2d(coefficients, shape, lower, spacing, periodic, cubic, points,
                 sums[0, 1] += sample_x * second
                 sums[1, 0] += sample_y * first
                 sums[1, 1] += sample_y * second
-            value[p] = math.log(v / (samples * samples))
+            value[p] = v / (samples * samples)
             if with_gradient:
                 gradient[0, p] = vx / (v * spacing[0])
                 gradient[1, p] = vy / (v * spacing[1])
@@ -210,7 +210,7 @@ def log_average_2d(coefficients, shape, lower, spacing, periodic, cubic, points,
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def log_average_3d(coefficients, shape, lower, spacing, periodic, cubic, points, columns, samples, with_gradient,
+def average_3d(coefficients, shape, lower, spacing, periodic, cubic, points, columns, samples, with_gradient,
                    value, gradient, moment):
     """The same in 3D, ``points`` (3, n), ``columns`` (3, 3, n)."""
     width = 4 if cubic else 2
@@ -271,7 +271,7 @@ def log_average_3d(coefficients, shape, lower, spacing, periodic, cubic, points,
                     sums[0, b] += sample_x * delta[b]
                     sums[1, b] += sample_y * delta[b]
                     sums[2, b] += sample_z * delta[b]
-            value[p] = math.log(v / (samples * samples * samples))
+            value[p] = v / (samples * samples * samples)
             if with_gradient:
                 gradient[0, p] = vx / (v * spacing[0])
                 gradient[1, p] = vy / (v * spacing[1])

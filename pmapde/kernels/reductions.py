@@ -26,6 +26,17 @@ def subtract(values, image, low, high, reference, sums):
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"reassoc"})
+def weighted_squares(values, weight, sums):
+    """Per block the sum of ``weight values^2``."""
+    for block in prange(sums.shape[0]):
+        begin = np.int64(block) * BLOCK
+        total = 0.0
+        for k in range(begin, min(begin + BLOCK, values.shape[0])):
+            total += weight[k] * values[k] * values[k]
+        sums[block] = total
+
+
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"reassoc"})
 def inner_blocks(first, second, sums):
     """Per block the sum of ``first second``."""
     for block in prange(sums.shape[0]):

@@ -40,19 +40,6 @@ def stencil_rows(weights, drift, offsets, shift, neighbours_x, neighbours_y, col
 
 
 @njit(cache=True, error_model="numpy")
-def _close(field, i, periodic):
-    """Ghosts of the finished row ``i`` (from 0) of ``field``, and the ghost row that is a copy of it."""
-    nx, ny = field.shape[0] - 2, field.shape[1] - 2
-    row = field[i + 1]
-    row[0] = row[ny] if periodic[1] else row[1]
-    row[ny + 1] = row[1] if periodic[1] else row[ny]
-    if i == 0:
-        field[nx + 1 if periodic[0] else 0, :] = row
-    if i == nx - 1:
-        field[0 if periodic[0] else nx + 1, :] = row
-
-
-@njit(cache=True, error_model="numpy")
 def _residual_row(weights, drift, shift, rhs, field, i, out, diagonal):
     """One row of ``rhs - A w``, and the diagonal of A there."""
     wx, wy, wm, wp, bx, by = weights[0, i], weights[1, i], weights[2, i], weights[3, i], drift[0, i], drift[1, i]
@@ -74,6 +61,27 @@ def _residual_row(weights, drift, shift, rhs, field, i, out, diagonal):
         for j in range(out.shape[0]):
             out[j] -= extra[j] * own[j + 1]
             diagonal[j] += extra[j]
+
+
+@njit(cache=True, error_model="numpy")
+def _close(field, i, periodic):
+    """Ghosts of the finished row ``i`` (from 0) of ``field``, and the ghost row that is a copy of it."""
+    nx, ny = field.shape[0] - 2, field.shape[1] - 2
+    row = field[i + 1]
+    row[0] = row[ny] if periodic[1] else row[1]
+    row[ny + 1] = row[1] if periodic[1] else row[ny]
+    if i == 0:
+        field[nx + 1 if periodic[0] else 0, :] = row
+    if i == nx - 1:
+        field[0 if periodic[0] else nx + 1, :] = row
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def pad(field, periodic, out):
+    """``out``: ``field`` with one ghost layer, even about no-flux faces, wrapped on periodic axes."""
+    for i in prange(field.shape[0]):
+        out[i + 1, 1:-1] = field[i]
+        _close(out, i, periodic)
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -217,8 +225,8 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def add_correction(field, spacing, periodic, total, squares):
-    """``total += field``; ``squares[i]``: sum over row ``i`` of ``|grad field|^2``, forward differences inside the grid.
+def add_correction(field, spacing, periodic, first, total, squares):
+    """``total += field`` (``total = field`` if it is the ``first``); ``squares[i]``: sum over row ``i`` of ``|grad field|^2``, forward differences inside the grid.
 
     ``field`` may have anything in its ghosts, those of ``total`` are filled.
     """
@@ -230,7 +238,7 @@ def add_correction(field, spacing, periodic, total, squares):
         for j in range(ny):
             dx = (above[j + 1] - own[j + 1]) / spacing[0]
             size += dx * dx
-            goal[j + 1] += own[j + 1]
+            goal[j + 1] = own[j + 1] if first else goal[j + 1] + own[j + 1]
         for j in range(1, ny):
             dy = (own[j + 1] - own[j]) / spacing[1]
             size += dy * dy

@@ -39,23 +39,6 @@ def stencil_rows(weights, drift, offsets, shift, neighbours_x, neighbours_y, nei
 
 
 @njit(cache=True, error_model="numpy")
-def _close(field, i, periodic):
-    """Ghosts of the finished slab ``i`` (from 0) of ``field``, and the ghost slab that is a copy of it."""
-    nx, ny, nz = field.shape[0] - 2, field.shape[1] - 2, field.shape[2] - 2
-    slab = field[i + 1]
-    for j in range(1, ny + 1):
-        row = slab[j]
-        row[0] = row[nz] if periodic[2] else row[1]
-        row[nz + 1] = row[1] if periodic[2] else row[nz]
-    slab[0, :] = slab[ny if periodic[1] else 1]
-    slab[ny + 1, :] = slab[1 if periodic[1] else ny]
-    if i == 0:
-        field[nx + 1 if periodic[0] else 0, :, :] = slab
-    if i == nx - 1:
-        field[0 if periodic[0] else nx + 1, :, :] = slab
-
-
-@njit(cache=True, error_model="numpy")
 def _residual_row(weights, drift, shift, rhs, field, i, j, out, diagonal):
     """One row of ``rhs - A w``, and the diagonal of A there."""
     right = rhs[min(np.int64(i), rhs.shape[0] - 1), j]  # one slab of zeros stands for all
@@ -85,6 +68,31 @@ def _residual_row(weights, drift, shift, rhs, field, i, j, out, diagonal):
         for k in range(out.shape[0]):
             out[k] -= extra[k] * own[k + 1]
             diagonal[k] += extra[k]
+
+
+@njit(cache=True, error_model="numpy")
+def _close(field, i, periodic):
+    """Ghosts of the finished slab ``i`` (from 0) of ``field``, and the ghost slab that is a copy of it."""
+    nx, ny, nz = field.shape[0] - 2, field.shape[1] - 2, field.shape[2] - 2
+    slab = field[i + 1]
+    for j in range(1, ny + 1):
+        row = slab[j]
+        row[0] = row[nz] if periodic[2] else row[1]
+        row[nz + 1] = row[1] if periodic[2] else row[nz]
+    slab[0, :] = slab[ny if periodic[1] else 1]
+    slab[ny + 1, :] = slab[1 if periodic[1] else ny]
+    if i == 0:
+        field[nx + 1 if periodic[0] else 0, :, :] = slab
+    if i == nx - 1:
+        field[0 if periodic[0] else nx + 1, :, :] = slab
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def pad(field, periodic, out):
+    """``out``: ``field`` with one ghost layer, even about no-flux faces, wrapped on periodic axes."""
+    for i in prange(field.shape[0]):
+        out[i + 1, 1:-1, 1:-1] = field[i]
+        _close(out, i, periodic)
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -250,8 +258,8 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def add_correction(field, spacing, periodic, total, squares):
-    """``total += field``; ``squares[i]``: sum over slab ``i`` of ``|grad field|^2``, as in 2D."""
+def add_correction(field, spacing, periodic, first, total, squares):
+    """``total += field`` (``total = field`` if it is the ``first``); ``squares[i]``: sum over slab ``i`` of ``|grad field|^2``, as in 2D."""
     nx, ny, nz = field.shape[0] - 2, field.shape[1] - 2, field.shape[2] - 2
     for i in prange(nx):
         size = 0.0
@@ -261,7 +269,7 @@ def add_correction(field, spacing, periodic, total, squares):
             for k in range(nz):
                 dx, dy = (east[k + 1] - own[k + 1]) / spacing[0], (north[k + 1] - own[k + 1]) / spacing[1]
                 size += dx * dx + dy * dy
-                goal[k + 1] += own[k + 1]
+                goal[k + 1] = own[k + 1] if first else goal[k + 1] + own[k + 1]
             for k in range(1, nz):
                 dz = (own[k + 1] - own[k]) / spacing[2]
                 size += dz * dz

@@ -91,7 +91,7 @@ class _Hierarchy:
             shape = weights.shape[1:]
             use_threads(threads, weights[0].size)
             padded = tuple(n + 2 for n in shape)
-            level = _Level(weights, drift, shift, row_weight, np.empty(shape), np.zeros(padded), np.zeros(padded))
+            level = _Level(weights, drift, shift, row_weight, np.empty(shape), np.empty(padded), np.empty(padded))
             self.levels.append(level)
             coarse = self._coarse_shape(weights)
             if coarse == shape:

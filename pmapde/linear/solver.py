@@ -119,7 +119,7 @@ class LinearSolver:
         """
         kernels = stencil_2d if rhs.ndim == 2 else stencil_3d
         shift = np.full((1,) * rhs.ndim, float(stencil.shift))
-        total, residual = np.zeros(tuple(n + 2 for n in rhs.shape)), self._compatible(stencil, rhs)
+        total, residual = np.empty(tuple(n + 2 for n in rhs.shape)), self._compatible(stencil, rhs)
         squares, size, last, spent, cycles = np.empty(rhs.shape[0]), 0.0, math.inf, 0, 0
         inside = (slice(1, -1),) * rhs.ndim
         preconditioner, counters = self._preconditioner(stencil)
@@ -128,7 +128,7 @@ class LinearSolver:
             use_threads(self.threads, rhs.size)
             field = preconditioner.apply(residual, self.threads)
             use_threads(self.threads, rhs.size)
-            kernels.add_correction(field, spacing, stencil.periodic, total, squares)
+            kernels.add_correction(field, spacing, stencil.periodic, spent == 0, total, squares)
             counters["applications"] += 1
             work.book(self.stats["work"], rhs.shape, self.method.cycle_work + work.RESIDUAL)
             self.stats["seconds"]["linear solve"] += time.perf_counter() - begin

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from ..ghosts import fold, pad
+from ..ghosts import fold
 from ..kernels import stencil_2d, stencil_3d
 
 
@@ -38,7 +38,9 @@ class Stencil:
         """``A field`` for a field on the grid."""
         kernels = stencil_2d if field.ndim == 2 else stencil_3d
         out = np.empty(self.shape) if out is None else out
-        kernels.apply_stencil(self.weights, self.drift, self.shift, pad(field, 1, self.periodic), out)
+        padded = np.empty(tuple(n + 2 for n in self.shape))
+        kernels.pad(field, self.periodic, padded)
+        kernels.apply_stencil(self.weights, self.drift, self.shift, padded, out)
         return out
 
     def diagonal(self):
