@@ -3,10 +3,11 @@ import importlib as _importlib
 
 _HOMES = {
     "Grid": "grid", "GridDensity": "density", "LogDensity": "density", "TransportProblem": "problem",
-    "solve": "solver", "steps": "solver", "Step": "solver", "memory_estimate": "solver",
+    "solve": "solver", "steps": "solver", "Step": "solver", "memory_estimate": "memory",
     "PseudoTransient": "stepping", "BackwardEuler": "stepping", "Newton": "newton",
     "Automatic": "linear.solver", "GeometricMultigrid": "linear.geometric",
-    "BlackBoxMultigrid": "linear.black_box", "AlgebraicMultigrid": "linear.algebraic", "Spectral": "linear.spectral", "Direct": "linear.direct",
+    "BlackBoxMultigrid": "linear.black_box", "AlgebraicMultigrid": "linear.algebraic", "Spectral": "linear.spectral",
+    "Direct": "linear.direct",
     "Solution": "solution", "StencilWarning": "solution", "Status": "status", "SolverError": "status",
     "load": "storage",
 }

@@ -407,7 +407,7 @@ def _info(arguments):
 
     from . import gallery
     from .density import GridDensity
-    from .solver import available_memory
+    from .memory import available_memory
     from .threads import SERIAL_BELOW
     GridDensity([[1, 2], [1, 2]]).log_density([[0.5, 0.5]])  # numba chooses its threading layer at the first kernel
     report = {

@@ -16,6 +16,7 @@ from .extrapolation import CoarserGrids
 from .grid import Grid
 from .linear.solver import LinearSolver
 from .monge_ampere import MongeAmpere
+from .memory import refuse_oversized
 from .problem import TransportProblem
 from .status import SolverError, Status
 from .stepping import BackwardEuler, Goal, PseudoTransient
@@ -71,41 +72,6 @@ def new_stats():
     """Counters of one run, filled in place."""
     return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "work": work.new_ledger(), "newton_iterations": 0, "rejected_steps": 0,
             "smoothings": 0}
-
-
-def memory_estimate(problem):
-    """Bytes a solve is expected to need at its peak: state, linearisation, hierarchy and Krylov vectors.
-
-    Examples
-    --------
-    >>> import numpy as np, pmapde
-    >>> pmapde.memory_estimate(pmapde.TransportProblem(np.ones((64, 64)), np.ones((64, 64)))) < 2e6
-    True
-    """
-    # fields of float64 per cell: 2D 6 weights + 8 Krylov + 6 state + 8 multigrid + figures of the Solution
-    return (45 if problem.ndim == 2 else 60) * 8 * problem.grid.size + 2 * 8 * problem.target_grid.size
-
-
-def available_memory():
-    """Bytes this process may still allocate; infinity where the system does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            available = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return math.inf
-    try:
-        import resource
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        return min(available, limit) if limit != resource.RLIM_INFINITY else available
-    except ImportError:
-        return available
-
-
-def _refuse_oversized(problem):
-    needed, available = memory_estimate(problem), available_memory()
-    if needed > available:
-        raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.1f} GiB "
-                          f"and {available / 2**30:.1f} GiB are available; use a coarser `grid`.")
 
 
 def _levels(problem, method):
@@ -199,7 +165,7 @@ def _engine(problem, method, tolerance, start, threads, stats, coarser, share):
         raise ValueError(f"`tolerance` must be 'discretization' or a positive residual, got {tolerance!r}.")
     scheme = _scheme(problem, method)
     phi = None if start is None else _checked_start(start, problem)
-    _refuse_oversized(problem)
+    refuse_oversized(problem)
     operator = MongeAmpere(problem, scheme)
     if isinstance(method, BackwardEuler):
         return operator, _flow(operator, method, phi, threads, stats)

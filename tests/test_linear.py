@@ -165,7 +165,7 @@ def test_automatic_goes_on_where_geometric_multigrid_fails():
 def test_the_next_grid_starts_with_black_box_multigrid_once_it_took_over():
     stats = fresh_stats()
     solver = LinearSolver(Automatic(), stats)
-    for n in (48, 96):
+    for n in (64, 96):
         solver.solve(contrast((n, n), 1e5), noise((n, n)), 1e-8)
         solver.next_grid()
     assert len(stats["fallbacks"]) == 1

@@ -104,6 +104,128 @@ def interpolation(rows, periodic, along_x, along_y, between):
                 between[3, i, j] = d / total if total > 0.0 else 0.0
 
 
+@njit(cache=True, error_model="numpy")
+def _galerkin_cell(rows, along_x, along_y, between, i, j, local):
+    """``local`` (9,): the row of P' A P of any coarse cell, next to a face or a seam included."""
+    nx, ny = rows.shape[1:]
+    mx, my = along_x.shape
+    local[:] = 0.0
+    for fx in range(2 * i - 1, 2 * i + 2):
+        # beyond a periodic seam a fine cell is x, its coarse neighbours are numbered on from there
+        x = fx + nx if fx < 0 else (fx - nx if fx >= nx else fx)
+        if x % 2 == 0 and fx != 2 * i:
+            continue  # an odd number of cells on a periodic axis: two coarse cells side by side
+        for fy in range(2 * j - 1, 2 * j + 2):
+            y = fy + ny if fy < 0 else (fy - ny if fy >= ny else fy)
+            if y % 2 == 0 and fy != 2 * j:
+                continue
+            if fx == 2 * i and fy == 2 * j:
+                weight = 1.0
+            elif fy == 2 * j:
+                weight = along_x[x // 2, j] if fx > 2 * i else 1.0 - along_x[x // 2, j]
+            elif fx == 2 * i:
+                weight = along_y[i, y // 2] if fy > 2 * j else 1.0 - along_y[i, y // 2]
+            else:
+                weight = between[(0 if fx > 2 * i else 1) + (0 if fy > 2 * j else 2), x // 2, y // 2]
+            if (fx < 0 or fx >= nx or fy < 0 or fy >= ny) and weight == 0.0:
+                continue
+            for k in range(9):
+                value = weight * rows[k, x, y]
+                if value == 0.0:
+                    continue
+                # the neighbour of (x, y), its parents P and their numbers relative to (i, j)
+                gx, gy = x + k // 3 - 1, y + k % 3 - 1
+                turn_x, turn_y = i, j
+                if fx < 0:
+                    turn_x += mx
+                elif fx >= nx:
+                    turn_x -= mx
+                if fy < 0:
+                    turn_y += my
+                elif fy >= ny:
+                    turn_y -= my
+                if gx < 0:
+                    gx, turn_x = gx + nx, turn_x + mx
+                elif gx >= nx:
+                    gx, turn_x = gx - nx, turn_x - mx
+                if gy < 0:
+                    gy, turn_y = gy + ny, turn_y + my
+                elif gy >= ny:
+                    gy, turn_y = gy - ny, turn_y - my
+                px, py = gx // 2, gy // 2
+                at = 3 * (px - turn_x + 1) + py - turn_y + 1
+                if gx % 2 == 0 and gy % 2 == 0:
+                    local[at] += value
+                elif gy % 2 == 0:
+                    share = along_x[px, py]
+                    local[at] += value * share
+                    if share != 1.0:
+                        local[at + 3] += value * (1.0 - share)
+                elif gx % 2 == 0:
+                    share = along_y[px, py]
+                    local[at] += value * share
+                    if share != 1.0:
+                        local[at + 1] += value * (1.0 - share)
+                else:
+                    for m in range(4):
+                        share = between[m, px, py]
+                        if share != 0.0:
+                            local[at + 3 * (m % 2) + m // 2] += value * share
+
+
+WIDTH = 64  # coarse cells side by side in `_galerkin_inside`
+
+
+@njit(cache=True, error_model="numpy")
+def _galerkin_inside(rows, along_x, along_y, between, i, begin, end, product, weight, coarse):
+    """The same for the coarse cells ``begin <= j < end`` of row ``i``, whose 5x5 fine cells are all inside the grid.
+
+    ``product`` (25, WIDTH) is P' A, by fine cell around each coarse one; then P is applied from the right.
+    """
+    count = end - begin
+    product[:] = 0.0
+    for dx in range(-1, 2):
+        for dy in range(-1, 2):
+            px, py = i - (1 if dx < 0 else 0), begin - (1 if dy < 0 else 0)
+            if dx == 0 and dy == 0:
+                weight[:] = 1.0
+            elif dy == 0:
+                for j in range(count):
+                    weight[j] = along_x[px, py + j] if dx > 0 else 1.0 - along_x[px, py + j]
+            elif dx == 0:
+                for j in range(count):
+                    weight[j] = along_y[px, py + j] if dy > 0 else 1.0 - along_y[px, py + j]
+            else:
+                share = between[(0 if dx > 0 else 1) + (0 if dy > 0 else 2), px]
+                for j in range(count):
+                    weight[j] = share[py + j]
+            for k in range(9):
+                line, target = rows[k, 2 * i + dx], product[5 * (dx + k // 3 + 1) + dy + k % 3 + 1]
+                for j in range(count):
+                    target[j] += weight[j] * line[2 * (begin + j) + dy]
+    for k in range(9):
+        coarse[k, i, begin:end] = 0.0
+    for x in range(5):
+        for y in range(5):
+            source, at = product[5 * x + y], 3 * (x // 2) + y // 2
+            px, py = i - 1 + x // 2, begin - 1 + y // 2
+            if x % 2 == 0 and y % 2 == 0:
+                here = coarse[at, i]
+                for j in range(count):
+                    here[begin + j] += source[j]
+            elif x % 2 == 1 and y % 2 == 1:
+                for m in range(4):
+                    here, share = coarse[at + 3 * (m % 2) + m // 2, i], between[m, px]
+                    for j in range(count):
+                        here[begin + j] += source[j] * share[py + j]
+            else:
+                share = along_x[px] if x % 2 == 1 else along_y[px]
+                here, there = coarse[at, i], coarse[at + (3 if x % 2 == 1 else 1), i]
+                for j in range(count):
+                    here[begin + j] += source[j] * share[py + j]
+                    there[begin + j] += source[j] * (1.0 - share[py + j])
+
+
 @njit(cache=True, parallel=True, error_model="numpy")
 def galerkin(rows, along_x, along_y, between, coarse):
     """``coarse`` (9, mx, my): the rows of P' A P."""
@@ -111,70 +233,15 @@ def galerkin(rows, along_x, along_y, between, coarse):
     mx, my = along_x.shape
     for index in prange(mx):
         i = np.int64(index)  # numba's own is unsigned
-        local = np.empty(9)
+        local, product, weight = np.empty(9), np.empty((25, WIDTH)), np.empty(WIDTH)
+        first, last = (1, (ny - 1) // 2) if i > 0 and 2 * i + 2 < nx else (0, 0)  # inside: their fine cells are there
+        last = max(first, last)
+        for begin in range(first, last, WIDTH):
+            _galerkin_inside(rows, along_x, along_y, between, i, begin, min(begin + WIDTH, last), product, weight, coarse)
         for j in range(my):
-            local[:] = 0.0
-            for fx in range(2 * i - 1, 2 * i + 2):
-                # beyond a periodic seam a fine cell is x, its coarse neighbours are numbered on from there
-                x = fx + nx if fx < 0 else (fx - nx if fx >= nx else fx)
-                if x % 2 == 0 and fx != 2 * i:
-                    continue  # an odd number of cells on a periodic axis: two coarse cells side by side
-                for fy in range(2 * j - 1, 2 * j + 2):
-                    y = fy + ny if fy < 0 else (fy - ny if fy >= ny else fy)
-                    if y % 2 == 0 and fy != 2 * j:
-                        continue
-                    if fx == 2 * i and fy == 2 * j:
-                        weight = 1.0
-                    elif fy == 2 * j:
-                        weight = along_x[x // 2, j] if fx > 2 * i else 1.0 - along_x[x // 2, j]
-                    elif fx == 2 * i:
-                        weight = along_y[i, y // 2] if fy > 2 * j else 1.0 - along_y[i, y // 2]
-                    else:
-                        weight = between[(0 if fx > 2 * i else 1) + (0 if fy > 2 * j else 2), x // 2, y // 2]
-                    if (fx < 0 or fx >= nx or fy < 0 or fy >= ny) and weight == 0.0:
-                        continue
-                    for k in range(9):
-                        value = weight * rows[k, x, y]
-                        if value == 0.0:
-                            continue
-                        # the neighbour of (x, y), its parents P and their numbers relative to (i, j)
-                        gx, gy = x + k // 3 - 1, y + k % 3 - 1
-                        turn_x, turn_y = i, j
-                        if fx < 0:
-                            turn_x += mx
-                        elif fx >= nx:
-                            turn_x -= mx
-                        if fy < 0:
-                            turn_y += my
-                        elif fy >= ny:
-                            turn_y -= my
-                        if gx < 0:
-                            gx, turn_x = gx + nx, turn_x + mx
-                        elif gx >= nx:
-                            gx, turn_x = gx - nx, turn_x - mx
-                        if gy < 0:
-                            gy, turn_y = gy + ny, turn_y + my
-                        elif gy >= ny:
-                            gy, turn_y = gy - ny, turn_y - my
-                        px, py = gx // 2, gy // 2
-                        at = 3 * (px - turn_x + 1) + py - turn_y + 1
-                        if gx % 2 == 0 and gy % 2 == 0:
-                            local[at] += value
-                        elif gy % 2 == 0:
-                            share = along_x[px, py]
-                            local[at] += value * share
-                            if share != 1.0:
-                                local[at + 3] += value * (1.0 - share)
-                        elif gx % 2 == 0:
-                            share = along_y[px, py]
-                            local[at] += value * share
-                            if share != 1.0:
-                                local[at + 1] += value * (1.0 - share)
-                        else:
-                            for m in range(4):
-                                share = between[m, px, py]
-                                if share != 0.0:
-                                    local[at + 3 * (m % 2) + m // 2] += value * share
+            if first <= j < last:
+                continue
+            _galerkin_cell(rows, along_x, along_y, between, i, j, local)
             for k in range(9):
                 coarse[k, i, j] = local[k]
 
@@ -189,6 +256,16 @@ def factor_lines(rows, axis, periodic, inverse_pivot, closing):
     nx, ny = rows.shape[1:]
     before, after = (1, 7) if axis == 0 else (3, 5)
     lines, length = (ny, nx) if axis == 0 else (nx, ny)
+    if axis == 0 and not periodic:  # columns side by side
+        for block in prange((ny + WIDTH - 1) // WIDTH):
+            begin = np.int64(block) * WIDTH
+            end = min(begin + WIDTH, ny)
+            for j in range(begin, end):
+                inverse_pivot[0, j] = 1.0 / rows[4, 0, j]
+            for i in range(1, nx):
+                for j in range(begin, end):
+                    inverse_pivot[i, j] = 1.0 / (rows[4, i, j] - rows[1, i, j] * rows[7, i - 1, j] * inverse_pivot[i - 1, j])
+        return
     step_i, step_j = (1, 0) if axis == 0 else (0, 1)
     for index in prange(lines):
         line = np.int64(index)  # numba's own is unsigned

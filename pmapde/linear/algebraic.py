@@ -28,7 +28,7 @@ class AlgebraicMultigrid:
     coarsening: str = "ruge_stuben"
     rebuild_growth: float = 1.5
     name = "algebraic"
-    setup_work, cycle_work = 600.0, 40.0  # work units, see pmapde.work
+    setup_work, cycle_work = {2: 600.0, 3: 1000.0}, {2: 40.0, 3: 100.0}  # work units by dimension, see pmapde.work
     uses_blas = True
     keep = True
 

@@ -14,7 +14,7 @@ class Direct:
 
     largest: tuple = (70_000, 15_000)
     name = "direct"
-    setup_work, cycle_work = 2000.0, 50.0  # work units, see pmapde.work
+    setup_work, cycle_work = {2: 2000.0, 3: 20000.0}, {2: 50.0, 3: 200.0}  # work units by dimension, see pmapde.work
     uses_blas = True
     keep = False
 

@@ -40,7 +40,7 @@ class GeometricMultigrid:
     post: int = 2
     anisotropy: float = 4.0
     name = "geometric"
-    setup_work, cycle_work = 3.5, 6.5  # work units, see pmapde.work
+    setup_work, cycle_work = {2: 3.5, 3: 4.0}, {2: 6.5, 3: 7.5}  # work units by dimension, see pmapde.work
     uses_blas = False
     keep = False
 

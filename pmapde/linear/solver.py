@@ -51,6 +51,8 @@ CHAIN = (GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid(), Direct
 
 POOR_RATE = 0.6
 """Cycles that reduce the correction by less are handed to BiCGSTAB."""
+TELLING = {2: 64, 3: 32}
+"""Cells along the shortest axis from which the rate of the cycles on a grid says something about finer grids."""
 FIRST_RATE = 0.25
 """Rate of the cycles assumed before one was seen."""
 
@@ -99,15 +101,16 @@ class LinearSolver:
         self._index, self.stats = 0, stats
         self.threads, self.max_applications = threads, max_applications
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
-        self._rate = None
+        self._rate, self._telling = None, False
 
     @property
     def method(self):
         return self._chain[self._index]
 
     def next_grid(self):
-        """Forget the hierarchy. Black-box multigrid that took over stays; what came after it is tried afresh."""
-        self._index = min(self._index, 1)
+        """Forget the hierarchy. Black-box multigrid that took over stays, unless the grid was too coarse to tell; what came
+        after it is tried afresh."""
+        self._index = min(self._index, 1 if self._telling else 0)
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
 
     def correct(self, stencil, rhs, rtol, spacing, atol):
@@ -130,7 +133,7 @@ class LinearSolver:
             use_threads(self.threads, rhs.size)
             kernels.add_correction(field, spacing, stencil.periodic, spent == 0, total, squares)
             counters["applications"] += 1
-            work.book(self.stats["work"], rhs.shape, self.method.cycle_work + work.RESIDUAL)
+            work.book(self.stats["work"], rhs.shape, self.method.cycle_work[rhs.ndim] + work.RESIDUAL)
             self.stats["seconds"]["linear solve"] += time.perf_counter() - begin
             spent, cycles = spent + 1, cycles + 1
             norm = math.sqrt(float(squares.sum()) / rhs.size)
@@ -147,7 +150,8 @@ class LinearSolver:
                 counters["solves"] += 1
                 return LinearResult(total[inside], math.nan, spent, True, size, error)
             successor = self._successor(stencil)
-            if rate is not None and successor and rate > self._rules.largest_factor(self.method, self._chain[successor]):
+            if rate is not None and successor and self._pays(successor, rate, error / max(atol, rtol * size),
+                                                                    rhs.ndim):
                 self._fall_back(stencil, rate, successor)
                 preconditioner, counters = self._preconditioner(stencil)
                 last, cycles = math.inf, 0
@@ -157,6 +161,18 @@ class LinearSolver:
             residual -= float(squares.sum()) / float(self._row_weight(stencil).sum())
         result = self.solve(stencil, rhs, min(0.1, max(0.1 * rtol, 0.1 * atol / size if size > 0 else 0.0, 1e-8)), spacing)
         return replace(result, applications=spent + result.applications)
+
+    def _pays(self, successor, rate, missing, ndim):
+        """Whether to go on from geometric multigrid: it hardly converges, or the cycles that still reduce the error by
+        ``missing`` cost more than another preconditioner and two of its cycles."""
+        method, other = self.method, self._chain[successor]
+        if not isinstance(method, GeometricMultigrid):
+            return False
+        if rate > POOR_RATE:
+            return True
+        more = math.ceil(math.log(missing) / -math.log(rate))
+        return (more * (method.cycle_work[ndim] + work.RESIDUAL)
+                > other.setup_work[ndim] + 2 * (other.cycle_work[ndim] + work.RESIDUAL))
 
     @staticmethod
     def _row_weight(stencil):
@@ -203,6 +219,7 @@ class LinearSolver:
         self.stats["fallbacks"].append(f"{self.method.name} -> {self._chain[index].name} on {shape} "
                                        f"(factor {factor:.2f} per application)")
         self._index, self._kept, self._stale, self._rate = index, None, False, None
+        self._telling = self._telling or min(stencil.shape) >= TELLING[len(stencil.shape)]
 
     def _preconditioner(self, stencil):
         method = self.method
@@ -216,7 +233,7 @@ class LinearSolver:
                 self._kept = None
             self.stats["seconds"]["linear set-up"] += time.perf_counter() - begin
             counters["setups"] += 1
-            work.book(self.stats["work"], stencil.shape, method.setup_work)
+            work.book(self.stats["work"], stencil.shape, method.setup_work[len(stencil.shape)])
             self._stale, self._pace, self._age = False, None, 0
         else:
             self._age += 1
@@ -255,7 +272,7 @@ class LinearSolver:
         correction -= correction.mean()  # rounding feeds the constant, which no product sees
         counters["applications"] += applications
         counters["solves"] += 1
-        work.book(self.stats["work"], shape, applications * (self.method.cycle_work + 3 * work.RESIDUAL))
+        work.book(self.stats["work"], shape, applications * (self.method.cycle_work[rhs.ndim] + 3 * work.RESIDUAL))
         self.stats["seconds"]["linear solve"] += time.perf_counter() - begin
         converged = relative <= 2 * rtol
         self._watch_pace(applications, relative)

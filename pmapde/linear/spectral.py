@@ -19,7 +19,7 @@ class Spectral:
     """
 
     name = "spectral"
-    setup_work, cycle_work = 3.0, 8.0  # work units, see pmapde.work
+    setup_work, cycle_work = {2: 3.0, 3: 3.0}, {2: 8.0, 3: 8.0}  # work units by dimension, see pmapde.work
     uses_blas = False
     keep = False
 

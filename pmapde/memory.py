@@ -1,0 +1,60 @@
+"""Memory: what a solve is expected to need, and what there is; checked before anything large is allocated."""
+from __future__ import annotations
+
+import math
+
+from .density import GridDensity
+
+BYTES_PER_CELL = {2: 150, 3: 160}
+"""Peak of a solve with geometric multigrid and a uniform target, beyond the problem itself: about 18 fields."""
+INTERPOLATED = {2: 60, 3: 80}
+"""More where the target is interpolated: points, values, gradient, coefficients."""
+AVERAGED = {2: 130, 3: 260}
+"""More where it is averaged over images: their edges, and derivatives with respect to them."""
+BLACK_BOX = {2: 200, 3: 270}
+"""More where black-box multigrid takes over."""
+
+
+def memory_estimate(problem):
+    """Bytes a solve is expected to need at its peak, beyond the problem itself.
+
+    Measured by ``benchmarks/bench_scaling.py``. Black-box multigrid, which takes over where the cheaper cycle converges
+    poorly, is counted for targets that are averaged.
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> pmapde.memory_estimate(pmapde.TransportProblem(np.ones((64, 64)), np.ones((64, 64)))) < 2e6
+    True
+    """
+    ndim, target = problem.ndim, problem.target
+    cell = BYTES_PER_CELL[ndim]
+    if not target.is_uniform:
+        cell += INTERPOLATED[ndim]
+    if target.is_rough():
+        cell += AVERAGED[ndim] + BLACK_BOX[ndim]
+    coefficients = 8 * problem.target_grid.size if isinstance(target, GridDensity) and not target.is_uniform else 0
+    return cell * problem.grid.size + coefficients
+
+
+def available_memory():
+    """Bytes this process may still allocate; infinity where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            available = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return math.inf
+    try:
+        import resource
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return min(available, limit) if limit != resource.RLIM_INFINITY else available
+    except ImportError:
+        return available
+
+
+def refuse_oversized(problem):
+    """:class:`MemoryError` where the estimate is more than there is."""
+    needed, available = memory_estimate(problem), available_memory()
+    if needed > available:
+        raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.1f} GiB "
+                          f"and {available / 2**30:.1f} GiB are available; use a coarser `grid`.")
