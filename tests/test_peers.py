@@ -105,13 +105,15 @@ def test_matched_accuracy_takes_the_smallest_grid_that_is_good_enough():
     rows = bench_peers.compare([
         row("pmapde", "16x16", 1.0, 1e-2, 1e-2), row("pmapde", "32x32", 2.0, 2e-3, 3e-3),
         row("pmapde", "64x64", 4.0, 5e-4, 7e-4), row("fast", "32x32", 3.0, 5e-3, 1e-9),
-        row("fast", "64x64", 9.0, 3e-3, 2e-9), row("broken", "32x32", "", "", "", "more than 1 s")])
-    assert [line["map vs pmapde"] for line in rows] == ["", "", "", 1.5, 4.5, ""]
+        row("fast", "64x64", 9.0, 3e-3, 2e-9), row("fast", "128x128", 40.0, 2.9e-3, 3e-9),
+        row("broken", "32x32", "", "", "", "more than 1 s")])
+    assert [line["map vs pmapde"] for line in rows] == ["", "", "", 1.5, 4.5, 20.0, ""]
     assert rows[3]["cost vs pmapde"] == "none"
     table = {(line["rival"], line["of"]): line for line in bench_peers.matched(rows)}
     assert len(table) == 4
     assert table["fast", "map"]["rival / pmapde"] == 4.5 and table["fast", "map"]["pmapde grid"] == "32x32"
-    assert table["fast", "cost"]["rival / pmapde"] == "never reached" and table["fast", "cost"]["rival grid"] == "32x32"
+    assert table["fast", "cost"]["rival grid"] == "32x32"
+    assert table["fast", "cost"]["rival / pmapde"] == "no pmapde grid"
     assert table["broken", "map"]["rival / pmapde"] == "no answer"
 
 
