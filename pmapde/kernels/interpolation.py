@@ -3,8 +3,9 @@
 ``coefficients`` carry two ghost layers, filled by the caller. Coordinates are index coordinates,
 ``t = (y - lower) / spacing``, inside ``[0, n]``.
 
-``density_*`` evaluate the spline at points, ``average_*`` average it over the image of a source cell before the logarithm is taken: over the
-``samples^d`` points ``point + sum_b delta_b columns[:, b]`` with ``delta_b`` at the midpoints of [-1/2, 1/2].
+``density_*`` evaluate the spline at points, ``average_*`` average it over the image of a source cell: over the
+``samples^d`` points ``point + sum_b delta_b columns[:, b]`` with ``delta_b`` at the midpoints of [-1/2, 1/2]. Products
+and sums may be contracted to fused operations (a tenth faster); NaN survives it.
 """
 import math
 
@@ -14,7 +15,7 @@ from numba import njit, prange
 BLOCK = 1024
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _spline(t, n, cubic, weight, slope):
     """Weights and slopes of the linear or cubic B-spline around ``t``; returns the first (ghosted) coefficient."""
     s = t - 0.5
@@ -41,12 +42,12 @@ def _spline(t, n, cubic, weight, slope):
     return i + 2  # cell i is stored at i + 2
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _inside(x, n, periodic):
     return x - n * math.floor(x / n) if periodic else min(max(x, 0.0), float(n))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _weights(f, cubic):
     """The four spline weights at the fraction ``f`` between two cell centres, cubic (1.0) or linear (0.0): no branches."""
     g = 1.0 - f
@@ -54,14 +55,14 @@ def _weights(f, cubic):
     return cubic * (g * g * g / 6.0), g + cubic * (inner - g), f + cubic * (outer - f), cubic * (f * f * f / 6.0)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _slopes(f, cubic):
     g = 1.0 - f
     return (-0.5 * cubic * g * g, cubic * (0.5 * f * (3.0 * f - 4.0) + 1.0) - 1.0,
             1.0 - cubic * (0.5 * g * (3.0 * g - 4.0) + 1.0), 0.5 * cubic * f * f)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _locate(points, lower, spacing, n, periodic, begin, index, fraction):
     """First coefficient and fraction of a block of points along one axis, NaN kept in the fraction."""
     for q in range(index.shape[0]):
@@ -74,7 +75,7 @@ def _locate(points, lower, spacing, n, periodic, begin, index, fraction):
         index[q] = np.uint32(int(first) + 1)
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def density_2d(coefficients, shape, lower, spacing, periodic, cubic, points, with_gradient, value, gradient):
     """``value`` of the spline at ``points`` (2, n) and, if asked for, the ``gradient`` (2, n) of its logarithm."""
     kind = 1.0 if cubic else 0.0
@@ -112,7 +113,7 @@ def density_2d(coefficients, shape, lower, spacing, periodic, cubic, points, wit
                 ) / (total * spacing[1])
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def density_3d(coefficients, shape, lower, spacing, periodic, cubic, points, with_gradient, value, gradient):
     """The same in 3D, ``points`` (3, n)."""
     kind = 1.0 if cubic else 0.0
@@ -151,7 +152,7 @@ def density_3d(coefficients, shape, lower, spacing, periodic, cubic, points, wit
                 gradient[2, begin + q] = along_z / (total * spacing[2])
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def average_2d(coefficients, shape, lower, spacing, periodic, cubic, points, columns, samples, with_gradient,
                    value, gradient, moment):
     """``value``: mean of the spline around ``points`` (2, n); if asked for, derivatives of its log.
@@ -209,7 +210,7 @@ def average_2d(coefficients, shape, lower, spacing, periodic, cubic, points, col
                         moment[a, b, p] = sums[a, b] / (v * spacing[a])
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def average_3d(coefficients, shape, lower, spacing, periodic, cubic, points, columns, samples, with_gradient,
                    value, gradient, moment):
     """The same in 3D, ``points`` (3, n), ``columns`` (3, 3, n)."""

@@ -1,0 +1,150 @@
+"""Full multigrid: discretisation accuracy for one Newton step and a few cycles a grid, flat counts, extrapolation."""
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+from bench_scaling import build
+
+import pmapde
+from pmapde import exact, gallery
+from pmapde.extrapolation import CoarserGrids
+
+SMOOTH = {"cosine": exact.separable_cosine, "manufactured": lambda s: exact.manufactured(s, array_target=True),
+          "torus": lambda s: exact.manufactured(s, periodic=True), "gaussians": exact.gaussians}
+
+
+def counts(solution, name="applications"):
+    """Sum over the steps of every grid, coarse to fine."""
+    level = solution.history["level"]
+    return [int(solution.history[name][level == k].sum()) for k in range(level.max() + 1)]
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (130, 97), (32, 32, 32), (33, 24, 29)])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_error_is_that_of_the_converged_discrete_solution(name, shape):
+    problem = SMOOTH[name](shape)
+    solution, converged = pmapde.solve(problem.problem), pmapde.solve(problem.problem, tolerance=1e-9)
+    assert solution.success and converged.success
+    errors = [problem.map_error(found.displacement) for found in (solution, converged)]
+    assert errors[0] < 1.2 * errors[1]  # observed 0.94 to 1.06
+    costs = [abs(found.cost - problem.cost) for found in (solution, converged)]
+    assert costs[0] < 1.2 * costs[1]
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_one_newton_step_and_a_few_cycles_whatever_the_size(name):
+    newton, cycles = zip(*((counts(solution, "newton_iterations"), counts(solution)) for solution in
+                           (pmapde.solve(SMOOTH[name]((n, n)).problem) for n in (128, 256, 512))))
+    for found in newton:
+        assert max(found[3:]) == 1  # from 128^2 on
+    assert max(found[-1] for found in cycles) <= 3  # observed 1 or 2
+    assert [found[:4] for found in cycles] == [cycles[0]] * 3 or name == "manufactured"  # coarse grids do the same again
+
+
+def test_cycles_do_not_grow_with_contrast():
+    per_step = []
+    for floor in (0.25, 1e-2, 1e-3, 1e-4):
+        solution = pmapde.solve(build(f"two gaussians {floor}", 256, 2)[0])
+        assert solution.success
+        per_step.append(counts(solution)[-1] / counts(solution, "newton_iterations")[-1])
+    assert max(per_step) <= 2 * per_step[0]  # observed 4, 1, 1, 1: black-box multigrid from floor 0.01 on
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4, 16])
+@pytest.mark.parametrize("periodic", [False, True])
+def test_stretched_boxes(ratio, periodic):
+    shape, amplitude = (96, 64), 0.4
+    grid = pmapde.Grid(shape, [(0, ratio), (0, 1)], periodic)
+    x, y = (2 * np.pi * centre / length for centre, length in zip(grid.cell_centres(), grid.lengths))
+    source = (1 + amplitude * np.cos(x)) * (1 + amplitude * np.cos(y))
+    solution = pmapde.solve(pmapde.TransportProblem(source, np.ones(shape), grid=grid))
+    assert solution.success
+    assert max(counts(solution, "newton_iterations")[1:]) <= 2
+    expected = np.stack([amplitude * length / (2 * np.pi) * np.sin(angle) for angle, length in zip((x, y), grid.lengths)])
+    error = np.abs(solution.displacement - expected) / grid.lengths[:, None, None]
+    assert error.max() < 5e-4  # second order: h^2 / 12 times the third derivative
+
+
+@pytest.mark.parametrize(("name", "bound"), [("cosine", 1e-7), ("manufactured", 1e-6), ("torus", 1e-6)])
+def test_extrapolation_is_of_fourth_order_with_an_honest_estimate(name, bound):
+    errors, maps = [], []
+    for n in (64, 128, 256):
+        problem = SMOOTH[name]((n, n))
+        solution = pmapde.solve(problem.problem, extrapolate="map")
+        assert solution.extrapolation == "map"
+        errors.append(abs(solution.cost / problem.cost - 1))
+        maps.append(problem.map_error(solution.displacement))
+        if n > 64:  # on the coarsest grids it is not yet of fourth order
+            assert errors[-1] < 2 * solution.cost_error / problem.cost
+    assert errors[-1] < bound
+    assert math.log2(errors[0] / errors[1]) > 3.7  # observed 3.96 to 4.3
+    assert min(np.log2(maps[:-1]) - np.log2(maps[1:])) > 3.7
+
+
+def test_extrapolation_in_3d():
+    errors = []
+    for n in (32, 64):
+        problem = exact.manufactured((n,) * 3, array_target=True)
+        solution = pmapde.solve(problem.problem, extrapolate="cost")
+        assert solution.extrapolation == "cost"
+        errors.append(abs(solution.cost / problem.cost - 1))
+    assert math.log2(errors[0] / errors[1]) > 3.5
+    assert errors[1] < 1e-5
+
+
+def test_rough_data_are_not_extrapolated():
+    problem = pmapde.TransportProblem(gallery.load("grace_hopper", (64, 64)), np.ones((64, 64)), floor=0.1)
+    solution = pmapde.solve(problem, extrapolate="map")
+    assert solution.success and solution.extrapolation.startswith("not done, successive changes")
+    plain = pmapde.solve(problem, tolerance=1e-9)
+    assert solution.cost == pytest.approx(plain.cost, rel=1e-5)  # nothing was added
+    alone = pmapde.solve(problem, pmapde.PseudoTransient(nested=False), extrapolate="cost")
+    assert alone.extrapolation == "not done, no coarser grids" and math.isnan(alone.cost_error)
+    with pytest.raises(ValueError, match="`extrapolate` must be None, 'cost' or 'map', got True"):
+        pmapde.solve(problem, extrapolate=True)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_error_estimates_are_of_the_right_size(name):
+    problem = SMOOTH[name]((128, 128))
+    solution = pmapde.solve(problem.problem)
+    assert solution.cost_error == pytest.approx(abs(solution.cost - problem.cost), rel=0.5)
+    unweighted = np.sqrt(((solution.displacement - problem.displacement())**2).sum(axis=0).mean())
+    assert solution.map_error == pytest.approx(unweighted, rel=0.7)
+    converged = pmapde.solve(problem.problem, tolerance=1e-10)
+    left = np.sqrt(((solution.displacement - converged.displacement)**2).sum(axis=0).mean())
+    assert left < 2 * solution.algebraic_error
+    assert solution.algebraic_error < 0.15 * solution.map_error
+
+
+def test_work_is_counted_and_flat():
+    totals = [sum(pmapde.solve(exact.separable_cosine((n, n)).problem).stats["work"].values()) for n in (128, 256, 512)]
+    assert max(totals) < 40  # observed 23 to 29
+    assert max(totals) < 1.5 * min(totals)
+    work = pmapde.solve(exact.separable_cosine((128, 128)).problem).stats["work"]
+    assert list(work) == ["16x16", "32x32", "64x64", "128x128"]
+
+
+@pytest.mark.parametrize(("name", "shape"), [("cosine", (512, 512)), ("manufactured", (512, 512)), ("cosine", (64,) * 3),
+                                             ("manufactured", (64,) * 3)])
+def test_memory_stays_within_the_estimate(name, shape):
+    problem = SMOOTH[name](shape).problem
+    pmapde.solve(problem)  # what is cached stays
+    tracemalloc.start()
+    try:
+        pmapde.solve(problem)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < pmapde.memory_estimate(problem)
+
+
+def test_the_start_on_a_grid_is_extrapolated_on_smooth_data_only():
+    grid = pmapde.Grid((32, 32))
+    for ratio, extrapolated in ((4.0, True), (2.0, False)):
+        coarser = CoarserGrids()
+        coarser.change, coarser.sizes = np.full((16, 16), 4.0), [ratio, 1.0]
+        start, size = coarser.start(np.zeros((16, 16)), grid)
+        assert size == (0.25 if extrapolated else 0.0)
+        assert np.allclose(start, 1.0 if extrapolated else 0.0)
