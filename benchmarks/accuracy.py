@@ -17,7 +17,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="leave the largest size of each dimension out")
     quick = parser.parse_args(argv).quick
-    print("| problem | grid | map error, L2(mu) | W2^2, relative | potential, sup mod constants | Newton, finest grid |")
+    print("| problem | grid | map error, L2(mu) | W2^2, relative | potential, sup mod constants "
+          "| Newton, finest grid |")
     print("|---|---|---|---|---|---|")
     for dimension, sizes in SIZES.items():
         for name, build in PROBLEMS.items():
@@ -28,8 +29,8 @@ def main(argv=None):
                 finest = solution.history["level"] == solution.history["level"].max()
                 newton = solution.history["newton_iterations"][finest].sum()
                 print(f"| {name} | {n}^{dimension} | {problem.map_error(solution.displacement):.1e} "
-                      f"| {abs(solution.cost / problem.cost - 1):.1e} | {problem.potential_error(solution.potential):.1e} "
-                      f"| {newton} |", flush=True)
+                      f"| {abs(solution.cost / problem.cost - 1):.1e} "
+                      f"| {problem.potential_error(solution.potential):.1e} | {newton} |", flush=True)
 
 
 if __name__ == "__main__":

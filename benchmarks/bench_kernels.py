@@ -26,7 +26,8 @@ def _shifted(ghosted, offset):
 
 
 def _difference(ghosted, offset):
-    return _shifted(ghosted, offset) + _shifted(ghosted, tuple(-e for e in offset)) - 2 * _shifted(ghosted, (0,) * len(offset))
+    return (_shifted(ghosted, offset) + _shifted(ghosted, tuple(-e for e in offset))
+            - 2 * _shifted(ghosted, (0,) * len(offset)))
 
 
 def _second(ghosted, offset, quadratic):
@@ -125,8 +126,8 @@ def main(arguments=None):
                     table[key] = row
     rows = list(table.values())
     use_threads(numba.config.NUMBA_NUM_THREADS, 1 << 30)
-    report("kernels", "Kernels against NumPy and a memory copy (one thread below 128 x 128 cells whatever is asked)", rows,
-           write=not quick)
+    report("kernels", "Kernels against NumPy and a memory copy (one thread below 128 x 128 cells whatever is asked)",
+           rows, write=not quick)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ def contrast(shape, ratio):
     for axis, n in enumerate(shape):
         density = np.exp(strength * np.cos(2 * np.pi * (np.arange(n) + 0.5) / n))
         faces = np.cumsum(density / density.mean() - 1)[:-1]
-        phi += (np.concatenate([[0], np.cumsum(faces)]) / n**2).reshape([-1 if a == axis else 1 for a in range(phi.ndim)])
+        phi += (np.concatenate([[0], np.cumsum(faces)]) / n**2).reshape(
+            [-1 if a == axis else 1 for a in range(phi.ndim)])
     return stencil_at(Grid(shape), phi)
 
 
@@ -87,8 +88,9 @@ def measure(problem, stencil, method, threads):
     if memory is None:
         memory = sum(value.nbytes for value in vars(state).values() if isinstance(value, np.ndarray))
     solving = stats["seconds"]["linear solve"]
-    return row | {"set-up s": stats["seconds"]["linear set-up"], "applications": result.applications, "solve s": solving,
-                  "s per application": solving / max(1, result.applications), "bytes/cell": memory / rhs.size,
+    return row | {"set-up s": stats["seconds"]["linear set-up"], "applications": result.applications,
+                  "solve s": solving, "s per application": solving / max(1, result.applications),
+                  "bytes/cell": memory / rhs.size,
                   "outcome": "ok" if result.converged else f"FAILED at {result.relative_residual:.1e}"}
 
 

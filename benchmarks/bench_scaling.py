@@ -4,16 +4,18 @@
 
 Every case runs in its own process: it checks the answer (converged, no fold, and an error within 20 % of that of the
 fully converged discrete solution) before the clock runs, then takes the best of several whole ``solve`` calls, the
-Solution included. In the same process: a *Poisson solve* (one ``dctn`` and one ``idctn`` of the grid with as many workers
-as ``solve`` has threads) and a *work unit* (the linearised operator applied once to a field, stored weights). Numba and
-page faults are warm: idle threads spin for a while (``GOMP_SPINCOUNT``), and malloc is told to keep freed memory
-(``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``), for the Poisson solve as well.
+Solution included. In the same process: a *Poisson solve* (one ``dctn`` and one ``idctn`` of the grid with as many
+workers as ``solve`` has threads) and a *work unit* (the linearised operator applied once to a field, stored weights).
+Numba and page faults are warm: idle threads spin for a while (``GOMP_SPINCOUNT``), and malloc is told to keep freed
+memory (``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_``), for the Poisson solve as well.
 
-Problems: ``cosine`` separable to uniform (exact map known); ``manufactured`` non-separable, non-uniform target as an array
-(exact map known); ``two gaussians f`` to uniform, floor f times the mean (reference: the extrapolated map, or that of a grid twice as fine);
-``photographs`` grace_hopper to relief, floor 0.03 (no reference: misplaced mass). Errors: L2(mu) of the map.
+Problems: ``cosine`` separable to uniform (exact map known); ``manufactured`` non-separable, non-uniform target as an
+array (exact map known); ``two gaussians f`` to uniform, floor f times the mean (reference: the extrapolated map, or
+that of a grid twice as fine); ``photographs`` grace_hopper to relief, floor 0.03 (no reference: misplaced mass).
+Errors: L2(mu) of the map.
 """
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -43,7 +45,8 @@ def build(name, n, ndim):
         found = exact.manufactured(shape, array_target=True)
         return found.problem, found
     if name == "photographs":
-        return pmapde.TransportProblem(gallery.load("grace_hopper", shape), gallery.load("relief", shape), floor=0.03), None
+        return pmapde.TransportProblem(gallery.load("grace_hopper", shape), gallery.load("relief", shape),
+                                       floor=0.03), None
     bumps = gallery.load("two_gaussians", shape) - 0.25
     source = bumps + float(name.split()[-1]) * bumps.mean()
     return pmapde.TransportProblem(source, np.ones(shape)), None
@@ -88,7 +91,8 @@ def run(name, n, ndim, threads):
     pmapde.solve(build(name, 64 if ndim == 2 else 16, ndim)[0], threads=threads)  # loads the kernels
     problem, exact = build(name, n, ndim)
     size, large = problem.grid.size, problem.grid.size > 3e7
-    before = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with open("/proc/self/statm") as file:
+        before = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     solution = pmapde.solve(problem, threads=threads)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     row = {"problem": name, "grid": "x".join(map(str, problem.grid.shape)), "status": solution.status.name}
@@ -101,8 +105,9 @@ def run(name, n, ndim, threads):
             converged = exact.map_error(fully.displacement)
         else:
             reference = reference_map(name, n, ndim, problem, threads)
-            error, converged = (float(np.sqrt((((found.displacement - reference)**2).sum(axis=0) * problem.source_values).sum()
-                                              * problem.grid.cell_volume)) for found in (solution, fully))
+            error, converged = (
+                float(np.sqrt((((found.displacement - reference)**2).sum(axis=0) * problem.source_values).sum()
+                              * problem.grid.cell_volume)) for found in (solution, fully))
         del fully
     checked = (solution.success and solution.folded_mass < 1e-3 and solution.push_forward_error < 0.02
                and not error > 1.2 * converged)
@@ -122,8 +127,8 @@ def run(name, n, ndim, threads):
         stencil = MongeAmpere(problem, "monotone" if ndim == 2 else "centred").linearise(0 * field)
         out = np.empty_like(field)
         apply = best(lambda: stencil.apply(field, out), 1.0, 5)
-    row |= {"seconds": seconds, "ns/cell": seconds / size * 1e9, "Poisson s": poisson, "Poisson solves": seconds / poisson,
-            "work units": seconds / apply, "bytes/cell": (peak - before) / size}
+    row |= {"seconds": seconds, "ns/cell": seconds / size * 1e9, "Poisson s": poisson,
+            "Poisson solves": seconds / poisson, "work units": seconds / apply, "bytes/cell": (peak - before) / size}
     return row
 
 
@@ -131,7 +136,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small grids, nothing written")
     parser.add_argument("--large", action="store_true", help="8192^2 and 384^3 too (24 GiB)")
-    parser.add_argument("--only", help="cases whose problem contains this word, nothing written")
+    parser.add_argument("--only", help="measure the cases whose problem contains this, keep the other rows")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -141,7 +146,7 @@ def main(arguments=None):
         return
     from common import report
     cases = QUICK if options.quick else CASES + (LARGE if options.large else [])
-    cases = [case for case in cases if options.only is None or options.only in case[0]]
+    cases = [case for case in cases if options.only is None or options.only in f"{case[0]} {case[1]}^{case[2]}"]
     rows, environment = [], os.environ | ENVIRONMENT | {"NUMBA_NUM_THREADS": str(options.threads)}
     for case in cases:
         print(*case, file=sys.stderr, flush=True)
@@ -155,10 +160,33 @@ def main(arguments=None):
         else:
             rows.append(json.loads(done.stdout))
     failed = sum(row["checked"] != "yes" for row in rows)
-    report("scaling", f"Full multigrid: solve() at its defaults, {options.threads} threads; {failed} of {len(rows)} failed "
-           f"their check", rows, write=not options.quick and options.only is None)
-    if not options.quick and options.only is None:
+    if options.only is not None and not options.quick:
+        rows = kept(rows)
+        failed = sum(row["checked"] != "yes" for row in rows)
+    report("scaling", f"Full multigrid: solve() at its defaults, {options.threads} threads; {failed} of {len(rows)} "
+           f"failed their check", rows, write=not options.quick)
+    if not options.quick:
         plot(rows)
+
+
+def kept(rows):
+    """The rows on file, those measured now in their places."""
+    from common import RESULTS
+    new = {(row["problem"], row["grid"]): row for row in rows}
+    with open(RESULTS / "scaling.csv", newline="") as file:
+        old = [{key: number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    merged = [new.pop((row["problem"], row["grid"]), row) for row in old]
+    return merged + list(new.values())
+
+
+def number(text):
+    """A number of the CSV file, or its text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
 
 
 def plot(rows):

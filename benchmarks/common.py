@@ -17,7 +17,8 @@ def machine():
             model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "numba", "pyamg"))
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return [f"{model}, {os.cpu_count()} cores, {platform.system()}{load}", f"Python {platform.python_version()}, {packages}"]
+    return [f"{model}, {os.cpu_count()} cores, {platform.system()}{load}",
+            f"Python {platform.python_version()}, {packages}"]
 
 
 def seconds(function, budget=0.3, least=3):
@@ -44,7 +45,8 @@ def report(name, title, rows, write=True):
     header = list(rows[0])
     cells = [header] + [[_text(row[key]) for key in header] for row in rows]
     widths = [max(len(line[k]) for line in cells) for k in range(len(header))]
-    lines = [title, *machine(), ""] + ["  ".join(text.rjust(width) for text, width in zip(line, widths)) for line in cells]
+    lines = [title, *machine(), ""] + ["  ".join(text.rjust(width) for text, width in zip(line, widths))
+                                       for line in cells]
     text = "\n".join(lines) + "\n"
     print(text)
     if write:

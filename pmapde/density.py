@@ -61,7 +61,8 @@ class GridDensity:
     interpolation : {"cubic", "linear"}
         ``"linear"``: multilinear, continuous. ``"cubic"``: cubic B-spline through the values, twice continuously
         differentiable; coefficients below half the smallest of the values around are raised to it (the mass is
-        restored by a factor), so it stays positive and smooth data are left alone. Second-order accurate both, as cell averages are.
+        restored by a factor), so it stays positive and smooth data are left alone. Second-order accurate both, as cell
+        averages are.
 
     Raises
     ------
@@ -107,7 +108,8 @@ class GridDensity:
         return float(np.nan_to_num(max(jumps), nan=np.inf))
 
     def is_rough(self, ratio=1.0):
-        """Whether the logarithm may jump by more than ``ROUGH`` between cells that are ``ratio`` as wide as the grid's."""
+        """Whether the logarithm may jump by more than ``ROUGH`` between cells that are ``ratio`` as wide as the
+        grid's."""
         return ratio * self.roughness >= ROUGH
 
     @cached_property

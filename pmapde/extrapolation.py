@@ -11,7 +11,8 @@ from .reductions import inner
 from .transfer import interpolate_cubic, interpolate_inside
 
 SMOOTH_RATIOS = (3.0, 5.5)
-"""Ratios of successive changes, 4 at second order, at which data count as smooth and the next change is extrapolated."""
+"""Ratios of successive changes, 4 at second order,
+at which data count as smooth and the next change is extrapolated."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,12 @@ class Extrapolation:
 
 
 class CoarserGrids:
-    """The solutions on the grids done so far, coarse to fine; each grid has half the spacing of the one before (or nearly).
+    """The solutions on the grids done so far, coarse to fine;
+    each grid has half the spacing of the one before (or nearly).
 
-    On smooth data the error is ``c h^2 + O(h^4)`` with one function c on all grids, so the change from grid to grid falls
-    by 4 (Richardson). ``sizes``: RMS of the gradient of the changes of the potential; ``costs``: W2^2 on every grid.
+    On smooth data the error is ``c h^2 + O(h^4)`` with one function c on all grids, so the change from grid to grid
+    falls by 4 (Richardson). ``sizes``: RMS of the gradient of the changes of the potential; ``costs``: W2^2 on every
+    grid.
     """
 
     def __init__(self):
@@ -48,7 +51,8 @@ class CoarserGrids:
     def start(self, phi, grid):
         """Start on the finer ``grid``, and the RMS of the gradient of what extrapolation changed.
 
-        On smooth data a quarter of the last change is added before interpolation, which leaves an error of higher order.
+        On smooth data a quarter of the last change is added before interpolation,
+        which leaves an error of higher order.
         """
         if len(self.sizes) >= 2 and _is_smooth(*self.sizes[-2:]):
             return interpolate_cubic(phi + 0.25 * self.change, grid.shape, grid.periodic), 0.25 * self.sizes[-1]

@@ -62,7 +62,8 @@ class Grid:
             raise ValueError(f"`box` must have finite lower < upper on every axis, got {box}.")
         periodic = (self.periodic,) * len(shape) if np.ndim(self.periodic) == 0 else tuple(self.periodic)
         if len(periodic) != len(shape):
-            raise ValueError(f"`periodic` must be one flag or one per axis, got {self.periodic!r} for {len(shape)} axes.")
+            raise ValueError(f"`periodic` must be one flag or one per axis, got {self.periodic!r} for {len(shape)} "
+                             f"axes.")
         if any(wraps and n < 3 for wraps, n in zip(periodic, shape)):
             raise ValueError(f"`shape` must have at least three cells along a periodic axis, got {shape}.")
         object.__setattr__(self, "shape", shape)

@@ -56,5 +56,5 @@ def refuse_oversized(problem):
     """:class:`MemoryError` where the estimate is more than there is."""
     needed, available = memory_estimate(problem), available_memory()
     if needed > available:
-        raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.1f} GiB "
-                          f"and {available / 2**30:.1f} GiB are available; use a coarser `grid`.")
+        raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.1f} "
+                          f"GiB and {available / 2**30:.1f} GiB are available; use a coarser `grid`.")

@@ -22,7 +22,8 @@ PLAIN = (-math.inf, math.inf)
 
 @dataclass
 class Evaluation:
-    """The operator at one potential: log residual, its mean and the RMS of the rest (NaN where a value is not finite), cells where the extension replaced it, linearisation if asked for.
+    """The operator at one potential: log residual, its mean and the RMS of the rest (NaN where a value is not finite),
+    cells where the extension replaced it, linearisation if asked for.
 
     The arrays belong to whoever evaluates: ``MongeAmpere.evaluate(..., out=evaluation)`` writes them anew.
     """
@@ -65,7 +66,8 @@ class MongeAmpere:
         self.log_cell = 2 * float(np.log(grid.spacing).sum())
         self.log_source = np.log(problem.source_values)
         self.log_size = math.sqrt(inner(self.log_source, self.log_source) / grid.size)
-        self._image = self.log_source + self.log_cell  # log of what the determinant is compared with, but for the target
+        # log of what the determinant is compared with, but for the target
+        self._image = self.log_source + self.log_cell
         if problem.target.is_uniform:
             self._image -= problem.target.log_density_by_component(np.zeros((grid.ndim, 1)), False)[0][0]
         self.samples = self._target_samples()
@@ -115,7 +117,8 @@ class MongeAmpere:
         return image
 
     def _determinant(self, padded, log_image, density, bounds, evaluation, linearise):
-        """Writes ``log(det density) - log_image``, extended outside ``bounds``, and the weights; counts the extended cells."""
+        """Writes ``log(det density) - log_image``, extended outside ``bounds``, and the weights;
+        counts the extended cells."""
         count = np.zeros(self.grid.shape[0], dtype=np.int64)
         out = evaluation.residual
         determinant, extension = ((self.kernels.monotone, self.kernels.monotone_extension) if self.scheme == "monotone"
@@ -143,7 +146,8 @@ class MongeAmpere:
         return evaluation.residual
 
     def _target(self, padded, gradient):
-        """``nu`` at (or averaged over) the image of every cell, the gradient of its log, and the log's derivative in ``D2u h``.
+        """``nu`` at (or averaged over) the image of every cell, the gradient of its log,
+        and the log's derivative in ``D2u h``.
 
         The first is None where the target is uniform; ``log nu`` where it is a function.
         """
@@ -154,7 +158,8 @@ class MongeAmpere:
         if self.samples > 1:
             edges = np.empty((dimension, dimension, *shape))
             self.kernels.image_edges(padded, self.quadratic, self.grid.spacing, edges)
-            value, slope, moment = target.average(points, edges.reshape(dimension, dimension, -1), self.samples, gradient)
+            value, slope, moment = target.average(points, edges.reshape(dimension, dimension, -1), self.samples,
+                                                  gradient)
         elif isinstance(target, GridDensity):
             value, slope = target.density_by_component(points, gradient)
         else:
@@ -219,9 +224,10 @@ class MongeAmpere:
     def checks(self, phi):
         """``(margin, narrow mass)``.
 
-        The smallest second difference (monotone) or Hessian eigenvalue (centred) of ``u`` relative to that of ``q``, and
-        the source mass where the 3x3 stencil is too narrow for the Hessian, so that the log determinant is inconsistent:
-        seen by an axis that carries no weight (a superbase vector on its bound). Centred differences do not see it: 0.
+        The smallest second difference (monotone) or Hessian eigenvalue (centred) of ``u`` relative to that of ``q``,
+        and the source mass where the 3x3 stencil is too narrow for the Hessian, so that the log determinant is
+        inconsistent: seen by an axis that carries no weight (a superbase vector on its bound). Centred differences do
+        not see it: 0.
         """
         margin, narrow = np.empty(self.grid.shape[0]), np.zeros(self.grid.shape[0])
         if self.scheme == "monotone":
@@ -231,5 +237,6 @@ class MongeAmpere:
         return float(margin.min()), float(narrow.sum()) * self.grid.cell_volume
 
     def margin(self, phi):
-        """The margin of :meth:`checks`; affine in ``phi``: ``margin(t phi) = 1 - t (1 - margin(phi))`` for ``t >= 0``."""
+        """The margin of :meth:`checks`; affine in ``phi``:
+        ``margin(t phi) = 1 - t (1 - margin(phi))`` for ``t >= 0``."""
         return self.checks(phi)[0]

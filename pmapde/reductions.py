@@ -28,7 +28,8 @@ def rms(values):
 
 
 def subtract(values, image, low, high):
-    """``values -= image``; the mean of the result, the RMS of the rest, and how many values are not in ``[low, high]``."""
+    """``values -= image``; the mean of the result, the RMS of the rest,
+    and how many values are not in ``[low, high]``."""
     from .kernels import reductions
     sums = np.empty((_blocks(values.size), 3))
     reference = float(values.flat[0] - image.flat[0])  # sums of deviations from it: the mean may be large

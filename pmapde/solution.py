@@ -90,7 +90,8 @@ class Solution:
 
     @classmethod
     def build(cls, operator, phi, status, steps, stats, coarser, extrapolate):
-        """From the operator, the displacement potential, the records of the engine and the solutions on coarser grids."""
+        """From the operator, the displacement potential, the records of the engine and the solutions on coarser
+        grids."""
         problem, last = operator.problem, steps[-1]
         grid = problem.grid
         displacement = operator.displacement(phi)
@@ -114,8 +115,8 @@ class Solution:
         history = {name: np.array([getattr(step, name) for step in steps]) for name in names}
         history["cells"] = np.array([step.grid.size for step in steps])
         return cls(problem, status, operator.scheme, phi, displacement, extrapolation.cost, extrapolation.cost_error,
-                   extrapolation.map_error, last.error, extrapolation.note, residual, float(last.tolerance), drift, margin,
-                   narrow,
+                   extrapolation.map_error, last.error, extrapolation.note, residual, float(last.tolerance), drift,
+                   margin, narrow,
                    transport_map.folded_mass(problem.source_values),
                    transport_map.misplaced_mass(problem.source_values, problem.target_values), history, plain(stats),
                    transport_map)
@@ -151,7 +152,8 @@ class Solution:
         x, lift = self.transport_map.inverse(y)
         u = self.problem.quadratic(x) + self.transport_map.interpolate(self.displacement_potential, x)
         # on periodic axes u* - |y|^2/2 is what is periodic
-        dual = (x * (y + lift)).sum(axis=0) - u + self._centred_potential[1] + ((y**2 - (y + lift) ** 2) / 2).sum(axis=0)
+        dual = ((x * (y + lift)).sum(axis=0) - u + self._centred_potential[1]
+                + ((y**2 - (y + lift) ** 2) / 2).sum(axis=0))
         return dual.reshape(grid.shape)
 
     def map(self, points):
@@ -205,10 +207,12 @@ class Solution:
         save(self, path)
 
     def summary(self):
-        """The scalars and counters as a dict that JSON can hold."""
-        names = ("success", "scheme", "cost", "w2", "cost_error", "map_error", "algebraic_error", "extrapolation", "residual", "tolerance", "drift", "margin", "narrow_mass",
-                 "folded_mass", "push_forward_error")
+        """The scalars and counters as a dict that JSON can hold; None where a number is not finite."""
+        names = ("success", "scheme", "cost", "w2", "cost_error", "map_error", "algebraic_error", "extrapolation",
+                 "residual", "tolerance", "drift", "margin", "narrow_mass", "folded_mass", "push_forward_error")
         rows = {name: plain(getattr(self, name)) for name in names}
+        rows = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in rows.items()}
         return {"status": self.status.name, "message": self.status.value, "source_shape": list(self.problem.grid.shape),
                 "target_shape": list(self.problem.target_grid.shape), **rows, "stats": self.stats}
 
@@ -219,7 +223,8 @@ class Solution:
         rows = [("problem", repr(self.problem)[len("TransportProblem("):-1]),
                 ("status", f"{self.status.name}: {self.status.value}"),
                 ("W2^2, W2", f"{self.cost:.8g} (+- {self.cost_error:.1e}), {self.w2:.8g}"),
-                ("errors", f"map {self.map_error:.1e} by the grid, {self.algebraic_error:.1e} by the iteration (estimates)"
+                ("errors", f"map {self.map_error:.1e} by the grid, {self.algebraic_error:.1e} by the iteration "
+                           f"(estimates)"
                            + ("" if self.extrapolation == "none" else f"; extrapolated: {self.extrapolation}")),
                 ("residual", f"{self.residual:.2e}" + (f" (goal {self.tolerance:.2e})" if self.tolerance else "")
                              + f", drift {self.drift:.2e}"),

@@ -15,8 +15,8 @@ from . import stepping, work
 from .extrapolation import CoarserGrids
 from .grid import Grid
 from .linear.solver import LinearSolver
-from .monge_ampere import MongeAmpere
 from .memory import refuse_oversized
+from .monge_ampere import MongeAmpere
 from .problem import TransportProblem
 from .status import SolverError, Status
 from .stepping import BackwardEuler, Goal, PseudoTransient
@@ -43,11 +43,12 @@ class Step:
     """One implicit step of the engine.
 
     ``phi`` is the displacement potential reached (cell centres of ``grid``), ``residual`` the RMS of its mean-free log
-    residual, ``drift`` the mean; ``error`` the estimated algebraic error of the map (RMS; infinite without an estimate),
-    ``change`` how far the map has moved from the coarser grid's; ``time`` the (pseudo-)time on this grid, ``dt`` the step (infinity: a Newton step),
-    ``damping`` the fraction of the Newton correction taken, ``rejected`` the steps refused before, ``applications`` the
-    preconditioner applications spent, ``tolerance`` the residual asked for on this grid (0: none). The first step of a grid is its start
-    (no iterations). ``status`` is set on the last step of a grid, ``level == levels - 1`` is the finest.
+    residual, ``drift`` the mean; ``error`` the estimated algebraic error of the map (RMS; infinite without an
+    estimate), ``change`` how far the map has moved from the coarser grid's; ``time`` the (pseudo-)time on this grid,
+    ``dt`` the step (infinity: a Newton step), ``damping`` the fraction of the Newton correction taken, ``rejected`` the
+    steps refused before, ``applications`` the preconditioner applications spent, ``tolerance`` the residual asked for
+    on this grid (0: none). The first step of a grid is its start (no iterations). ``status`` is set on the last step of
+    a grid, ``level == levels - 1`` is the finest.
     """
 
     level: int
@@ -70,8 +71,8 @@ class Step:
 
 def new_stats():
     """Counters of one run, filled in place."""
-    return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "work": work.new_ledger(), "newton_iterations": 0, "rejected_steps": 0,
-            "smoothings": 0}
+    return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "work": work.new_ledger(),
+            "newton_iterations": 0, "rejected_steps": 0, "smoothings": 0}
 
 
 def _levels(problem, method):
@@ -107,8 +108,8 @@ def smoothed_start(operator, phi):
     """An interpolated potential after 0, 1, 2 or 4 smoothings, whichever has the smallest residual; how many; its
     evaluation if it was not smoothed.
 
-    Averaging with the neighbours, (1, 2, 1) / 4 along every axis, mixes translates of a nearly convex function: it mends
-    interpolation's wiggles. Tried only where the interpolated potential is not admissible.
+    Averaging with the neighbours, (1, 2, 1) / 4 along every axis, mixes translates of a nearly convex function: it
+    mends interpolation's wiggles. Tried only where the interpolated potential is not admissible.
     """
     evaluation = operator.evaluate(phi, extend=True)
     if not evaluation.extended:
@@ -160,8 +161,8 @@ def _engine(problem, method, tolerance, start, threads, stats, coarser, share):
         raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
     if not isinstance(method, (PseudoTransient, BackwardEuler)):
         raise TypeError(f"`method` must be PseudoTransient(...) or BackwardEuler(...), got {method!r}.")
-    if not (isinstance(tolerance, str) and tolerance == "discretization") and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf
-                                              and not isinstance(tolerance, bool)):
+    if (not (isinstance(tolerance, str) and tolerance == "discretization")
+            and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf and not isinstance(tolerance, bool))):
         raise ValueError(f"`tolerance` must be 'discretization' or a positive residual, got {tolerance!r}.")
     scheme = _scheme(problem, method)
     phi = None if start is None else _checked_start(start, problem)
@@ -185,8 +186,8 @@ def _flow(operator, method, phi, threads, stats):
         phi, elapsed = advance.phi, elapsed + method.step
         stats["newton_iterations"] += advance.newton_iterations
         spent = _applications(stats)
-        yield Step(0, 1, grid, phi, advance.norm, advance.drift, math.inf, 0.0, elapsed, method.step, advance.newton_iterations,
-                   1.0, 0, spent - before, method.tolerance, advance.status)
+        yield Step(0, 1, grid, phi, advance.norm, advance.drift, math.inf, 0.0, elapsed, method.step,
+                   advance.newton_iterations, 1.0, 0, spent - before, method.tolerance, advance.status)
         before = spent
         if advance.status is not None:
             return
@@ -218,7 +219,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
             elif phi is None:
                 phi = np.zeros(grid.shape)
 
-        def goal(first_norm):
+        def goal(first_norm, finest=finest, level=level, extrapolated=extrapolated):
             if finest and tolerance != "discretization":
                 return Goal(residual=float(tolerance))
             if level:
@@ -262,8 +263,8 @@ def _on_grid(operator, linear, method, phi, goal, evaluation, threads, stats):
         stats["newton_iterations"] += advance.newton_iterations
         stats["rejected_steps"] += advance.rejected
         elapsed += advance.dt if advance.newton_iterations else 0.0
-        yield Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change, elapsed,
-                   advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent - before,
+        yield Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change,
+                   elapsed, advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent - before,
                    max(tolerance, advance.floor), advance.status)
         before = spent
 
@@ -279,9 +280,9 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         Settings of the scheme, the nonlinear and the linear solvers.
     tolerance : "discretization" or float
         ``"discretization"``: on every grid as many steps and cycles as bring the estimated algebraic error of the map
-        below a tenth of the discretisation error, estimated from the solutions on successive grids. A number: the RMS norm
-        of the mean-free log residual to reach on the finest grid, never asked below the rounding floor. Where there is no
-        coarser grid to compare with, ``"discretization"`` means the residual 1e-8.
+        below a tenth of the discretisation error, estimated from the solutions on successive grids. A number: the RMS
+        norm of the mean-free log residual to reach on the finest grid, never asked below the rounding floor. Where
+        there is no coarser grid to compare with, ``"discretization"`` means the residual 1e-8.
     max_steps : int
         Implicit steps allowed on each grid (a coarse grid that needs more hands over what it has).
     max_seconds : float
@@ -289,9 +290,9 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     throw : bool
         Raise :class:`SolverError` on failure instead of returning the failed solution.
     extrapolate : {None, "cost", "map"}
-        Richardson extrapolation over the grids of nested iteration: ``cost``, or ``cost`` and the map, are of fourth order
-        on smooth data. The algebraic error is driven to a thousandth of the discretisation error for it. Not done where
-        the observed order says that the data are rough; ``solution.extrapolation`` tells.
+        Richardson extrapolation over the grids of nested iteration: ``cost``, or ``cost`` and the map, are of fourth
+        order on smooth data. The algebraic error is driven to a thousandth of the discretisation error for it. Not done
+        where the observed order says that the data are rough; ``solution.extrapolation`` tells.
     start : array_like, optional
         A potential on the grid to start from (no nested iteration then).
     callback : callable, optional
@@ -311,8 +312,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
 
     Notes
     -----
-    Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to three
-    multigrid cycles a grid.
+    Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to
+    three multigrid cycles a grid.
 
     Examples
     --------
@@ -325,8 +326,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     """
     from .solution import Solution
     if isinstance(method, BackwardEuler):
-        raise TypeError("`method` of solve must be PseudoTransient(...); use steps(problem, BackwardEuler(...)) to follow "
-                        "the flow in time.")
+        raise TypeError("`method` of solve must be PseudoTransient(...); use steps(problem, BackwardEuler(...)) to "
+                        "follow the flow in time.")
     if not (isinstance(max_steps, (int, np.integer)) and max_steps >= 1):
         raise ValueError(f"`max_steps` must be a whole number >= 1, got {max_steps!r}.")
     max_seconds = math.inf if max_seconds is None else max_seconds

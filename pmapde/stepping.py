@@ -105,7 +105,8 @@ class Goal:
     residual : float
         RMS of the mean-free log residual that is enough.
     share : float
-        The estimated algebraic error of the map that is enough, as a share of the map's change from the next coarser grid.
+        The estimated algebraic error of the map that is enough,
+        as a share of the map's change from the next coarser grid.
     change : float
         The part of that change that was made already when this grid started (by extrapolation), RMS.
     """
@@ -141,7 +142,8 @@ def mean_free(residual):
 
 
 def rounding_floor(phi, weights, log_size):
-    """RMS size of the rounding errors of the log residual: 4 eps max|phi| per second difference, weighted by W; the logs.
+    """RMS size of the rounding errors of the log residual: 4 eps max|phi| per second difference, weighted by W;
+    the logs.
 
     ``log_size``: RMS of the logarithm of the source.
     """
@@ -176,9 +178,9 @@ def backward_euler_step(operator, linear, phi, settings):
 def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):
     """Generate :class:`Advance` records from ``phi`` until ``goal(first_norm)``, a :class:`Goal`, is met.
 
-    Works on the extended operator, so neither ``phi`` nor the iterates need be admissible; what it ends with is: the last
-    step is not accepted while a cell is extended. ``evaluation``: the operator at ``phi`` with its linearisation, if it is
-    known. The last record has a status; the first one is the start itself.
+    Works on the extended operator, so neither ``phi`` nor the iterates need be admissible; what it ends with is: the
+    last step is not accepted while a cell is extended. ``evaluation``: the operator at ``phi`` with its linearisation,
+    if it is known. The last record has a status; the first one is the start itself.
     """
     natural_time = float(np.max(operator.problem.slopes * operator.grid.lengths**2))
     dt, forcing_memory, rejected, careful = settings.initial_step, None, 0, False
@@ -250,7 +252,8 @@ class _Trial:
 def _newton_iteration(operator, linear, evaluation, phi, shift, settings, rtol, goal, current, careful):
     """One damped Newton iteration on ``(psi - phi) / dt - R(psi) = 0``, all terms mean-free.
 
-    ``evaluation`` is of ``phi`` before, of the accepted point after. ``careful``: the residual of the linear solve counts.
+    ``evaluation`` is of ``phi`` before, of the accepted point after.
+    ``careful``: the residual of the linear solve counts.
     """
     stencil, spacing, value = operator.stencil(evaluation, shift), operator.grid.spacing, evaluation.residual
     if careful:

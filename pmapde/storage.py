@@ -17,7 +17,8 @@ from .status import Status
 from .transport import PiecewiseAffineMap
 
 FORMAT = "pmapde solution 2"
-_SCALARS = ("scheme", "cost", "cost_error", "map_error", "algebraic_error", "extrapolation", "residual", "tolerance", "drift", "margin", "narrow_mass", "folded_mass", "push_forward_error")
+_SCALARS = ("scheme", "cost", "cost_error", "map_error", "algebraic_error", "extrapolation", "residual", "tolerance",
+            "drift", "margin", "narrow_mass", "folded_mass", "push_forward_error")
 
 
 def _grid_header(grid):
@@ -25,7 +26,8 @@ def _grid_header(grid):
 
 
 def save(solution, path):
-    """Write ``solution`` to ``path`` (.npz appended if missing); an existing file is replaced only when all is written."""
+    """Write ``solution`` to ``path`` (.npz appended if missing);
+    an existing file is replaced only when all is written."""
     path = Path(path)
     path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
     problem = solution.problem

@@ -6,7 +6,8 @@ from functools import cache
 from numbers import Integral
 
 SERIAL_BELOW = 128 * 128
-"""Grids with fewer cells run on one thread: a parallel region costs more than it saves, most of all on a busy machine."""
+"""Grids with fewer cells run on one thread: a parallel region costs more than it saves,
+most of all on a busy machine."""
 
 
 def checked_threads(threads):
@@ -16,8 +17,8 @@ def checked_threads(threads):
         return numba.get_num_threads()
     whole = isinstance(threads, Integral) and not isinstance(threads, bool)
     if not (whole and 1 <= threads <= numba.config.NUMBA_NUM_THREADS):
-        raise ValueError(f"`threads` must be between 1 and {numba.config.NUMBA_NUM_THREADS} (set the environment variable "
-                         f"NUMBA_NUM_THREADS to raise the upper limit), got {threads!r}.")
+        raise ValueError(f"`threads` must be between 1 and {numba.config.NUMBA_NUM_THREADS} (set the environment "
+                         f"variable NUMBA_NUM_THREADS to raise the upper limit), got {threads!r}.")
     return int(threads)
 
 

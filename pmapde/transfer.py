@@ -21,7 +21,8 @@ def averaging_matrix(n_from, n_to):
 def cubic_table(n_from, n_to, periodic, inside=False):
     """Four-point Lagrange interpolation between cell centres, order 4: indices and weights, both (n_to, 4).
 
-    At the ends even reflection or wrap-around; with ``inside`` the last four cells of a no-flux axis instead of reflection.
+    At the ends even reflection or wrap-around; with ``inside`` the last four cells of a no-flux axis instead of
+    reflection.
     """
     position = (np.arange(n_to) + 0.5) * (n_from / n_to) - 0.5
     first = np.floor(position).astype(np.int64)
@@ -48,7 +49,8 @@ def average(field, shape):
 
 
 def interpolate_cubic(field, shape, periodic):
-    """Tensor-product cubic interpolation of a cell-centred field, even about the faces, to another grid of the same box."""
+    """Tensor-product cubic interpolation of a cell-centred field, even about the faces,
+    to another grid of the same box."""
     return _interpolate(field, shape, [cubic_table(m, n, wraps) for m, n, wraps in zip(field.shape, shape, periodic)])
 
 

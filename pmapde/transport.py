@@ -1,4 +1,5 @@
-"""The map between the grid points: a piecewise affine homeomorphism where it is not folded; its inverse; push-forward."""
+"""The map between the grid points: a piecewise affine homeomorphism where it is not folded; its inverse;
+push-forward."""
 from __future__ import annotations
 
 import itertools
@@ -26,10 +27,11 @@ class PiecewiseAffineMap:
     """``T = grad u`` continued from the cell centres to the whole box, piecewise affine on simplices.
 
     The lattice of the cell centres, completed by the faces of a no-flux box (mapped to the faces of the target box, by
-    the even reflection of the potential) or wrapped on periodic axes, is cut into the simplices of Kuhn's triangulation:
-    2 triangles or 6 tetrahedra a cell. ``T`` is affine on each, continuous, and takes box onto box. If every simplex
-    keeps its orientation, ``T`` is a homeomorphism and ``inverse`` its exact inverse (no iteration). Where simplices are
-    folded ``T`` is not injective; ``inverse`` then gives one of the preimages, and ``folded_cells`` says where that is.
+    the even reflection of the potential) or wrapped on periodic axes, is cut into the simplices of Kuhn's
+    triangulation: 2 triangles or 6 tetrahedra a cell. ``T`` is affine on each, continuous, and takes box onto box. If
+    every simplex keeps its orientation, ``T`` is a homeomorphism and ``inverse`` its exact inverse (no iteration).
+    Where simplices are folded ``T`` is not injective; ``inverse`` then gives one of the preimages, and ``folded_cells``
+    says where that is.
 
     Parameters
     ----------
@@ -59,7 +61,8 @@ class PiecewiseAffineMap:
         self.nodes = nodes.reshape(self.dimension, -1)
 
     def _complete(self, out, component=None):
-        """Values at the cell centres, inside ``out``, continued to the lattice: even about faces, periodic, faces to faces."""
+        """Values at the cell centres, inside ``out``, continued to the lattice: even about faces, periodic,
+        faces to faces."""
         fill_ghosts(out, 1, self.grid.periodic)
         for axis, wraps in enumerate(self.grid.periodic):
             view = np.moveaxis(out, axis, 0)
@@ -153,7 +156,8 @@ class PiecewiseAffineMap:
         return float((source_values[tuple(index)] * volume * fraction).sum())
 
     def deposited(self, mass, grid, smooth, time=1.0):
-        """Mass of the source cells moved by ``(1 - time) x + time T(x)`` onto the cells of ``grid``; the total is kept."""
+        """Mass of the source cells moved by ``(1 - time) x + time T(x)`` onto the cells of ``grid``;
+        the total is kept."""
         nodes = self.nodes
         if time != 1.0:
             positions = np.meshgrid(*[self.axes[a, :n + 2] for a, n in enumerate(self.shape)], indexing="ij")

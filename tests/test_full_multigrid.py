@@ -39,7 +39,8 @@ def test_one_newton_step_and_a_few_cycles_whatever_the_size(name):
     for found in newton:
         assert max(found[3:]) == 1  # from 128^2 on
     assert max(found[-1] for found in cycles) <= 3  # observed 1 or 2
-    assert [found[:4] for found in cycles] == [cycles[0]] * 3 or name == "manufactured"  # coarse grids do the same again
+    # coarse grids do the same again
+    assert [found[:4] for found in cycles] == [cycles[0]] * 3 or name == "manufactured"
 
 
 def test_cycles_do_not_grow_with_contrast():
@@ -61,7 +62,8 @@ def test_stretched_boxes(ratio, periodic):
     solution = pmapde.solve(pmapde.TransportProblem(source, np.ones(shape), grid=grid))
     assert solution.success
     assert max(counts(solution, "newton_iterations")[1:]) <= 2
-    expected = np.stack([amplitude * length / (2 * np.pi) * np.sin(angle) for angle, length in zip((x, y), grid.lengths)])
+    expected = np.stack([amplitude * length / (2 * np.pi) * np.sin(angle)
+                         for angle, length in zip((x, y), grid.lengths)])
     error = np.abs(solution.displacement - expected) / grid.lengths[:, None, None]
     assert error.max() < 5e-4  # second order: h^2 / 12 times the third derivative
 
@@ -126,8 +128,8 @@ def test_work_is_counted_and_flat():
     assert list(work) == ["16x16", "32x32", "64x64", "128x128"]
 
 
-@pytest.mark.parametrize(("name", "shape"), [("cosine", (512, 512)), ("manufactured", (512, 512)), ("cosine", (64,) * 3),
-                                             ("manufactured", (64,) * 3)])
+@pytest.mark.parametrize(("name", "shape"), [("cosine", (512, 512)), ("manufactured", (512, 512)),
+                                             ("cosine", (64,) * 3), ("manufactured", (64,) * 3)])
 def test_memory_stays_within_the_estimate(name, shape):
     problem = SMOOTH[name](shape).problem
     pmapde.solve(problem)  # what is cached stays

@@ -28,7 +28,8 @@ def random_potential(op, rng, margin=0.2):
 
 def smooth_potential(grid, strength=0.3):
     """Non-separable, periodic and even about the faces."""
-    turns = [2 * np.pi * (x - lower) / length for x, lower, length in zip(grid.cell_centres(), grid.lower, grid.lengths)]
+    turns = [2 * np.pi * (x - lower) / length
+             for x, lower, length in zip(grid.cell_centres(), grid.lower, grid.lengths)]
     scale = strength * grid.lengths.min()**2 / (2 * np.pi)**2 / grid.ndim
     return scale * (np.prod(np.cos(turns), axis=0) + 0.5 * np.cos(turns[0]) + 0.3 * np.cos(turns[1]))
 

@@ -55,7 +55,8 @@ def test_source_and_target_of_different_dimension_are_refused():
 @pytest.mark.parametrize(("arguments", "message"), [
     (((8,),), "two or three whole numbers"), (((8, 1),), "at least two cells"), (((8.5, 8),), "whole numbers"),
     (((8, 8), [(0, 1)]), "one .lower, upper. pair per axis"), (((8, 8), [(1, 0), (0, 1)]), "lower < upper"),
-    (((8, 2), None, (False, True)), "three cells along a periodic axis"), (((8, 8), [(0, np.inf), (0, 1)]), "finite"), (((8, 8), None, (True,)), "one flag or one per axis"),
+    (((8, 2), None, (False, True)), "three cells along a periodic axis"),
+    (((8, 8), [(0, np.inf), (0, 1)]), "finite"), (((8, 8), None, (True,)), "one flag or one per axis"),
 ])
 def test_bad_grids_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -63,7 +64,8 @@ def test_bad_grids_are_refused(arguments, message):
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), [
-    ({"tolerance": -1.0}, ValueError, "`tolerance` must be"), ({"tolerance": "tight"}, ValueError, "`tolerance` must be"),
+    ({"tolerance": -1.0}, ValueError, "`tolerance` must be"),
+    ({"tolerance": "tight"}, ValueError, "`tolerance` must be"),
     ({"threads": 0}, ValueError, "`threads` must be between"), ({"max_steps": 0}, ValueError, "`max_steps`"),
     ({"method": "newton"}, TypeError, "`method` must be"), ({"method": pmapde.BackwardEuler(0.1)}, TypeError, "steps"),
 ])

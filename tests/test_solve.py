@@ -41,7 +41,8 @@ def test_photograph_to_photograph_converges(pair, floor):
     assert max(counts_per_level(solution, "newton_iterations")) <= 30  # observed 5 to 11; 21 for the hardest pair
 
 
-@pytest.mark.parametrize("linear", [pmapde.GeometricMultigrid(), pmapde.BlackBoxMultigrid(), pmapde.AlgebraicMultigrid()], ids=lambda m: m.name)
+@pytest.mark.parametrize("linear", [pmapde.GeometricMultigrid(), pmapde.BlackBoxMultigrid(),
+                                    pmapde.AlgebraicMultigrid()], ids=lambda m: m.name)
 def test_work_does_not_grow_with_the_grid(linear):
     sizes = (64, 128, 256)
     solutions = [solve_exact(exact.manufactured((n, n)), tolerance=1e-9, method=pmapde.PseudoTransient(linear=linear))
@@ -217,7 +218,8 @@ def test_photograph_to_uniform_at_512(floor):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("linear", [pmapde.GeometricMultigrid(), pmapde.BlackBoxMultigrid(), pmapde.AlgebraicMultigrid()], ids=lambda m: m.name)
+@pytest.mark.parametrize("linear", [pmapde.GeometricMultigrid(), pmapde.BlackBoxMultigrid(),
+                                    pmapde.AlgebraicMultigrid()], ids=lambda m: m.name)
 def test_work_does_not_grow_up_to_512(linear):
     method = pmapde.PseudoTransient(linear=linear)
     counts = [steps_on_finest(solve_exact(exact.manufactured((n, n)), tolerance=1e-9, method=method))

@@ -237,7 +237,8 @@ def galerkin(rows, along_x, along_y, between, coarse):
         first, last = (1, (ny - 1) // 2) if i > 0 and 2 * i + 2 < nx else (0, 0)  # inside: their fine cells are there
         last = max(first, last)
         for begin in range(first, last, WIDTH):
-            _galerkin_inside(rows, along_x, along_y, between, i, begin, min(begin + WIDTH, last), product, weight, coarse)
+            _galerkin_inside(rows, along_x, along_y, between, i, begin, min(begin + WIDTH, last), product, weight,
+                             coarse)
         for j in range(my):
             if first <= j < last:
                 continue
@@ -264,7 +265,8 @@ def factor_lines(rows, axis, periodic, inverse_pivot, closing):
                 inverse_pivot[0, j] = 1.0 / rows[4, 0, j]
             for i in range(1, nx):
                 for j in range(begin, end):
-                    inverse_pivot[i, j] = 1.0 / (rows[4, i, j] - rows[1, i, j] * rows[7, i - 1, j] * inverse_pivot[i - 1, j])
+                    inverse_pivot[i, j] = 1.0 / (rows[4, i, j]
+                                                 - rows[1, i, j] * rows[7, i - 1, j] * inverse_pivot[i - 1, j])
         return
     step_i, step_j = (1, 0) if axis == 0 else (0, 1)
     for index in prange(lines):
@@ -280,7 +282,8 @@ def factor_lines(rows, axis, periodic, inverse_pivot, closing):
         for k in range(1, length):
             i, j = i + step_i, j + step_j
             behind_i, behind_j = i - step_i, j - step_j
-            pivot = rows[4, i, j] - rows[before, i, j] * rows[after, behind_i, behind_j] * inverse_pivot[behind_i, behind_j]
+            pivot = (rows[4, i, j]
+                     - rows[before, i, j] * rows[after, behind_i, behind_j] * inverse_pivot[behind_i, behind_j])
             right = 0.0
             if periodic and k == length - 1:
                 corner = rows[before, i - k * step_i, j - k * step_j]
@@ -290,7 +293,7 @@ def factor_lines(rows, axis, periodic, inverse_pivot, closing):
             if periodic:
                 closing[i, j] = (right - rows[before, i, j] * closing[behind_i, behind_j]) / pivot
         if periodic:
-            for k in range(length - 1):
+            for _ in range(length - 1):
                 i, j = i - step_i, j - step_j
                 closing[i, j] -= rows[after, i, j] * inverse_pivot[i, j] * closing[i + step_i, j + step_j]
             scale = 1.0 + closing[i, j] + rows[before, i, j] / gamma * closing[last_i, last_j]
@@ -325,7 +328,8 @@ def _wrap_y(field):
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def relax_y(rows, inverse_pivot, closing, rhs, backward, periodic, field):
-    """One zebra sweep of line Gauss-Seidel, lines along y: the even ones, then the odd ones (or the other way round)."""
+    """One zebra sweep of line Gauss-Seidel, lines along y: the even ones,
+    then the odd ones (or the other way round)."""
     nx, ny = rhs.shape
     for step in range(3):
         first, count = _lines(nx, periodic[0], 2 - step if backward else step)
@@ -397,7 +401,8 @@ def residual(rows, rhs, field, out):
     for i in prange(nx):
         below, own, above = field[i], field[i + 1], field[i + 2]
         for j in range(ny):
-            out[i, j] = (rhs[i, j] - rows[0, i, j] * below[j] - rows[1, i, j] * below[j + 1] - rows[2, i, j] * below[j + 2]
+            out[i, j] = (rhs[i, j]
+                         - rows[0, i, j] * below[j] - rows[1, i, j] * below[j + 1] - rows[2, i, j] * below[j + 2]
                          - rows[3, i, j] * own[j] - rows[4, i, j] * own[j + 1] - rows[5, i, j] * own[j + 2]
                          - rows[6, i, j] * above[j] - rows[7, i, j] * above[j + 1] - rows[8, i, j] * above[j + 2])
 

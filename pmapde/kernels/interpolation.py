@@ -49,7 +49,8 @@ def _inside(x, n, periodic):
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _weights(f, cubic):
-    """The four spline weights at the fraction ``f`` between two cell centres, cubic (1.0) or linear (0.0): no branches."""
+    """The four spline weights at the fraction ``f`` between two cell centres, cubic (1.0) or linear (0.0):
+    no branches."""
     g = 1.0 - f
     inner, outer = (3.0 * f * f * f - 6.0 * f * f + 4.0) / 6.0, (3.0 * g * g * g - 6.0 * g * g + 4.0) / 6.0
     return cubic * (g * g * g / 6.0), g + cubic * (inner - g), f + cubic * (outer - f), cubic * (f * f * f / 6.0)

@@ -13,7 +13,8 @@ from numba import njit, prange
 
 @njit(cache=True, error_model="numpy")
 def _difference(phi, i, j, x, y, quadratic):
-    return (phi[i + x, j + y] - phi[i, j]) - (phi[i, j] - phi[i - x, j - y]) + quadratic[0] * x * x + quadratic[1] * y * y
+    return ((phi[i + x, j + y] - phi[i, j]) - (phi[i, j] - phi[i - x, j - y])
+            + quadratic[0] * x * x + quadratic[1] * y * y)
 
 
 @njit(cache=True, error_model="numpy")
@@ -44,8 +45,8 @@ def monotone(phi, quadratic, with_weights, weights, out, inadmissible):
     """``out = min over superbases of h(D_e0 u, D_e1 u, D_e2 u)``, MA-LBR, and the weights of its logarithm.
 
     The superbases of the 3x3 stencil are (1,0), (0,1) with (1,-1) or (1,1). ``weights`` (4, nx, ny), if asked for:
-    grad log h of the active superbase, all non-negative. ``inadmissible[i]`` counts the cells of row ``i`` where a second
-    difference is not positive.
+    grad log h of the active superbase, all non-negative. ``inadmissible[i]`` counts the cells of row ``i`` where a
+    second difference is not positive.
     """
     nx, ny = out.shape
     for i in prange(nx):
@@ -85,11 +86,12 @@ def monotone(phi, quadratic, with_weights, weights, out, inadmissible):
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def monotone_extension(phi, quadratic, log_image, low, high, with_weights, weights, out, extended):
-    """Replaces ``out = log det - log_image`` (and the weights) where it leaves ``[low, high]`` or a difference is not positive.
+    """Replaces ``out = log det - log_image`` (and the weights) where it leaves ``[low, high]`` or a difference is not
+    positive.
 
-    There the logarithm gives way to its tangent at second differences no smaller than ``exp(low) image / (largest)`` with
-    a determinant no larger than ``exp(high) image``: finite, and the policy (the weights) bounded. ``extended[i]`` counts
-    the cells of row ``i``. With ``low = -inf`` nothing is replaced: NaN where ``u`` is inadmissible.
+    There the logarithm gives way to its tangent at second differences no smaller than ``exp(low) image / (largest)``
+    with a determinant no larger than ``exp(high) image``: finite, and the policy (the weights) bounded. ``extended[i]``
+    counts the cells of row ``i``. With ``low = -inf`` nothing is replaced: NaN where ``u`` is inadmissible.
     """
     nx, ny = out.shape
     for i in prange(nx):
@@ -108,7 +110,8 @@ def monotone_extension(phi, quadratic, log_image, low, high, with_weights, weigh
             for s in range(2):
                 c = m if s == 0 else p
                 h, da, db, dc = _selling(max(a, smallest), max(b, smallest), max(c, smallest))
-                # shrink the point of tangency to the largest determinant allowed; h has degree two, grad log h degree -1
+                # shrink the point of tangency to the largest determinant allowed;
+                # h has degree two, grad log h degree -1
                 ratio = min(1.0, math.sqrt(math.exp(high) * image / h))
                 da, db, dc = da / (h * ratio), db / (h * ratio), dc / (h * ratio)
                 value = math.log(h * ratio * ratio) - 2.0 + da * a + db * b + dc * c
@@ -123,8 +126,8 @@ def monotone_extension(phi, quadratic, log_image, low, high, with_weights, weigh
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def monotone_checks(phi, quadratic, mass, margin, narrow):
-    """Row by row the smallest ``D_e u / D_e q`` over the offsets, positive where ``u`` is admissible, and the ``mass`` of
-    cells where an axis carries no weight: the Hessian is too anisotropic for the stencil."""
+    """Row by row the smallest ``D_e u / D_e q`` over the offsets, positive where ``u`` is admissible, and the ``mass``
+    of cells where an axis carries no weight: the Hessian is too anisotropic for the stencil."""
     nx, ny = mass.shape
     for i in prange(nx):
         ratio, least = np.empty(ny), np.empty(ny)  # first by vector arithmetic, then reduced
@@ -154,7 +157,8 @@ def _hessian(phi, i, j, quadratic):
 
 @njit(cache=True, error_model="numpy")
 def _centred_extension(a, b, m, log_image, low, high):
-    """The extension at one cell (see ``centred_extension``): ``tr(D M) - log det D - 2 - log_image``, and the policy D."""
+    """The extension at one cell (see ``centred_extension``): ``tr(D M) - log det D - 2 - log_image``,
+    and the policy D."""
     image = math.exp(log_image)
     root = math.sqrt(image)
     mean, radius = 0.5 * (a + b), math.hypot(0.5 * (a - b), m)
@@ -173,7 +177,8 @@ def _centred_extension(a, b, m, log_image, low, high):
 def centred(phi, quadratic, with_weights, weights, out, inadmissible):
     """``out = D_10 u D_01 u - m^2`` with the centred mixed difference m, and the weights of its logarithm.
 
-    ``weights`` (4, nx, ny): tr(M^-1 D2 w), the mixed term split over both diagonals. ``inadmissible`` as in ``monotone``.
+    ``weights`` (4, nx, ny): tr(M^-1 D2 w), the mixed term split over both diagonals.
+    ``inadmissible`` as in ``monotone``.
     """
     nx, ny = out.shape
     for i in prange(nx):

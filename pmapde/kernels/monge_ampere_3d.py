@@ -28,7 +28,8 @@ def _determinant(xx, yy, zz, xy, xz, yz):
 
 @njit(cache=True, error_model="numpy")
 def _eigen(matrix, vectors):
-    """Eigenvectors of the symmetric 3x3 ``matrix`` in the columns of ``vectors``; it is left diagonal (Jacobi rotations)."""
+    """Eigenvectors of the symmetric 3x3 ``matrix`` in the columns of ``vectors``;
+    it is left diagonal (Jacobi rotations)."""
     for a in range(3):
         for b in range(3):
             vectors[a, b] = 1.0 if a == b else 0.0
@@ -57,7 +58,8 @@ def _eigen(matrix, vectors):
 
 @njit(cache=True, error_model="numpy")
 def _centred_extension(matrix, vectors, log_image, low, high):
-    """The extension at one cell (see ``centred_extension``): ``tr(D M) - log det D - 3 - log_image``; D in ``matrix``."""
+    """The extension at one cell (see ``centred_extension``): ``tr(D M) - log det D - 3 - log_image``;
+    D in ``matrix``."""
     image = math.exp(log_image)
     root = math.exp(log_image / 3.0)
     _eigen(matrix, vectors)
@@ -85,10 +87,11 @@ def _centred_extension(matrix, vectors, log_image, low, high):
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def centred(phi, quadratic, with_weights, weights, out, inadmissible):
-    """``out = det M`` and the weights (9, nx, ny, nz) of the second differences in tr(M^-1 D2 w), that of its logarithm.
+    """``out = det M`` and the weights (9, nx, ny, nz) of the second differences in tr(M^-1 D2 w),
+    that of its logarithm.
 
-    Mixed terms are split over the two diagonals of their plane. ``inadmissible[i]`` counts the cells of slab ``i`` where M
-    is not positive definite.
+    Mixed terms are split over the two diagonals of their plane. ``inadmissible[i]`` counts the cells of slab ``i``
+    where M is not positive definite.
     """
     nx, ny, nz = out.shape
     for i in prange(nx):
@@ -119,11 +122,13 @@ def centred(phi, quadratic, with_weights, weights, out, inadmissible):
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def centred_extension(phi, quadratic, log_image, low, high, with_weights, weights, out, extended):
-    """Replaces ``out = log det - log_image`` (and the weights) where it leaves ``[low, high]`` or M is not positive definite.
+    """Replaces ``out = log det - log_image`` (and the weights) where it leaves ``[low, high]`` or M is not positive
+    definite.
 
-    By its tangent at a matrix with the eigenvectors of M, eigenvalues no smaller than ``exp(low) image / (product of the
-    others)`` and a determinant of at most ``exp(high) image``: finite. ``extended[i]`` counts these cells of slab ``i``.
-    With ``low = -inf`` nothing is replaced: NaN where ``u`` is inadmissible.
+    By its tangent at a matrix with the eigenvectors of M, eigenvalues no smaller than
+    ``exp(low) image / (product of the others)`` and a determinant of at most ``exp(high) image``: finite.
+    ``extended[i]`` counts these cells of slab ``i``. With ``low = -inf`` nothing is replaced: NaN where ``u`` is
+    inadmissible.
     """
     nx, ny, nz = out.shape
     for i in prange(nx):
@@ -145,7 +150,8 @@ def centred_extension(phi, quadratic, log_image, low, high, with_weights, weight
                 matrix[1, 0], matrix[2, 0], matrix[2, 1] = xy, xz, yz
                 out[i, j, k] = _centred_extension(matrix, vectors, log_image[i, j, k], low, high)
                 if with_weights:
-                    weights[0, i, j, k], weights[1, i, j, k], weights[2, i, j, k] = matrix[0, 0], matrix[1, 1], matrix[2, 2]
+                    weights[0, i, j, k], weights[1, i, j, k], weights[2, i, j, k] = (
+                        matrix[0, 0], matrix[1, 1], matrix[2, 2])
                     weights[3, i, j, k], weights[4, i, j, k] = -0.5 * matrix[0, 1], 0.5 * matrix[0, 1]
                     weights[5, i, j, k], weights[6, i, j, k] = -0.5 * matrix[0, 2], 0.5 * matrix[0, 2]
                     weights[7, i, j, k], weights[8, i, j, k] = -0.5 * matrix[1, 2], 0.5 * matrix[1, 2]
@@ -175,7 +181,7 @@ def centred_margin(phi, quadratic, out):
                     cosine = 0.5 * _determinant(xx, yy, zz, xy, xz, yz) / (spread * spread * spread)
                     angle = math.acos(min(1.0, max(-1.0, cosine))) / 3.0
                     eigenvalue = mean + 2.0 * spread * math.cos(angle + 2.0 * math.pi / 3.0)
-                elif not spread == 0.0:
+                elif not spread == 0.0:  # noqa: SIM201
                     eigenvalue = math.nan
                 if eigenvalue < smallest or math.isnan(eigenvalue):
                     smallest = eigenvalue

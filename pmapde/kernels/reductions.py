@@ -10,7 +10,8 @@ BLOCK = 8192
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"reassoc"})
 def subtract(values, image, low, high, reference, sums):
-    """``values -= image``; per block the sums of ``v - reference`` and its square, and how many are not in ``[low, high]``."""
+    """``values -= image``; per block the sums of ``v - reference`` and its square,
+    and how many are not in ``[low, high]``."""
     for block in prange(sums.shape[0]):
         begin = np.int64(block) * BLOCK
         end = min(begin + BLOCK, values.shape[0])

@@ -180,12 +180,12 @@ def prolong_add(coarse, first_x, weight_x, first_y, weight_y, periodic, fine):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y, weight_y, coarse_weights, coarse_drift,
-            coarse_shift):
+def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y, weight_y, coarse_weights,
+            coarse_drift, coarse_shift):
     """Coarse couplings: averages of ``row_weight`` times the fine ones, in the coarse index space, made M-matrix rows.
 
-    A second difference counts in squared inverse spacings, the drift in inverse ones; ``ratio`` (2,) fine by coarse cell
-    widths. An axis whose own coupling would be weaker than its drift is upwinded.
+    A second difference counts in squared inverse spacings, the drift in inverse ones; ``ratio`` (2,) fine by coarse
+    cell widths. An axis whose own coupling would be weaker than its drift is upwinded.
     """
     ny = weights.shape[2]
     mx, my = coarse_drift.shape[1:]
@@ -226,7 +226,8 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def add_correction(field, spacing, periodic, first, total, squares):
-    """``total += field`` (``total = field`` if it is the ``first``); ``squares[i]``: sum over row ``i`` of ``|grad field|^2``, forward differences inside the grid.
+    """``total += field`` (``total = field`` if it is the ``first``); ``squares[i]``: sum over row ``i`` of
+    ``|grad field|^2``, forward differences inside the grid.
 
     ``field`` may have anything in its ghosts, those of ``total`` are filled.
     """

@@ -259,7 +259,8 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def add_correction(field, spacing, periodic, first, total, squares):
-    """``total += field`` (``total = field`` if it is the ``first``); ``squares[i]``: sum over slab ``i`` of ``|grad field|^2``, as in 2D."""
+    """``total += field`` (``total = field`` if it is the ``first``); ``squares[i]``: sum over slab ``i`` of
+    ``|grad field|^2``, as in 2D."""
     nx, ny, nz = field.shape[0] - 2, field.shape[1] - 2, field.shape[2] - 2
     for i in prange(nx):
         size = 0.0

@@ -2,7 +2,8 @@
 
 A lattice cell with corner values v is split into d! simplices: the one with t_p0 >= t_p1 >= ... holds the local
 coordinates t of that order, and the map there is v(0) + sum_k t_pk (v(e_p0 + ... + e_pk) - v(e_p0 + ... + e_p(k-1))).
-``nodes`` (components, number of lattice nodes) is flat with ``strides``; ``axes`` (d, longest) holds the node positions.
+``nodes`` (components, number of lattice nodes) is flat with ``strides``;
+``axes`` (d, longest) holds the node positions.
 """
 import math
 
@@ -31,7 +32,8 @@ def _cell(x, lower, spacing, n, periodic, axis_nodes):
 
 @njit(cache=True, error_model="numpy")
 def _evaluate(nodes, base, strides, t, order, out):
-    """Value of the piecewise affine interpolant at local coordinates ``t`` of the cell whose first corner is ``base``."""
+    """Value of the piecewise affine interpolant at local coordinates ``t`` of the cell whose first corner is
+    ``base``."""
     dimension = t.shape[0]
     for a in range(dimension):
         order[a] = a
@@ -52,7 +54,8 @@ def _evaluate(nodes, base, strides, t, order, out):
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def evaluate(nodes, axes, strides, shape, lower, spacing, periodic, periods, points, out):
-    """``out[:, p]``: interpolant at ``points[:, p]``; whole periods of the argument come back as ``periods`` of the value.
+    """``out[:, p]``: interpolant at ``points[:, p]``;
+    whole periods of the argument come back as ``periods`` of the value.
 
     Points outside a no-flux box are taken to its nearest point; NaN gives NaN.
     """
@@ -105,7 +108,8 @@ def _corner_range(nodes, base, strides, component):
 
 @njit(cache=True, error_model="numpy")
 def bin_cells(nodes, strides, shape, first, lower, spacing, bins, periodic, start, entries, fill):
-    """Lists the lattice cells whose images may touch each bin of the target box (bounding boxes), counting pass or fill.
+    """Lists the lattice cells whose images may touch each bin of the target box (bounding boxes),
+    counting pass or fill.
 
     With ``fill`` false, ``start[b + 1]`` counts; with it true, ``entries`` is filled and ``start`` advanced.
     """
@@ -251,7 +255,8 @@ def _orientation(nodes, base, strides, permutation, matrix):
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def folded(nodes, strides, permutations, shape, first, out):
-    """``out[cell]``: volume fraction of the simplices of each lattice cell that the map does not keep positively oriented."""
+    """``out[cell]``: volume fraction of the simplices of each lattice cell that the map does not keep positively
+    oriented."""
     dimension = strides.shape[0]
     slabs = shape[0] + 1 - first[0]
     slab = out.shape[0] // slabs
@@ -372,14 +377,15 @@ def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, posit
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_lower, target_spacing, cells, smooth, out):
+def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_lower, target_spacing, cells, smooth,
+            out):
     """Moves the mass of every source cell through the map onto the cells of the target box; the total is kept.
 
     The image of a source cell that is narrower than a target cell is taken as the box with the second moments of the
     parallelotope along every axis, and the mass shared between the target cells by overlap; wider ones are cut into
-    pieces. With ``smooth`` every cell is cut, and the box is
-    one target cell wide (bilinear sharing: less grain, blurred by half a cell). ``out`` (parts, cells) is added to; part p
-    takes its share of the source's first axis, so the sum over parts does not depend on the number of threads.
+    pieces. With ``smooth`` every cell is cut, and the box is one target cell wide (bilinear sharing: less grain,
+    blurred by half a cell). ``out`` (parts, cells) is added to; part p takes its share of the source's first axis, so
+    the sum over parts does not depend on the number of threads.
     """
     dimension = strides.shape[0]
     parts, length = out.shape[0], shape[dimension - 1]

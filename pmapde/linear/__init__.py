@@ -1,1 +1,2 @@
-"""Linear solvers behind one contract: ``settings.build(stencil, threads).apply(residual, threads)`` approximates ``A^-1``."""
+"""Linear solvers behind one contract: ``settings.build(stencil, threads).apply(residual, threads)`` approximates
+``A^-1``."""

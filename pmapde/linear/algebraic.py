@@ -63,7 +63,8 @@ class _Hierarchy:
         self.levels, self.coarse_solver = hierarchy.levels, hierarchy.coarse_solver
 
     def apply(self, residual, threads=1):
-        """One V-cycle from zero, with one ghost layer. Called level by level because ``hierarchy.solve`` spends two more fine residuals."""
+        """One V-cycle from zero, with one ghost layer. Called level by level because ``hierarchy.solve`` spends two
+        more fine residuals."""
         return np.pad(self._cycle(0, np.ravel(residual) * self.row_weight).reshape(residual.shape), 1)
 
     def _cycle(self, depth, rhs):

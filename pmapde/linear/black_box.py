@@ -38,7 +38,7 @@ class BlackBoxMultigrid:
     pre: int = 0
     post: int = 1
     name = "black box"
-    setup_work, cycle_work = {2: 20.0, 3: 60.0}, {2: 10.0, 3: 17.0}  # work units by dimension, see pmapde.work
+    setup_work, cycle_work = {2: 35.0, 3: 60.0}, {2: 20.0, 3: 17.0}  # work units by dimension, see pmapde.work
     uses_blas = False
     keep = False
 

@@ -46,7 +46,8 @@ class GeometricMultigrid:
 
     def __post_init__(self):
         if not (self.pre >= 1 and self.post >= 0):
-            raise ValueError(f"`pre` and `post` must be Jacobi steps, `pre` at least 1, got {self.pre!r} and {self.post!r}.")
+            raise ValueError(f"`pre` and `post` must be Jacobi steps, `pre` at least 1, got {self.pre!r} and "
+                             f"{self.post!r}.")
 
     def affords(self, stencil):
         return stencil.radius == 1
@@ -59,7 +60,8 @@ class GeometricMultigrid:
 
 @lru_cache(maxsize=64)
 def dampings(steps):
-    """Inverse roots of the Chebyshev polynomial on [1/2, 2], the rough part of the spectrum of a Jacobi-scaled operator."""
+    """Inverse roots of the Chebyshev polynomial on [1/2, 2],
+    the rough part of the spectrum of a Jacobi-scaled operator."""
     return tuple(1 / (1.25 + 0.75 * math.cos(math.pi * (2 * k + 1) / (2 * steps))) for k in range(steps))
 
 
@@ -102,13 +104,14 @@ class _Hierarchy:
             ratio = np.array(coarse) / np.array(shape)
             weights, drift = np.empty((len(weights), *coarse)), np.empty((len(coarse), *coarse))
             coarse_shift = np.empty(coarse)
-            self.kernels.coarsen(level.weights, level.drift, shift, row_weight, ratio, *level.restriction, weights, drift,
-                                 coarse_shift)
+            self.kernels.coarsen(level.weights, level.drift, shift, row_weight, ratio, *level.restriction, weights,
+                                 drift, coarse_shift)
             shift, row_weight = coarse_shift, np.empty((0,) * len(shape))
         self.coarsest = self._inverse(self.levels[-1])
 
     def _coarse_shape(self, weights):
-        """Halve (rounding up) the axes whose mean coupling is within ``anisotropy`` of the strongest still coarsenable."""
+        """Halve (rounding up) the axes whose mean coupling is within ``anisotropy`` of the strongest still
+        coarsenable."""
         shape = weights.shape[1:]
         large = np.array(shape) > COARSEST
         if not large.any():
@@ -119,7 +122,8 @@ class _Hierarchy:
         return tuple((n + 1) // 2 if coarsen else n for n, coarsen in zip(shape, strong))
 
     def _inverse(self, level):
-        """Dense inverse of the smallest grid's rows bordered by the constants: the mean-free solution, whatever the mean."""
+        """Dense inverse of the smallest grid's rows bordered by the constants: the mean-free solution,
+        whatever the mean."""
         shape = level.weights.shape[1:]
         size = int(np.prod(shape))
         matrix = np.ones((size + 1, size + 1))

@@ -108,8 +108,8 @@ class LinearSolver:
         return self._chain[self._index]
 
     def next_grid(self):
-        """Forget the hierarchy. Black-box multigrid that took over stays, unless the grid was too coarse to tell; what came
-        after it is tried afresh."""
+        """Forget the hierarchy. Black-box multigrid that took over stays, unless the grid was too coarse to tell; what
+        came after it is tried afresh."""
         self._index = min(self._index, 1 if self._telling else 0)
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
 
@@ -117,8 +117,8 @@ class LinearSolver:
         """Correction for ``rhs`` whose error, in the RMS of its gradient, is below ``max(atol, rtol size)``.
 
         A residual says little about smooth errors, the size of successive corrections does: cycles are repeated until
-        ``last rate / (1 - rate)`` is small enough, the rate being that of the corrections, on this grid or the last one.
-        Cycles that contract poorly are left to the next preconditioner, or to :meth:`solve`.
+        ``last rate / (1 - rate)`` is small enough, the rate being that of the corrections, on this grid or the last
+        one. Cycles that contract poorly are left to the next preconditioner, or to :meth:`solve`.
         """
         kernels = stencil_2d if rhs.ndim == 2 else stencil_3d
         shift = np.full((1,) * rhs.ndim, float(stencil.shift))
@@ -157,9 +157,11 @@ class LinearSolver:
                 last, cycles = math.inf, 0
             elif rate is not None and rate > POOR_RATE:
                 break
-            kernels.residual(stencil.weights, stencil.drift, shift, rhs, total, self._row_weight(stencil), residual, squares)
+            kernels.residual(stencil.weights, stencil.drift, shift, rhs, total, self._row_weight(stencil), residual,
+                             squares)
             residual -= float(squares.sum()) / float(self._row_weight(stencil).sum())
-        result = self.solve(stencil, rhs, min(0.1, max(0.1 * rtol, 0.1 * atol / size if size > 0 else 0.0, 1e-8)), spacing)
+        result = self.solve(stencil, rhs, min(0.1, max(0.1 * rtol, 0.1 * atol / size if size > 0 else 0.0, 1e-8)),
+                            spacing)
         return replace(result, applications=spent + result.applications)
 
     def _pays(self, successor, rate, missing, ndim):

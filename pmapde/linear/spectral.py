@@ -1,4 +1,5 @@
-"""Spectral preconditioner: a constant-coefficient operator inverted by cosine (no-flux) and Fourier (periodic) transforms."""
+"""Spectral preconditioner: a constant-coefficient operator inverted by cosine (no-flux) and Fourier (periodic)
+transforms."""
 from __future__ import annotations
 
 from dataclasses import dataclass
