@@ -1,4 +1,5 @@
-"""What the first use costs: seconds of the first and second `solve` in a fresh process, with an empty and a filled cache.
+"""What the first use costs: seconds of the first and second `solve` in a fresh process,
+with an empty and a filled cache.
 
     python benchmarks/bench_compile.py
 """
@@ -26,13 +27,13 @@ print(times[0], times[1], min(times[2:]))
 
 
 def main(arguments=None):
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)
+    argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args(arguments)
     rows = []
     for ndim, n in ((2, 64), (3, 32)):
         with tempfile.TemporaryDirectory() as cache:
             for state in ("empty", "filled"):
-                done = subprocess.run([sys.executable, "-c", CODE.format(n=n, ndim=ndim)], capture_output=True, text=True,
-                                      env=os.environ | {"NUMBA_CACHE_DIR": cache}, check=True)
+                done = subprocess.run([sys.executable, "-c", CODE.format(n=n, ndim=ndim)], capture_output=True,
+                                      text=True, env=os.environ | {"NUMBA_CACHE_DIR": cache}, check=True)
                 imports, first, later = map(float, done.stdout.split())
                 rows.append({"grid": "x".join([str(n)] * ndim), "numba's cache": state, "import and problem s": imports,
                              "first solve s": first, "later solve s": later})

@@ -51,7 +51,8 @@ def _parser():
     solve.add_argument("--tolerance", default="discretization", metavar="TOL",
                        help="'discretization' (default) or an RMS residual, for instance 1e-8")
     solve.add_argument("--extrapolate", choices=("cost", "map"),
-                       help="Richardson extrapolation over the grids: W2, or W2 and the map, of fourth order on smooth data")
+                       help="Richardson extrapolation over the grids: W2, or W2 and the map, of fourth order on smooth "
+                            "data")
     solve.add_argument("--solver", choices=tuple(SOLVERS), default="auto", help="linear solver")
     solve.add_argument("--scheme", choices=("auto", "monotone", "centred"), default="auto")
     solve.add_argument("--threads", type=int, metavar="N")

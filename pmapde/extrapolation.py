@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .linear.solver import gradient_norm
-from .reductions import inner
+from .reductions import rms
 from .transfer import interpolate_cubic, interpolate_inside
 
 SMOOTH_RATIOS = (3.0, 5.5)
@@ -36,8 +36,8 @@ class CoarserGrids:
     """
 
     def __init__(self):
-        self.phi = self.change = self.grid = self.displacement = None
-        self.sizes, self.costs = [], []
+        self.phi = self.change = self.grid = None
+        self.sizes, self.costs, self.displacements = [], [], []
 
     def add(self, operator, phi):
         """``phi`` solves on the grid of ``operator``."""
@@ -45,8 +45,9 @@ class CoarserGrids:
         if self.phi is not None:
             self.change = phi - interpolate_cubic(self.phi, grid.shape, grid.periodic)
             self.sizes.append(gradient_norm(self.change, grid.spacing))
-        self.phi, self.grid, self.displacement = phi, grid, operator.displacement(phi)
-        self.costs.append(operator.cost(self.displacement))
+        self.phi, self.grid = phi, grid
+        self.displacements = [*self.displacements[-1:], operator.displacement(phi)]
+        self.costs.append(operator.cost(self.displacements[-1]))
 
     def start(self, phi, grid):
         """Start on the finer ``grid``, and the RMS of the gradient of what extrapolation changed.
@@ -64,22 +65,21 @@ class CoarserGrids:
         ``change``: estimate of the RMS change of the map from the next coarser grid, NaN where that never got done.
         """
         cost = operator.cost(displacement)
-        if self.displacement is None or not math.isfinite(change):
+        if not self.displacements or not math.isfinite(change):
             note = "none" if wanted is None else "not done, no coarser grids"
             return Extrapolation(cost, math.nan, displacement, math.nan, note)
         costs = [*self.costs, cost]
-        moved = None
-        if wanted:
-            moved = displacement - np.stack([interpolate_inside(part, displacement.shape[1:], operator.grid.periodic)
-                                             for part in self.displacement])
-            change = math.sqrt(inner(moved, moved) / operator.grid.size)
         ratio = min(max(self.sizes[-1] / change, 2.0), 4.0) if self.sizes and change > 0 else 4.0
         cost_error, map_error = abs(costs[-1] - costs[-2]) / (ratio - 1), change / (ratio - 1)
         if not wanted:
             return Extrapolation(cost, cost_error, displacement, map_error, "none")
-        pairs = [tuple(np.diff(costs)[-2:]), (self.sizes[-1] if self.sizes else math.nan, change)]
-        if len(costs) < 3 or not all(_is_smooth(*pair) for pair in pairs):
-            seen = " and ".join(f"{a / b:.2f}" for a, b in pairs if b) if len(costs) > 2 else "too few grids"
+        moved = _change(displacement, self.displacements[-1], operator.grid)
+        pairs = []
+        if len(costs) > 2:
+            before = _change(*self.displacements[::-1], self.grid)
+            pairs = [tuple(np.diff(costs)[-2:]), (rms(before), rms(moved))]
+        if not pairs or not all(_is_smooth(*pair) for pair in pairs):
+            seen = " and ".join(f"{a / b:.2f}" for a, b in pairs if b) or "too few grids"
             note = f"not done, successive changes of cost and map do not fall by 4 as on smooth data: {seen}"
             return Extrapolation(cost, cost_error, displacement, map_error, note)
         finer, coarser = (costs[k] + (costs[k] - costs[k - 1]) / 3 for k in (-1, -2))
@@ -87,6 +87,11 @@ class CoarserGrids:
             displacement, map_error = displacement + moved / 3, math.nan
         # the difference is 15 times the error at fourth order: a careful estimate
         return Extrapolation(finer, abs(finer - coarser), displacement, map_error, wanted)
+
+
+def _change(displacement, coarser, grid):
+    """A displacement on ``grid`` less the interpolated one of the next coarser grid."""
+    return displacement - np.stack([interpolate_inside(part, grid.shape, grid.periodic) for part in coarser])
 
 
 def _is_smooth(coarser, finer):

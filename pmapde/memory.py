@@ -5,8 +5,8 @@ import math
 
 from .density import GridDensity
 
-BYTES_PER_CELL = {2: 150, 3: 160}
-"""Peak of a solve with geometric multigrid and a uniform target, beyond the problem itself: about 18 fields."""
+BYTES_PER_CELL = {2: 175, 3: 220}
+"""Peak of a solve with geometric multigrid and a uniform target, beyond the problem itself: 20 to 28 fields."""
 INTERPOLATED = {2: 60, 3: 80}
 """More where the target is interpolated: points, values, gradient, coefficients."""
 AVERAGED = {2: 130, 3: 260}

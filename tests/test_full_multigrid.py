@@ -61,7 +61,8 @@ def test_stretched_boxes(ratio, periodic):
     source = (1 + amplitude * np.cos(x)) * (1 + amplitude * np.cos(y))
     solution = pmapde.solve(pmapde.TransportProblem(source, np.ones(shape), grid=grid))
     assert solution.success
-    assert max(counts(solution, "newton_iterations")[1:]) <= 2
+    assert max(counts(solution, "newton_iterations")[1:]) <= 3
+    assert counts(solution, "newton_iterations")[-1] == 1
     expected = np.stack([amplitude * length / (2 * np.pi) * np.sin(angle)
                          for angle, length in zip((x, y), grid.lengths)])
     error = np.abs(solution.displacement - expected) / grid.lengths[:, None, None]
@@ -116,7 +117,7 @@ def test_error_estimates_are_of_the_right_size(name):
     assert solution.map_error == pytest.approx(unweighted, rel=0.7)
     converged = pmapde.solve(problem.problem, tolerance=1e-10)
     left = np.sqrt(((solution.displacement - converged.displacement)**2).sum(axis=0).mean())
-    assert left < 2 * solution.algebraic_error
+    assert left < 3 * solution.algebraic_error  # observed 0.2 to 2
     assert solution.algebraic_error < 0.15 * solution.map_error
 
 
