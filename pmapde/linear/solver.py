@@ -49,8 +49,10 @@ class Automatic:
 CHAIN = (GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid(), Direct())
 
 
-POOR_RATE = 0.6
-"""Cycles that reduce the correction by less are handed to BiCGSTAB."""
+POOR_RATE = 0.7
+"""Cycles that reduce the correction by less are left to another preconditioner, or to BiCGSTAB if more than a few are
+missing."""
+FEW_CYCLES = 6
 TELLING = {2: 64, 3: 32}
 """Cells along the shortest axis from which the rate of the cycles on a grid says something about finer grids."""
 FIRST_RATE = 0.25
@@ -71,6 +73,11 @@ class LinearResult:
     converged: bool
     size: float = math.nan
     error: float = math.nan
+
+
+def _cycles(rate, missing):
+    """Cycles that reduce an error by ``missing`` at a ``rate`` each."""
+    return math.ceil(math.log(missing) / -math.log(rate)) if rate < 0.95 else math.inf
 
 
 def gradient_norm(field, spacing):
@@ -149,14 +156,14 @@ class LinearSolver:
             if error <= max(atol, rtol * size):
                 counters["solves"] += 1
                 return LinearResult(total[inside], math.nan, spent, True, size, error)
-            successor = self._successor(stencil)
-            if rate is not None and successor and self._pays(successor, rate, error / max(atol, rtol * size),
-                                                                    rhs.ndim):
-                self._fall_back(stencil, rate, successor)
-                preconditioner, counters = self._preconditioner(stencil)
-                last, cycles = math.inf, 0
-            elif rate is not None and rate > POOR_RATE:
-                break
+            if rate is not None:
+                successor, more = self._successor(stencil), _cycles(rate, error / max(atol, rtol * size))
+                if successor and self._pays(successor, math.inf if rate > POOR_RATE else more, rhs.ndim):
+                    self._fall_back(stencil, rate, successor)
+                    preconditioner, counters = self._preconditioner(stencil)
+                    last, cycles = math.inf, 0
+                elif rate > POOR_RATE and more > FEW_CYCLES:
+                    break
             kernels.residual(stencil.weights, stencil.drift, shift, rhs, total, self._row_weight(stencil), residual,
                              squares)
             residual -= float(squares.sum()) / float(self._row_weight(stencil).sum())
@@ -164,17 +171,12 @@ class LinearSolver:
                             spacing)
         return replace(result, applications=spent + result.applications)
 
-    def _pays(self, successor, rate, missing, ndim):
-        """Whether to go on from geometric multigrid: it hardly converges, or the cycles that still reduce the error by
-        ``missing`` cost more than another preconditioner and two of its cycles."""
+    def _pays(self, successor, more, ndim):
+        """Whether ``more`` geometric cycles cost more than another preconditioner and two of its cycles."""
         method, other = self.method, self._chain[successor]
-        if not isinstance(method, GeometricMultigrid):
-            return False
-        if rate > POOR_RATE:
-            return True
-        more = math.ceil(math.log(missing) / -math.log(rate))
-        return (more * (method.cycle_work[ndim] + work.RESIDUAL)
-                > other.setup_work[ndim] + 2 * (other.cycle_work[ndim] + work.RESIDUAL))
+        return isinstance(method, GeometricMultigrid) and (
+            more * (method.cycle_work[ndim] + work.RESIDUAL)
+            > other.setup_work[ndim] + 2 * (other.cycle_work[ndim] + work.RESIDUAL))
 
     @staticmethod
     def _row_weight(stencil):
