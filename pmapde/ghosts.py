@@ -12,14 +12,6 @@ def fold(index, n, periodic):
     return np.minimum(index, 2 * n - 1 - index)
 
 
-def pad(field, width, periodic):
-    """``field`` with ``width`` ghost layers: even reflection about no-flux faces, wrap-around on periodic axes."""
-    padded = np.empty(tuple(n + 2 * width for n in field.shape))
-    padded[(slice(width, -width),) * field.ndim] = field
-    fill_ghosts(padded, width, periodic)
-    return padded
-
-
 def fill_ghosts(padded, width, periodic):
     """Fill the ghost layers of ``padded`` from its interior, in place, axis after axis (corners included)."""
     for axis, wraps in enumerate(periodic):

@@ -18,8 +18,8 @@ BLACK_BOX = {2: 200, 3: 270}
 def memory_estimate(problem):
     """Bytes a solve is expected to need at its peak, beyond the problem itself.
 
-    Measured by ``benchmarks/bench_scaling.py``. Black-box multigrid, which takes over where the cheaper cycle converges
-    poorly, is counted for targets that are averaged.
+    A bound with a margin, held against traced allocations in ``tests/test_full_multigrid.py``. Black-box multigrid,
+    which takes over where the cheaper cycle converges poorly, is counted for targets that are averaged.
 
     Examples
     --------

@@ -71,7 +71,7 @@ class Step:
 
 def new_stats():
     """Counters of one run, filled in place."""
-    return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "work": work.new_ledger(),
+    return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "work": {},
             "newton_iterations": 0, "rejected_steps": 0, "smoothings": 0}
 
 

@@ -11,13 +11,8 @@ TARGET = {2: 10.0, 3: 14.0}
 """Interpolating the target and its gradient once for every cell; samples of an average count each."""
 
 
-def new_ledger():
-    """Work by grid shape, in applications times cells."""
-    return {}
-
-
 def book(ledger, shape, applications):
-    """Add ``applications`` (of the operator, on a grid of ``shape``) to ``ledger``."""
+    """Add ``applications`` (of the operator, on a grid of ``shape``) to ``ledger``, a dict by grid shape."""
     cells = 1
     for n in shape:
         cells *= n

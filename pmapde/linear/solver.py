@@ -129,7 +129,10 @@ class LinearSolver:
         """
         kernels = stencil_2d if rhs.ndim == 2 else stencil_3d
         shift = np.full((1,) * rhs.ndim, float(stencil.shift))
-        total, residual = np.empty(tuple(n + 2 for n in rhs.shape)), self._compatible(stencil, rhs)
+        # the rhs less the constant that makes it orthogonal to the row weights, nearly the left null vector of A
+        weight = np.ones(rhs.shape) if stencil.row_weight is None else stencil.row_weight
+        weight_sum = float(weight.sum())
+        total, residual = np.empty(tuple(n + 2 for n in rhs.shape)), rhs - inner(weight, rhs) / weight_sum
         squares, size, last, spent, cycles = np.empty(rhs.shape[0]), 0.0, math.inf, 0, 0
         inside = (slice(1, -1),) * rhs.ndim
         preconditioner, counters = self._preconditioner(stencil)
@@ -164,9 +167,8 @@ class LinearSolver:
                     last, cycles = math.inf, 0
                 elif rate > POOR_RATE and more > FEW_CYCLES:
                     break
-            kernels.residual(stencil.weights, stencil.drift, shift, rhs, total, self._row_weight(stencil), residual,
-                             squares)
-            residual -= float(squares.sum()) / float(self._row_weight(stencil).sum())
+            kernels.residual(stencil.weights, stencil.drift, shift, rhs, total, weight, residual, squares)
+            residual -= float(squares.sum()) / weight_sum
         result = self.solve(stencil, rhs, min(0.1, max(0.1 * rtol, 0.1 * atol / size if size > 0 else 0.0, 1e-8)),
                             spacing)
         return replace(result, applications=spent + result.applications)
@@ -177,15 +179,6 @@ class LinearSolver:
         return isinstance(method, GeometricMultigrid) and (
             more * (method.cycle_work[ndim] + work.RESIDUAL)
             > other.setup_work[ndim] + 2 * (other.cycle_work[ndim] + work.RESIDUAL))
-
-    @staticmethod
-    def _row_weight(stencil):
-        return np.ones(stencil.shape) if stencil.row_weight is None else stencil.row_weight
-
-    def _compatible(self, stencil, rhs):
-        """``rhs`` less the constant that makes it orthogonal to the row weights, nearly the left null vector of A."""
-        weight = self._row_weight(stencil)
-        return rhs - inner(weight, rhs) / float(weight.sum())
 
     def _successor(self, stencil):
         """Index of the next preconditioner that can be afforded; None if there is none."""
