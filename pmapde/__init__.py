@@ -3,15 +3,18 @@ import importlib as _importlib
 
 _HOMES = {
     "Grid": "grid", "GridDensity": "density", "LogDensity": "density", "TransportProblem": "problem",
-    "solve": "solver", "steps": "solver", "Step": "solver", "memory_estimate": "memory",
-    "PseudoTransient": "stepping", "BackwardEuler": "stepping", "Newton": "newton",
+    "solve": "solver", "steps": "solver", "flow": "flow", "Trajectory": "flow", "Ledger": "ledger",
+    "mirror_descent": "mirror", "MirrorRun": "mirror", "explicit_limit": "mirror",
+    "Step": "solver", "memory_estimate": "memory",
+    "PseudoTransient": "stepping", "Newton": "newton",
+    "BackwardEuler": "integrators", "TRBDF2": "integrators", "ESDIRK3": "integrators",
     "Automatic": "linear.solver", "GeometricMultigrid": "linear.geometric",
     "BlackBoxMultigrid": "linear.black_box", "AlgebraicMultigrid": "linear.algebraic", "Spectral": "linear.spectral",
     "Direct": "linear.direct",
     "Solution": "solution", "StencilWarning": "solution", "Status": "status", "SolverError": "status",
     "load": "storage",
 }
-_MODULES = ("exact", "gallery", "plotting")
+_MODULES = ("exact", "gallery", "plotting", "schedules")
 __all__ = sorted(_HOMES)
 
 

@@ -177,8 +177,8 @@ class MongeAmpere:
     def evaluate(self, phi, extend=False, linearise=True, out=None):
         """The log residual at ``phi`` and, if asked for, its linearisation.
 
-        With ``extend`` outside the admissible set too; without, the residual is NaN there. ``out``: an evaluation to
-        write to.
+        With ``extend``, True or a pair of log residuals instead of ``EXTENSION``, outside the admissible set too;
+        without, the residual is NaN there. ``out``: an evaluation to write to.
         """
         evaluation = self.new_evaluation(linearise) if out is None else out
         self.work += self.evaluation_work
@@ -187,8 +187,8 @@ class MongeAmpere:
         image = self._image
         if value is not None and not isinstance(self.problem.target, GridDensity):
             image, value = np.subtract(image, value, out=value), None
-        self._determinant(padded, image, value, EXTENSION if extend else PLAIN, evaluation,
-                          linearise)
+        bounds = (EXTENSION if extend else PLAIN) if isinstance(extend, bool) else extend
+        self._determinant(padded, image, value, bounds, evaluation, linearise)
         if slope is not None:
             for axis, spacing in enumerate(self.grid.spacing):
                 np.divide(slope[axis], 2 * spacing, out=evaluation.drift[axis])

@@ -1,13 +1,9 @@
 """Damped inexact Newton for ``F(x) = 0``: knows no equation, only arrays and two functions."""
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
-
-from .reductions import rms
-from .status import Status
 
 
 @dataclass(frozen=True)
@@ -16,8 +12,6 @@ class Newton:
 
     Parameters
     ----------
-    max_iterations : int
-        Iterations of one nonlinear solve.
     max_halvings : int
         Halvings of a step before it is refused (a smaller implicit step is tried then).
     forcing : float
@@ -27,13 +21,12 @@ class Newton:
     Good values: the defaults.
     """
 
-    max_iterations: int = 30
     max_halvings: int = 5
     forcing: float = 0.1
 
     def __post_init__(self):
-        if not (self.max_iterations >= 1 and self.max_halvings >= 0 and 0 < self.forcing < 1):
-            raise ValueError(f"Newton needs max_iterations >= 1, max_halvings >= 0 and 0 < forcing < 1, got {self}.")
+        if not (self.max_halvings >= 0 and 0 < self.forcing < 1):
+            raise ValueError(f"Newton needs max_halvings >= 0 and 0 < forcing < 1, got {self}.")
 
     def next_forcing(self, norm, previous, tolerance):
         """Relative tolerance of the next linear solve; not tighter than the final tolerance asks for."""
@@ -66,53 +59,3 @@ def damped_step(function, x, value, norm, correction, settings):
             return Iterate(point, reached, new_norm, damping, trial + 1)
         damping /= 2
     return Iterate(x, value, norm, 0.0, settings.max_halvings + 1)
-
-
-@dataclass(frozen=True)
-class NewtonResult:
-    x: np.ndarray
-    value: np.ndarray
-    norm: float
-    status: Status
-    iterations: int
-
-
-def newton(function, correct, x, tolerance, settings=None):
-    """Solve ``function(x) = 0`` to the RMS norm ``tolerance``.
-
-    Parameters
-    ----------
-    function : callable
-        ``x -> F(x)``, NaN outside its domain.
-    correct : callable
-        ``(x, F, rtol) -> (correction, ok)``: solves the linearised equation ``F'(x) correction = -F``.
-    x : ndarray
-        Start, inside the domain.
-
-    Returns
-    -------
-    NewtonResult
-        ``status`` is ``CONVERGED``, ``MAX_STEPS``, ``NEWTON_STALLED``, ``LINEAR_STALLED`` or ``NONFINITE``.
-    """
-    def measured(point):
-        reached = function(point)
-        return reached, rms(reached)
-
-    settings = settings or Newton()
-    value = function(x)
-    norm, previous = rms(value), None
-    for iteration in range(settings.max_iterations + 1):
-        if not math.isfinite(norm):
-            return NewtonResult(x, value, norm, Status.NONFINITE, iteration)
-        if norm <= tolerance:
-            return NewtonResult(x, value, norm, Status.CONVERGED, iteration)
-        if iteration == settings.max_iterations:
-            break
-        correction, ok = correct(x, value, settings.next_forcing(norm, previous, tolerance))
-        if not ok:
-            return NewtonResult(x, value, norm, Status.LINEAR_STALLED, iteration)
-        step = damped_step(measured, x, value, norm, correction, settings)
-        if step.damping == 0:
-            return NewtonResult(x, value, norm, Status.NEWTON_STALLED, iteration)
-        x, value, norm, previous = step.x, step.value, step.norm, norm
-    return NewtonResult(x, value, norm, Status.MAX_STEPS, settings.max_iterations)

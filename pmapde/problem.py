@@ -118,6 +118,14 @@ class TransportProblem:
         source = GridDensity(self.target_values, self.target_grid)
         return TransportProblem(source, target, grid=self.target_grid, target_grid=self.grid)
 
+    def with_source(self, values, name="source"):
+        """The same grid and target with another source, given by its cell averages."""
+        other, density = copy.copy(self), GridDensity(checked_values(values, name), self.grid)
+        other.source_values, other.source_log_mass = _sampled(density, self.grid, 0.0, name)
+        other.source_values.flags.writeable = False
+        other._source = density
+        return other
+
     def on_grid(self, grid):
         """The same problem on a coarser grid of the source box; from grid to grid, each from the next finer one.
 

@@ -14,12 +14,13 @@ from scipy.ndimage import correlate1d
 from . import stepping, work
 from .extrapolation import CoarserGrids
 from .grid import Grid
+from .integrators import Integrator, integrate
 from .linear.solver import LinearSolver
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import TransportProblem
 from .status import SolverError, Status
-from .stepping import BackwardEuler, Goal, PseudoTransient
+from .stepping import Goal, PseudoTransient
 from .threads import thread_settings, use_threads
 from .transfer import interpolate_cubic
 
@@ -36,6 +37,8 @@ COARSEST_TOLERANCE = 1e-6
 """Residual on the coarsest grid of several."""
 SINGLE_GRID_TOLERANCE = 1e-8
 """Residual where there is no coarser grid to compare with."""
+FLOW_TOLERANCE = 1e-4
+"""Relative local error of the flow in true time."""
 
 
 @dataclass(frozen=True)
@@ -87,21 +90,21 @@ def _levels(problem, method):
     return problems
 
 
-def _scheme(problem, method):
+def chosen_scheme(problem, method):
+    """The scheme of ``method``, or the default of the dimension."""
     scheme = method.scheme or ("monotone" if problem.ndim == 2 else "centred")
     if scheme == "monotone" and problem.ndim == 3:
         raise ValueError("`scheme`='monotone' exists in 2D only; use scheme='centred' (the default) in 3D.")
     return scheme
 
 
-def _checked_start(start, problem):
-    """The displacement potential of a potential given on the grid, mean-free."""
+def displacement_potential(start, problem):
+    """The displacement potential of a potential given on the grid, its mean kept."""
     start = np.asarray(start, float)
     if start.shape != problem.grid.shape or not np.isfinite(start).all():
         raise ValueError(f"`start` must be finite values of a potential on the grid, shape {problem.grid.shape}, "
                          f"got shape {start.shape}.")
-    phi = start - problem.quadratic(problem.grid.cell_centres())
-    return phi - phi.mean()
+    return start - problem.quadratic(problem.grid.cell_centres())
 
 
 def smoothed_start(operator, phi):
@@ -131,12 +134,13 @@ def steps(problem, method=None, *, tolerance="discretization", start=None, threa
     """The engine, one implicit step at a time: a generator of :class:`Step`.
 
     With :class:`PseudoTransient` (default): nested iteration to the steady state, ends by itself. With
-    :class:`BackwardEuler`: the parabolic flow in true time on the problem's grid, without end.
+    :class:`BackwardEuler`, :class:`TRBDF2` or :class:`ESDIRK3`: the parabolic flow in true time on the problem's grid,
+    without end, as :class:`~pmapde.integrators.FlowStep`.
 
     Parameters
     ----------
     problem : TransportProblem
-    method : PseudoTransient or BackwardEuler, optional
+    method : PseudoTransient, BackwardEuler, TRBDF2 or ESDIRK3, optional
     tolerance, start, threads
         As in :func:`solve`.
     stats : dict, optional
@@ -159,38 +163,40 @@ def _engine(problem, method, tolerance, start, threads, stats, coarser, share):
     method = method or PseudoTransient()
     if not isinstance(problem, TransportProblem):
         raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
-    if not isinstance(method, (PseudoTransient, BackwardEuler)):
-        raise TypeError(f"`method` must be PseudoTransient(...) or BackwardEuler(...), got {method!r}.")
+    if not isinstance(method, (PseudoTransient, Integrator)):
+        raise TypeError(f"`method` must be PseudoTransient(...), or BackwardEuler(...), TRBDF2(...) or "
+                        f"ESDIRK3(...), got {method!r}.")
     if (not (isinstance(tolerance, str) and tolerance == "discretization")
             and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf and not isinstance(tolerance, bool))):
         raise ValueError(f"`tolerance` must be 'discretization' or a positive residual, got {tolerance!r}.")
-    scheme = _scheme(problem, method)
-    phi = None if start is None else _checked_start(start, problem)
+    scheme = chosen_scheme(problem, method)
+    phi = None if start is None else displacement_potential(start, problem)
     refuse_oversized(problem)
     operator = MongeAmpere(problem, scheme)
-    if isinstance(method, BackwardEuler):
-        return operator, _flow(operator, method, phi, threads, stats)
+    if isinstance(method, Integrator):
+        phi = np.zeros(operator.grid.shape) if phi is None else phi
+        tolerance = FLOW_TOLERANCE if tolerance == "discretization" else float(tolerance)
+        return operator, flow_steps(operator, method, phi, tolerance, threads, stats)
+    phi = phi if phi is None else phi - phi.mean()
     return operator, _nested(operator, method, tolerance, phi, threads, stats, coarser, share)
 
 
-def _flow(operator, method, phi, threads, stats):
-    grid = operator.grid
-    phi = np.zeros(grid.shape) if phi is None else phi
-    elapsed, before = 0.0, 0
+def flow_steps(operator, method, phi, tolerance, threads, stats, stop=math.inf, first=None):
+    """Records of :func:`integrate`, booked in ``stats``; threads are set only while it computes."""
     with thread_settings(threads) as count:
         linear = LinearSolver(method.linear, stats, count)
+    records = integrate(operator, linear, phi, method, tolerance, stop, first)
     while True:
         with thread_settings(threads) as count:
             use_threads(count, phi.size)
-            advance = stepping.backward_euler_step(operator, linear, phi, method)
-        phi, elapsed = advance.phi, elapsed + method.step
-        stats["newton_iterations"] += advance.newton_iterations
-        spent = _applications(stats)
-        yield Step(0, 1, grid, phi, advance.norm, advance.drift, math.inf, 0.0, elapsed, method.step,
-                   advance.newton_iterations, 1.0, 0, spent - before, method.tolerance, advance.status)
-        before = spent
-        if advance.status is not None:
+            step = next(records, None)
+        work.book(stats["work"], operator.grid.shape, operator.work)
+        operator.work = 0.0
+        if step is None:
             return
+        stats["newton_iterations"] += step.newton_iterations
+        stats["rejected_steps"] += step.rejected
+        yield step
 
 
 def _applications(stats):
@@ -325,9 +331,9 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     (True, True)
     """
     from .solution import Solution
-    if isinstance(method, BackwardEuler):
-        raise TypeError("`method` of solve must be PseudoTransient(...); use steps(problem, BackwardEuler(...)) to "
-                        "follow the flow in time.")
+    if isinstance(method, Integrator):
+        raise TypeError("`method` of solve must be PseudoTransient(...); use flow(problem, times, method) or "
+                        "steps(problem, method) to follow the flow in time.")
     if not (isinstance(max_steps, (int, np.integer)) and max_steps >= 1):
         raise ValueError(f"`max_steps` must be a whole number >= 1, got {max_steps!r}.")
     max_seconds = math.inf if max_seconds is None else max_seconds

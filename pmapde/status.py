@@ -22,6 +22,7 @@ class Status(Enum):
     STEP_TOO_SMALL = "The implicit step shrank to nothing: the densities vary too fast for this grid; use a finer grid, a larger floor or a smoother target."
     LINEAR_STALLED = "The linear solver missed its tolerance with every preconditioner allowed: use linear=Automatic(), or raise max_applications."
     NONFINITE = "NaN or infinity appeared in the residual: the target's log-density is not finite where the map goes; check its function and box."
+    CONVEXITY_LOST = "An explicit step left the convex potentials: take a smaller step (explicit_limit tells the limit), on_convexity_loss='shorten', or scheme='implicit'."
 
     @property
     def success(self):

@@ -1,4 +1,4 @@
-"""Implicit steps of the parabolic equation on one grid: backward Euler, and pseudo-transient continuation."""
+"""Growing implicit steps of the parabolic equation on one grid: pseudo-transient continuation to the steady state."""
 from __future__ import annotations
 
 import math
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from .linear.solver import Automatic
-from .newton import Newton, damped_step, newton
+from .newton import Newton, damped_step
 from .reductions import rms
 from .status import Status
 
@@ -18,11 +18,10 @@ POOR_STEP = 0.3
 """A full Newton step that leaves more of the residual makes the next linear solves count residuals, not corrections."""
 
 
-def _check_common(settings):
+def check_common(settings):
+    """Refuse a ``scheme`` or ``linear`` that is none."""
     if settings.scheme not in (None, "monotone", "centred"):
         raise ValueError(f"`scheme` must be 'monotone' or 'centred', got {settings.scheme!r}.")
-    if not isinstance(settings.newton, Newton):
-        raise TypeError(f"`newton` must be a pmapde.Newton, got {type(settings.newton).__name__}.")
     if not (isinstance(settings.linear, Automatic) or hasattr(settings.linear, "build")):
         raise TypeError(f"`linear` must be {_METHODS}, got {settings.linear!r}.")
 
@@ -68,32 +67,14 @@ class PseudoTransient:
     smallest_step: float = 1e-10
 
     def __post_init__(self):
-        _check_common(self)
+        check_common(self)
+        if not isinstance(self.newton, Newton):
+            raise TypeError(f"`newton` must be a pmapde.Newton, got {type(self.newton).__name__}.")
         if not (self.initial_step > 0 and self.growth >= 1 and 0 < self.cut < 1 and self.smallest_step > 0):
             raise ValueError(f"PseudoTransient needs initial_step > 0, growth >= 1, 0 < cut < 1, smallest_step > 0, "
                              f"got {self}.")
         if self.coarsest is not None and self.coarsest < 3:
             raise ValueError(f"`coarsest` must be at least 3 cells, got {self.coarsest!r}.")
-
-
-@dataclass(frozen=True)
-class BackwardEuler:
-    """Follow the parabolic equation in true time, ``(u_{k+1} - u_k) / step = R(u_{k+1})``, on the problem's grid.
-
-    First order in ``step``, no stability limit; each step is solved by damped Newton to ``tolerance`` (RMS of the
-    equation's residual). The mean of the potential moves with the drift.
-    """
-
-    step: float
-    scheme: str = None
-    linear: object = field(default_factory=Automatic)
-    newton: Newton = field(default_factory=Newton)
-    tolerance: float = 1e-8
-
-    def __post_init__(self):
-        _check_common(self)
-        if not (self.step > 0 and math.isfinite(self.step)):
-            raise ValueError(f"`step` must be a positive time, got {self.step!r}.")
 
 
 @dataclass(frozen=True)
@@ -151,28 +132,6 @@ def rounding_floor(phi, weights, log_size):
     squares = sum(float((w[sample] ** 2).mean()) for w in weights)
     differences = float(np.abs(phi[sample]).max()) * math.sqrt(squares)
     return 4 * np.finfo(float).eps * (differences + 4 * (1 + log_size))
-
-
-def backward_euler_step(operator, linear, phi, settings):
-    """One step of :class:`BackwardEuler` from ``phi``."""
-    shift = 1 / settings.step
-    mean = phi.mean()
-    start = phi - mean
-
-    def function(psi):
-        value = shift * (psi - start) - operator.residual(psi)
-        return value - value.mean()
-
-    def correct(psi, value, rtol):
-        result = linear.solve(operator.linearise(psi, shift), -value, rtol)
-        return result.correction, result.relative_residual < 0.9
-
-    result = newton(function, correct, start, settings.tolerance, settings.newton)
-    residual, drift = mean_free(operator.residual(result.x))
-    # R is blind to constants, so the mean of the equation gives the mean of the new potential
-    status = None if result.status is Status.CONVERGED else result.status
-    return Advance(result.x + mean + settings.step * drift, rms(residual), drift, settings.step, result.iterations,
-                   1.0, 0, status)
 
 
 def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):

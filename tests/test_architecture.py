@@ -72,7 +72,8 @@ def late(argument):
 
 
 ABOVE_THE_OPERATOR = (
-    "newton", "stepping", "solver", "solution", "transport", "storage", "exact", "gallery", "plotting", "cli")
+    "newton", "stepping", "integrators", "solver", "solution", "transport", "storage", "exact", "gallery", "legendre",
+    "ledger", "flow", "mirror", "schedules", "gaussian", "rates", "plotting", "cli")
 
 
 @pytest.mark.parametrize(("lower", "forbidden"), [
@@ -84,6 +85,10 @@ ABOVE_THE_OPERATOR = (
     (("density", "problem"), ("monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
     (("monge_ampere",), ABOVE_THE_OPERATOR),
     (("stepping",), ABOVE_THE_OPERATOR[2:]),
+    (("integrators",), ABOVE_THE_OPERATOR[3:]),
+    (("solver",), ("ledger", "flow", "mirror", "schedules", "gaussian", "rates", "exact", "gallery", "legendre")),
+    (("legendre",), ("solver", "ledger", "flow", "mirror")),
+    (("ledger",), ("flow", "mirror", "exact", "gallery")),
 ])
 def test_lower_layer_does_not_know_a_higher_one(lower, forbidden):
     modules = [module for module in FILES if is_under(module, lower)]
@@ -103,6 +108,7 @@ def test_kernels_import_nothing_of_the_package():
     (("kernels.monge_ampere_2d", "kernels.monge_ampere_3d"), {"pmapde.monge_ampere"}),
     (("kernels.transfer",), {"pmapde.transfer"}),
     (("kernels.reductions",), {"pmapde.reductions"}),
+    (("kernels.spline",), {"pmapde.legendre"}),
     (("plotting", "exact"), {"pmapde.cli"}),
     (("cli",), {"pmapde.__main__"}),
 ])

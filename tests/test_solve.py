@@ -119,24 +119,6 @@ def test_implicit_steps_alone_reach_the_same_steady_state():
         assert np.isfinite(flow.history["dt"][1:]).any()
 
 
-def test_backward_euler_is_first_order_in_time_and_blind_to_the_explicit_limit():
-    problem = exact.manufactured((32, 32)).problem
-    final = {}
-    for count in (4, 8, 16, 64):
-        engine = pmapde.steps(problem, pmapde.BackwardEuler(0.05 / count, tolerance=1e-11))
-        for _ in range(count):
-            step = next(engine)
-        final[count] = step.phi
-        assert step.time == pytest.approx(0.05)
-    errors = [np.ptp(final[count] - final[64]) for count in (4, 8, 16)]
-    # against a reference with 64 steps a first-order error c / n - c / 64 falls by 2.14 and 2.33
-    ratios = np.array(errors[:-1]) / errors[1:]
-    assert np.allclose(ratios, [2.14, 2.33], atol=0.25), ratios
-    explicit_limit = (1 / 32) ** 2 / 4
-    big = next(pmapde.steps(problem, pmapde.BackwardEuler(1000 * explicit_limit)))
-    assert big.status is None and big.residual < 0.1
-
-
 def test_callback_steps_and_seconds_stop_the_run_with_a_partial_solution():
     problem = exact.manufactured((64, 64)).problem
     stopped = pmapde.solve(problem, callback=lambda step: step.level == 1)

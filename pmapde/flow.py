@@ -1,0 +1,303 @@
+"""The parabolic Monge-Ampère flow in true time: error-controlled, with dense output and a ledger."""
+from __future__ import annotations
+
+import math
+import time as clock
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import work
+from .integrators import ESDIRK3, Integrator, value_bounds
+from .ledger import Bookkeeper, Ledger
+from .memory import refuse_oversized
+from .monge_ampere import MongeAmpere
+from .problem import TransportProblem
+from .solver import FLOW_TOLERANCE, chosen_scheme, displacement_potential, flow_steps, new_stats
+from .status import SolverError, Status
+from .threads import thread_settings, use_threads
+from .transport import PiecewiseAffineMap, component_first
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """The flow at the requested times; complete when built.
+
+    Attributes
+    ----------
+    problem : TransportProblem
+    status : Status
+        ``FINAL_TIME`` if all went well.
+    success : bool
+    times : ndarray, (m,)
+        Those of the requested times that were reached.
+    displacement_potentials : ndarray, (m, *shape)
+        ``phi_t = u_t - q``, with its mean.
+    potentials : ndarray, (m, *shape)
+        ``u_t``, with its mean: that of the start plus what the flow adds, ``integral of log(rho_t / mu)``. With the
+        source as it was given, not normalised, ``u_t - t * problem.source_log_mass`` is the flow's.
+    ledger : Ledger or None
+        One row per accepted step.
+    history : dict of ndarray
+        Per accepted step: ``time, dt, error`` (estimated local error, sup modulo constants), ``allowed``,
+        ``newton_iterations, rejected``.
+    error_estimate : float
+        Sum of the local error estimates, relative to the distance travelled: a bound on the error in time of the last
+        potential (sup modulo constants), up to the estimates' own accuracy, since the flow does not expand distances;
+        NaN with a fixed step.
+    drift : float
+        Mean of ``u_t`` per unit of time at the end: the discrete mass imbalance, O(h^2), once the flow has settled.
+    stats : dict
+        Counters, seconds, work units, as in :class:`Solution`.
+    """
+
+    problem: TransportProblem
+    status: Status
+    scheme: str
+    times: np.ndarray
+    displacement_potentials: np.ndarray
+    log_ratios: np.ndarray = field(repr=False)
+    ledger: Ledger | None
+    history: dict
+    error_estimate: float
+    drift: float
+    stats: dict
+
+    @property
+    def success(self):
+        return self.status.success
+
+    @property
+    def potentials(self):
+        return self.displacement_potentials + self.problem.quadratic(self.problem.grid.cell_centres())
+
+    @property
+    def log_evidence(self):
+        """``source_log_mass - drift``: the log normalising constant of the source as it was given."""
+        return self.problem.source_log_mass - self.drift
+
+    def density(self, index=-1):
+        """``rho_t = (grad u_t^*)_# nu`` on the source grid, normalised: ``mu exp(log residual)``."""
+        values = self.problem.source_values * np.exp(self.log_ratios[index] - self.log_ratios[index].max())
+        return values / (values.sum() * self.problem.grid.cell_volume)
+
+    def transport_map(self, index=-1):
+        """``grad u_t`` as a piecewise affine homeomorphism, see :class:`~pmapde.transport.PiecewiseAffineMap`."""
+        operator = MongeAmpere(self.problem, self.scheme)
+        return PiecewiseAffineMap(self.problem.grid, self.problem.target_grid,
+                                  operator.displacement(self.displacement_potentials[index]))
+
+    def map(self, points, index=-1):
+        """``grad u_t(points)``, (n, d) to (n, d); pushes ``rho_t`` to the target."""
+        transport = self.transport_map(index)
+        return transport.wrapped(transport.forward(component_first(points, self.problem.ndim)),
+                                 self.problem.target_grid).T
+
+    def inverse_map(self, points, index=-1):
+        """``grad u_t^*(points)``, (n, d) to (n, d): the sampler, pushes the target to ``rho_t``."""
+        transport = self.transport_map(index)
+        return transport.wrapped(transport.inverse(component_first(points, self.problem.ndim))[0],
+                                 self.problem.grid).T
+
+    def summary(self):
+        """Scalars and counters as a dict that JSON can hold."""
+        from .solution import plain
+        rows = {"status": self.status.name, "message": self.status.value, "success": self.success,
+                "source_shape": list(self.problem.grid.shape), "times": plain(list(self.times)),
+                "steps": len(self.history["time"]), "rejected": int(self.history["rejected"].sum()),
+                "newton_iterations": int(self.history["newton_iterations"].sum()),
+                "error_estimate": self.error_estimate, "drift": self.drift, "log_evidence": self.log_evidence}
+        rows = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in rows.items()}
+        return {**rows, "stats": plain(self.stats)}
+
+    def __str__(self):
+        history = self.history
+        rows = [("problem", repr(self.problem)[len("TransportProblem("):-1]),
+                ("status", f"{self.status.name}: {self.status.value}"),
+                ("time", f"{history['time'][-1] if len(history['time']) else 0.0:g} in {len(history['time'])} steps, "
+                         f"{int(history['rejected'].sum())} refused; {self.stats['newton_iterations']} Newton "
+                         f"iterations, {sum(self.stats['work'].values()):.0f} work units"),
+                ("error", f"{self.error_estimate:.1e} of the distance travelled (estimate, time stepping only)"),
+                ("drift", f"{self.drift:.2e}")]
+        if self.ledger is not None and len(self.ledger):
+            last = self.ledger.rows()[-1]
+            rows.append(("KL", f"KL(rho|mu) {last['kl_reverse']:.3e}, KL(mu|rho) {last['kl_forward']:.3e}, "
+                               f"D(mu|rho) {last['bregman']:.3e}, identity {last['identity']:.1e}"))
+        return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def checked_ledger(ledger):
+    """Whether to keep a ledger, and whether with maps."""
+    if ledger not in (None, "densities", "full"):
+        raise ValueError(f"`ledger` must be None, 'densities' or 'full', got {ledger!r}.")
+    return ledger is not None, ledger == "full"
+
+
+def _checked_times(times):
+    times = np.atleast_1d(np.asarray(times, float))
+    if times.ndim != 1 or not len(times) or not np.isfinite(times).all() or times[0] < 0 or (np.diff(times) <= 0).any():
+        raise ValueError(f"`times` must be increasing times >= 0, got {times.tolist()}.")
+    if times[-1] == 0:
+        raise ValueError("`times` must end after 0, where the flow starts.")
+    return times
+
+
+def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, ledger="densities", comparator=None,
+         exact_map=None, callback=None, threads=None, max_steps=10000, max_seconds=math.inf, throw=False):
+    """Follow the parabolic Monge-Ampère equation in true time,
+
+    ``u_t = log det D2u + log nu(grad u) - log mu``,  ``grad u_t(source box) = target box``,
+
+    whose right-hand side is ``log(rho_t / mu)``, ``rho_t = (grad u_t^*)_# nu``.
+
+    Parameters
+    ----------
+    problem : TransportProblem
+    times : float or sequence of float
+        Times of the output, increasing, in the unit of (source length x target length); 0 is the start.
+    method : ESDIRK3, TRBDF2 or BackwardEuler, optional
+        The integrator; ``ESDIRK3()``, of third order with error control, by default.
+    tolerance : float
+        Error in time relative to the distance travelled (both sup modulo constants) that is aimed at. With a fixed
+        step: only the equations of a step are solved to that accuracy, relative to how far it moves.
+    start : array_like, optional
+        Strictly convex potential on the grid; default ``q``, which is ``|x|^2 / 2`` where the boxes are equal.
+    ledger : {"densities", "full", None}
+        ``"densities"``: divergences between densities, one row per accepted step. ``"full"``: also what needs maps,
+        Bregman divergences, regret identity and EVI (solves for the steady state first, inverts a map per row).
+    comparator : array_like, optional
+        Density sigma of the evolution variational inequality, values on the grid; the source by default.
+    exact_map : callable, optional
+        The exact Brenier map, points (n, d) to (n, d), for the ledger's ``map_error``.
+    callback : callable, optional
+        Called with every :class:`~pmapde.integrators.FlowStep`; returning True stops the run.
+    threads : int, optional
+    max_steps : int
+        Accepted steps allowed.
+    max_seconds : float
+    throw : bool
+        Raise :class:`SolverError` on failure instead of returning what there is.
+
+    Returns
+    -------
+    Trajectory
+        Between steps the potentials are cubic Hermite interpolants, of third order or more. On failure
+        ``trajectory.times`` holds the times that were reached.
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        For bad input. A ``start`` that is not convex is refused: the flow is defined for convex potentials.
+
+    Notes
+    -----
+    Second order in the spacing for u, on smooth data that are compatible with the boundary. The potential and its
+    densities are those of the same discrete operator that :func:`solve` drives to zero, so the flow ends at its
+    solution, up to a constant and the drift.
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> x = (np.arange(32) + 0.5) / 32
+    >>> problem = pmapde.TransportProblem(np.add.outer(1 + x, x), np.ones((32, 32)))
+    >>> trajectory = pmapde.flow(problem, [0.01, 0.1, 1.0])
+    >>> trajectory.status.name, trajectory.potentials.shape
+    ('FINAL_TIME', (3, 32, 32))
+    """
+    method = ESDIRK3() if method is None else method
+    if not isinstance(problem, TransportProblem):
+        raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
+    if not isinstance(method, Integrator):
+        raise TypeError(f"`method` must be ESDIRK3(...), TRBDF2(...) or BackwardEuler(...), got {method!r}.")
+    times, (keep, maps) = _checked_times(times), checked_ledger(ledger)
+    if not (isinstance(tolerance, (int, float)) and 0 < tolerance < 1):
+        raise ValueError(f"`tolerance` must be between 0 and 1, got {tolerance!r}.")
+    refuse_oversized(problem)
+    begin, stats = clock.perf_counter(), new_stats()
+    scheme = chosen_scheme(problem, method)
+    operator = MongeAmpere(problem, scheme)
+    phi = np.zeros(problem.grid.shape) if start is None else displacement_potential(start, problem)
+    book = Bookkeeper(problem, scheme, "flow", comparator, exact_map, maps, threads) if keep else None
+    output, records, status = _Output(operator, times, phi), [], None
+    with thread_settings(threads) as count:
+        use_threads(count, phi.size)
+        output.ratio(phi)
+        if book:
+            book.start(phi, output.start_ratio)
+    first = float(times[0] if times[0] > 0 else times[1])
+    engine = flow_steps(operator, method, phi, tolerance, threads, stats, float(times[-1]), first)
+    for step in engine:
+        status = step.status
+        if status is None:
+            records.append((step.time, step.dt, step.error, step.allowed, step.newton_iterations, step.rejected))
+            with thread_settings(threads) as count:
+                use_threads(count, phi.size)
+                output.take(step)
+                if book:
+                    book.add(step.time, step.phi, step.log_ratio, output.middle(step) if maps else None)
+            output.previous = step.phi
+            if step.time >= times[-1]:
+                status = Status.FINAL_TIME
+            elif callback is not None and callback(step):
+                status = Status.STOPPED
+            elif len(records) >= max_steps:
+                status = Status.MAX_STEPS
+            elif clock.perf_counter() - begin > max_seconds:
+                status = Status.MAX_SECONDS
+        if status is not None:
+            engine.close()
+            break
+    stats["seconds"]["total"] = clock.perf_counter() - begin
+    stats["work"] = work.in_units(stats["work"], problem.grid.size)
+    names = ("time", "dt", "error", "allowed", "newton_iterations", "rejected")
+    history = {name: np.array([record[k] for record in records]) for k, name in enumerate(names)}
+    trajectory = Trajectory(problem, status, scheme, *output.arrays(), book.ledger if book else None, history,
+                            output.error(history["error"]), output.drift, stats)
+    if throw and not status.success:
+        raise SolverError(status, trajectory)
+    return trajectory
+
+
+class _Output:
+    """Potentials and log ratios at the requested times, as the steps pass over them."""
+
+    def __init__(self, operator, times, phi):
+        self.operator, self.times, self.previous, self.start = operator, times, phi, phi
+        self.potentials, self.ratios, self.drift, self.distance = [], [], math.nan, 0.0
+
+    def ratio(self, phi):
+        evaluation = self.operator.evaluate(phi, linearise=False)
+        value_bounds(evaluation)  # refuses what is not convex
+        self.start_ratio = evaluation.residual
+        self.drift = float(self.start_ratio.mean())
+        if self.times[0] == 0:
+            self.potentials.append(phi)
+            self.ratios.append(self.start_ratio)
+
+    def between(self, step, time):
+        """Cubic Hermite interpolation in a step."""
+        s = 1 - (step.time - time) / step.dt
+        phi = (self.previous + s * s * (3 - 2 * s) * (step.phi - self.previous)
+               + step.dt * s * (1 - s) * ((1 - s) * step.slope_before - s * step.slope))
+        return phi, self.operator.residual(phi)
+
+    def middle(self, step):
+        return self.between(step, step.time - step.dt / 2)
+
+    def take(self, step):
+        self.drift = float(step.log_ratio.mean())
+        self.distance += 0.5 * float(np.ptp(step.phi - self.previous))
+        while len(self.potentials) < len(self.times) and self.times[len(self.potentials)] <= step.time:
+            time = self.times[len(self.potentials)]
+            phi, ratio = (step.phi, step.log_ratio) if time == step.time else self.between(step, time)
+            self.potentials.append(phi)
+            self.ratios.append(ratio)
+
+    def error(self, errors):
+        return float(errors.sum() / self.distance) if self.distance > 0 and len(errors) else math.nan
+
+    def arrays(self):
+        shape = (len(self.potentials), *self.operator.grid.shape)
+        return self.times[:len(self.potentials)], np.array(self.potentials).reshape(shape), np.array(
+            self.ratios).reshape(shape)

@@ -1,0 +1,273 @@
+"""Mirror descent in the space of Brenier maps: explicit, dual and implicit, with a measured regret."""
+from __future__ import annotations
+
+import math
+import time as clock
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
+
+from . import schedules, work
+from .flow import checked_ledger
+from .integrators import BackwardEuler, implicit_stage, value_bounds
+from .ledger import Bookkeeper, Ledger
+from .linear.solver import LinearSolver
+from .memory import refuse_oversized
+from .monge_ampere import MongeAmpere
+from .problem import TransportProblem
+from .solver import chosen_scheme, displacement_potential, new_stats
+from .status import SolverError, Status
+from .threads import thread_settings, use_threads
+
+SHORTENINGS = 40
+"""Halvings of an explicit step that loses convexity."""
+HOMOTOPY = 4
+"""Times an implicit step is tried from the solution of one an eighth as long."""
+
+
+@dataclass(frozen=True, eq=False)
+class MirrorRun:
+    """What a mirror descent left behind.
+
+    Attributes
+    ----------
+    problem : TransportProblem
+        The problem descended on; the swapped one for ``scheme="dual"``.
+    status : Status
+        ``MAX_STEPS`` never: all iterations done is ``FINAL_TIME``. ``CONVEXITY_LOST``: an explicit step, counted from
+        0 by ``len(etas)``, left the convex potentials.
+    scheme : str
+    displacement_potential, potential : ndarray, (*shape)
+        The last iterate, ``phi = u - q`` and ``u``, with their mean.
+    log_ratio : ndarray, (*shape)
+        ``log(rho_K / mu)`` of the last iterate.
+    etas, limits : ndarray, (K,)
+        Steps taken, and the predicted limit of an explicit step at each (:func:`explicit_limit`).
+    shortened : int
+        Halvings of steps that lost convexity.
+    ledger : Ledger or None
+    stats : dict
+    """
+
+    problem: TransportProblem
+    status: Status
+    scheme: str
+    displacement_potential: np.ndarray
+    log_ratio: np.ndarray = field(repr=False)
+    etas: np.ndarray
+    limits: np.ndarray
+    shortened: int
+    ledger: Ledger | None
+    stats: dict
+
+    @property
+    def success(self):
+        return self.status.success
+
+    @property
+    def potential(self):
+        return self.displacement_potential + self.problem.quadratic(self.problem.grid.cell_centres())
+
+    def density(self):
+        """``rho_K`` on the grid, normalised."""
+        values = self.problem.source_values * np.exp(self.log_ratio - self.log_ratio.max())
+        return values / (values.sum() * self.problem.grid.cell_volume)
+
+    def __str__(self):
+        rows = [("problem", repr(self.problem)[len("TransportProblem("):-1]), ("scheme", self.scheme),
+                ("status", f"{self.status.name}: {self.status.value}"),
+                ("steps", f"{len(self.etas)}, sum of eta {self.etas.sum():.4g}, {self.shortened} halvings")]
+        if self.ledger is not None:
+            last = self.ledger.rows()[-1]
+            rows += [("KL", f"KL(rho|mu) {last['kl_reverse']:.3e}, KL(mu|rho) {last['kl_forward']:.3e}"),
+                     ("regret", f"{last['regret']:.4e}, with KL(mu|rho) {last['gap']:.4e}, bound {last['bound']:.4e}, "
+                                f"identity {last['identity']:.1e}")]
+        return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def predicted_limit(evaluation):
+    """``1 / (2 max sum W)``: up to it an explicit step is monotone and, by Gershgorin's circles, stable."""
+    return 0.5 / float(evaluation.weights.sum(axis=0).max())
+
+
+def explicit_limit(problem, potential=None, scheme=None):
+    """``(predicted, measured)``: how long an explicit step may be at a potential (default ``q``).
+
+    Predicted: ``1 / (2 max sum W)`` over the weights W of the linearised operator, ``h^2 lambda_min / 4`` and more for
+    a Hessian near a multiple of the identity in 2D. Measured: ``2 / |lambda|`` with the eigenvalue of largest modulus
+    of the linearised operator (Arnoldi); NaN if that did not converge.
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> problem = pmapde.TransportProblem(np.ones((16, 16)), np.ones((16, 16)))
+    >>> [round(256 * limit, 3) for limit in pmapde.explicit_limit(problem)]
+    [0.25, 0.252]
+    """
+    operator = MongeAmpere(problem, chosen_scheme(problem, BackwardEuler(scheme=scheme)))
+    phi = np.zeros(problem.grid.shape) if potential is None else displacement_potential(potential, problem)
+    evaluation = operator.evaluate(phi)
+    if not math.isfinite(evaluation.mean):
+        raise ValueError("`potential` must be strictly convex (positive second differences in every cell).")
+    stencil, shape = operator.stencil(evaluation), problem.grid.shape
+    matrix = LinearOperator((phi.size, phi.size), lambda v: stencil.apply(v.reshape(shape)).ravel(), dtype=float)
+    start = np.random.default_rng(0).standard_normal(phi.size)  # repeatable
+    try:
+        largest = float(np.abs(eigs(matrix, 1, which="LM", v0=start, tol=1e-3, return_eigenvectors=False)).max())
+    except ArpackNoConvergence:
+        largest = math.nan
+    return predicted_limit(evaluation), 2 / largest
+
+
+def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=None, on_convexity_loss="stop",
+                   ledger="densities", comparator=None, exact_map=None, method=None, tolerance=1e-6, callback=None,
+                   threads=None, max_seconds=math.inf, throw=False):
+    """Mirror descent on ``KL(. | mu)`` with the mirror ``W2^2(., nu) / 2``.
+
+    ``explicit``: ``u_{k+1} = u_k + eta_k log(rho_k / mu)``, the explicit Euler step of the parabolic equation; on a
+    grid its steps are limited by ``h^2``, see :func:`explicit_limit`. ``dual``: the same for the swapped problem,
+    forward KL.
+    ``implicit``: ``u_{k+1} = u_k + eta_k log(rho_{k+1} / mu)``, the proximal step, backward Euler: no limit.
+
+    Parameters
+    ----------
+    problem : TransportProblem
+    schedule : float or callable
+        ``(k, limit) -> eta_k``, see :mod:`pmapde.schedules`; a number is a constant step.
+    iterations : int
+    scheme : {"explicit", "implicit", "dual"}
+    start : array_like, optional
+        Strictly convex potential on the grid (of the target for ``dual``); default ``q``.
+    on_convexity_loss : {"stop", "shorten", "raise"}
+        What to do where an explicit step leaves the convex potentials: stop before it with the status
+        ``CONVEXITY_LOST``, halve it until it does not (counted in ``run.shortened``), or raise :class:`SolverError`.
+    ledger, comparator, exact_map : as in :func:`pmapde.flow`
+    method : BackwardEuler, optional
+        Scheme and linear solver.
+    tolerance : float
+        Algebraic error of an implicit step relative to how far it moves (sup modulo constants).
+    callback : callable, optional
+        Called with the iteration number and the displacement potential after every step; returning True stops.
+    threads : int, optional
+    max_seconds : float
+    throw : bool
+        Raise :class:`SolverError` on failure.
+
+    Returns
+    -------
+    MirrorRun
+
+    Raises
+    ------
+    TypeError, ValueError, SolverError
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> x = (np.arange(16) + 0.5) / 16
+    >>> problem = pmapde.TransportProblem(np.add.outer(1 + x, x), np.ones((16, 16)))
+    >>> run = pmapde.mirror_descent(problem, pmapde.schedules.geometric(0.01, 2.0), 12, scheme="implicit")
+    >>> run.status.name, bool(run.ledger["kl_reverse"][-1] < 1e-9)
+    ('FINAL_TIME', True)
+    """
+    if not isinstance(problem, TransportProblem):
+        raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
+    if scheme not in ("explicit", "implicit", "dual"):
+        raise ValueError(f"`scheme` must be 'explicit', 'implicit' or 'dual', got {scheme!r}.")
+    if on_convexity_loss not in ("stop", "shorten", "raise"):
+        raise ValueError(f"`on_convexity_loss` must be 'stop', 'shorten' or 'raise', got {on_convexity_loss!r}.")
+    if not (isinstance(iterations, (int, np.integer)) and iterations >= 1):
+        raise ValueError(f"`iterations` must be a whole number >= 1, got {iterations!r}.")
+    if not callable(schedule):
+        schedule = schedules.constant(float(schedule))
+    keep, maps = checked_ledger(ledger)
+    method = BackwardEuler(max_iterations=25) if method is None else method
+    if not isinstance(method, BackwardEuler):
+        raise TypeError(f"`method` must be BackwardEuler(...), got {method!r}.")
+    problem = problem.swapped() if scheme == "dual" else problem
+    refuse_oversized(problem)
+    operator = MongeAmpere(problem, chosen_scheme(problem, method))
+    phi = np.zeros(problem.grid.shape) if start is None else displacement_potential(start, problem)
+    kind = "implicit" if scheme == "implicit" else "explicit"
+    book = Bookkeeper(problem, operator.scheme, kind, comparator, exact_map, maps, threads) if keep else None
+    begin, status, limits = clock.perf_counter(), Status.FINAL_TIME, []
+    with thread_settings(threads) as count:
+        use_threads(count, phi.size)
+        run = _Descent(operator, method, phi, tolerance, count)
+        if book:
+            book.start(run.phi, run.log_ratio)
+        for k in range(int(iterations)):
+            limit = predicted_limit(run.evaluation)
+            eta = float(schedule(k, limit))
+            if not (eta > 0 and math.isfinite(eta)):
+                raise ValueError(f"`schedule` must give positive step sizes, got {eta!r} in iteration {k}.")
+            failure = (run.implicit(eta) if kind == "implicit"
+                       else run.explicit(eta, SHORTENINGS if on_convexity_loss == "shorten" else 0))
+            if failure:
+                status = failure
+                break
+            limits.append(limit)
+            use_threads(count, phi.size)
+            if book:
+                book.add(sum(run.etas), run.phi, run.log_ratio)
+            if callback is not None and callback(k, run.phi):
+                status = Status.STOPPED
+                break
+            if clock.perf_counter() - begin > max_seconds and k + 1 < iterations:
+                status = Status.MAX_SECONDS
+                break
+    run.stats["seconds"]["total"] = clock.perf_counter() - begin
+    work.book(run.stats["work"], problem.grid.shape, operator.work)
+    run.stats["work"] = work.in_units(run.stats["work"], problem.grid.size)
+    result = MirrorRun(problem, status, scheme, run.phi, run.log_ratio, np.array(run.etas), np.array(limits),
+                       run.shortened, book.ledger if book else None, run.stats)
+    if not status.success and (throw or (status is Status.CONVEXITY_LOST and on_convexity_loss == "raise")):
+        raise SolverError(status, result)
+    return result
+
+
+class _Descent:
+    """The iterate and its evaluation."""
+
+    def __init__(self, operator, method, phi, tolerance, threads):
+        self.operator, self.method, self.phi, self.tolerance = operator, method, phi, tolerance
+        self.stats, self.etas, self.shortened = new_stats(), [], 0
+        self.linear = LinearSolver(method.linear, self.stats, threads)
+        self.miss = (1.0, 0.0)
+        self.evaluation = operator.evaluate(phi)
+        self.bounds = value_bounds(self.evaluation)
+        self.log_ratio = self.evaluation.residual.copy()
+
+    def explicit(self, eta, halvings):
+        for _ in range(halvings + 1):
+            phi = self.phi + eta * self.log_ratio
+            self.operator.evaluate(phi, out=self.evaluation)
+            if math.isfinite(self.evaluation.mean):
+                self.phi, self.log_ratio = phi, self.evaluation.residual.copy()
+                self.etas.append(eta)
+                return None
+            eta, self.shortened = eta / 2, self.shortened + 1
+        self.shortened -= halvings + 1
+        return Status.CONVEXITY_LOST
+
+    def implicit(self, eta):
+        found = self._stage(eta, HOMOTOPY)
+        if found.failure:
+            return found.failure
+        self.phi, self.log_ratio, self.miss = found.psi, self.evaluation.residual.copy(), found.miss
+        self.etas.append(eta)
+        return None
+
+    def _stage(self, eta, depth):
+        def from_guess(guess):
+            return implicit_stage(self.operator, self.linear, self.evaluation, self.phi, eta, guess, self.phi,
+                                  self.bounds, self.tolerance, self.miss, self.method)
+
+        found = from_guess(self.phi)
+        self.stats["newton_iterations"] += found.iterations
+        if found.failure and depth:
+            nearer = self._stage(eta / 8, depth - 1)
+            if not nearer.failure:
+                found = from_guess(nearer.psi)
+        return found
