@@ -15,9 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OURS = {"solution.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "push_forward.png",
-        "interpolation.png", "residual_history.png"}
+        "interpolation.png", "residual_history.png", "trajectory.npz", "ledger.csv", "flow_densities.png", "ledger.png"}
 SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": "BlackBoxMultigrid",
            "algebraic": "AlgebraicMultigrid", "spectral": "Spectral", "direct": "Direct"}
+
+
+INTEGRATORS = {"esdirk3": "ESDIRK3", "tr-bdf2": "TRBDF2", "backward-euler": "BackwardEuler"}
+STUDIES = ("space", "time", "decay", "sublinear", "regret", "evi")
 
 
 class Failure(Exception):
@@ -41,26 +45,38 @@ def _parser():
     solve = commands.add_parser("solve", help="transport one picture, array or example density to another",
                                 description="SOURCE and TARGET: an image file (grey by luminance), a .npy or .npz file "
                                 "with a 2D or 3D array, or a name of the gallery (see `pmapde info`).")
-    solve.add_argument("source", metavar="SOURCE")
-    solve.add_argument("target", metavar="TARGET")
-    solve.add_argument("--out", required=True, metavar="DIR", help="where figures, data and summary.json go")
-    solve.add_argument("--size", metavar="N[xM[xK]]", help="resample both to this many cells (conservatively)")
-    solve.add_argument("--floor", type=float, default=0.01, metavar="R",
-                       help="raise densities to R times their maximum (default 0.01; zeros need a positive floor)")
-    solve.add_argument("--boundary", choices=("no-flux", "periodic"), default="no-flux")
+    _add_densities(solve)
     solve.add_argument("--tolerance", default="discretization", metavar="TOL",
                        help="'discretization' (default) or an RMS residual, for instance 1e-8")
     solve.add_argument("--extrapolate", choices=("cost", "map"),
                        help="Richardson extrapolation over the grids: W2, or W2 and the map, of fourth order on smooth "
                             "data")
     solve.add_argument("--solver", choices=tuple(SOLVERS), default="auto", help="linear solver")
-    solve.add_argument("--scheme", choices=("auto", "monotone", "centred"), default="auto")
-    solve.add_argument("--threads", type=int, metavar="N")
     solve.add_argument("--max-steps", type=int, default=300, metavar="N", help="implicit steps per grid (default 300)")
-    solve.add_argument("--no-figures", action="store_true")
-    solve.add_argument("--keep-failed", action="store_true", help="write what there is even if the solve fails")
-    solve.add_argument("--json", action="store_true", help="print the summary as JSON instead of a table")
     solve.set_defaults(run=_solve)
+
+    flow = commands.add_parser("flow", help="follow the parabolic equation in true time, with its ledger",
+                               description="SOURCE and TARGET as for `pmapde solve`. Writes the potentials at the "
+                               "requested times, the ledger (CSV), figures and summary.json.")
+    _add_densities(flow)
+    flow.add_argument("--times", default="0.001,0.01,0.1,1", metavar="T[,T...]",
+                      help="times of the output, increasing (default 0.001,0.01,0.1,1)")
+    flow.add_argument("--integrator", choices=tuple(INTEGRATORS), default="esdirk3")
+    flow.add_argument("--step", type=float, metavar="DT", help="fixed step instead of error control")
+    flow.add_argument("--tolerance", type=float, default=1e-4, metavar="TOL",
+                      help="error in time relative to the distance travelled (default 1e-4)")
+    flow.add_argument("--ledger", choices=("full", "densities"), default="full",
+                      help="'densities' leaves out what needs maps")
+    flow.set_defaults(run=_flow)
+
+    rates = commands.add_parser("rates", help="measure and plot convergence rates, decay, regret and EVI slack",
+                                description="Writes a figure (PNG) and the numbers behind it (CSV) per study, and the "
+                                "fitted slopes in summary.json.")
+    rates.add_argument("--out", required=True, metavar="DIR")
+    rates.add_argument("--only", nargs="+", choices=STUDIES, metavar="STUDY", help=f"of {', '.join(STUDIES)}")
+    rates.add_argument("--quick", action="store_true", help="smaller grids, fewer points")
+    rates.add_argument("--json", action="store_true", help="print the slopes as JSON")
+    rates.set_defaults(run=_rates)
 
     demo = commands.add_parser("demo", help="solve a picture, a volume and a problem with a known answer")
     demo.add_argument("--out", default="pmapde-demo", metavar="DIR")
@@ -71,6 +87,22 @@ def _parser():
     info.add_argument("--json", action="store_true")
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_densities(command):
+    """What every command on a source and a target takes."""
+    command.add_argument("source", metavar="SOURCE")
+    command.add_argument("target", metavar="TARGET")
+    command.add_argument("--out", required=True, metavar="DIR", help="where figures, data and summary.json go")
+    command.add_argument("--size", metavar="N[xM[xK]]", help="resample both to this many cells (conservatively)")
+    command.add_argument("--floor", type=float, default=0.01, metavar="R",
+                         help="raise densities to R times their maximum (default 0.01; zeros need a positive floor)")
+    command.add_argument("--boundary", choices=("no-flux", "periodic"), default="no-flux")
+    command.add_argument("--scheme", choices=("auto", "monotone", "centred"), default="auto")
+    command.add_argument("--threads", type=int, metavar="N")
+    command.add_argument("--no-figures", action="store_true")
+    command.add_argument("--keep-failed", action="store_true", help="write what there is even if the run fails")
+    command.add_argument("--json", action="store_true", help="print the summary as JSON instead of a table")
 
 
 def main(argv=None):
@@ -293,6 +325,28 @@ def _progress():
         yield callback
 
 
+@contextmanager
+def _time_progress(end):
+    """The same for a flow."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+    with tqdm(unit="step", leave=False, file=sys.stderr, bar_format="{desc} {n_fmt} steps [{elapsed}]") as bar:
+        def callback(step):
+            bar.set_description_str(f"time {step.time:.3g} of {end:g}, step {step.dt:.1e}")
+            bar.update()
+        yield callback
+
+
+@contextmanager
+def _study_progress(names):
+    """The names, with a bar on a terminal."""
+    from tqdm import tqdm
+    with tqdm(names, leave=False, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
+        yield bar
+
+
 def _json(report):
     def finite(value):
         if isinstance(value, dict):
@@ -320,31 +374,99 @@ def _failed(solution, what="not solved"):
 # commands
 
 
-def _solve(arguments):
-    tolerance = _tolerance(arguments.tolerance)
+def _problem(arguments):
     source, target = _densities(arguments)
     import pmapde
-    periodic = arguments.boundary == "periodic"
-    problem = pmapde.TransportProblem(source, target, grid=pmapde.Grid(source.shape, periodic=periodic),
-                                      floor=arguments.floor)
-    method = pmapde.PseudoTransient(scheme=None if arguments.scheme == "auto" else arguments.scheme,
-                                    linear=getattr(pmapde, SOLVERS[arguments.solver])())
+    grid = pmapde.Grid(source.shape, periodic=arguments.boundary == "periodic")
+    return pmapde.TransportProblem(source, target, grid=grid, floor=arguments.floor)
+
+
+def _scheme(arguments):
+    return None if arguments.scheme == "auto" else arguments.scheme
+
+
+def _finish(result, arguments, write):
+    """Write a result and print it; a failed one only if asked for."""
+    if not (result.success or arguments.keep_failed):
+        raise _failed(result)
+    inputs = {"command": arguments.line, "source": arguments.source, "target": arguments.target,
+              "floor": arguments.floor, "boundary": arguments.boundary, "versions": _versions()}
+    names = write(inputs)
+    return inputs, names
+
+
+def _report(result, arguments, inputs, names):
+    if arguments.json:
+        print(_json({**inputs, **result.summary()}))
+    else:
+        print(result)
+        _print_paths(arguments.out, names)
+    if not result.success:
+        raise _failed(result)
+
+
+def _solve(arguments):
+    tolerance = _tolerance(arguments.tolerance)
+    problem = _problem(arguments)
+    import pmapde
+    method = pmapde.PseudoTransient(scheme=_scheme(arguments), linear=getattr(pmapde, SOLVERS[arguments.solver])())
     with _output(arguments.out) as temporary:
         with _progress() as callback:
             solution = pmapde.solve(problem, method, tolerance=tolerance, extrapolate=arguments.extrapolate,
                                     threads=arguments.threads, max_steps=arguments.max_steps, callback=callback)
-        if not (solution.success or arguments.keep_failed):
-            raise _failed(solution)
-        inputs = {"command": arguments.line, "source": arguments.source, "target": arguments.target,
-                  "floor": arguments.floor, "boundary": arguments.boundary, "versions": _versions()}
-        names = _write(solution, temporary, inputs, not arguments.no_figures)
+        inputs, names = _finish(solution, arguments,
+                                lambda inputs: _write(solution, temporary, inputs, not arguments.no_figures))
+    _report(solution, arguments, inputs, names)
+
+
+def _flow(arguments):
+    try:
+        times = [float(part) for part in arguments.times.split(",")]
+    except ValueError:
+        raise Failure(f"--times must be numbers separated by commas, got {arguments.times!r}.") from None
+    problem = _problem(arguments)
+    import pmapde
+    method = getattr(pmapde, INTEGRATORS[arguments.integrator])(step=arguments.step, scheme=_scheme(arguments))
+    with _output(arguments.out) as temporary:
+        with _time_progress(times[-1]) as callback:
+            trajectory = pmapde.flow(problem, times, method, tolerance=arguments.tolerance, ledger=arguments.ledger,
+                                     threads=arguments.threads, callback=callback)
+
+        def write(inputs):
+            trajectory.save(temporary / "trajectory.npz")
+            trajectory.ledger.write_csv(temporary / "ledger.csv")
+            (temporary / "summary.json").write_text(_json({**inputs, **trajectory.summary()}) + "\n")
+            if not arguments.no_figures and len(trajectory.times):
+                from . import plotting
+                plotting.save_figure(plotting.flow_densities(trajectory), temporary / "flow_densities.png")
+                plotting.save_figure(plotting.ledger(trajectory.ledger), temporary / "ledger.png")
+            return sorted(path.name for path in temporary.iterdir())
+
+        inputs, names = _finish(trajectory, arguments, write)
+    _report(trajectory, arguments, inputs, names)
+
+
+def _rates(arguments):
+    from . import plotting, rates
+    chosen = arguments.only or STUDIES
+    slopes = {}
+    with _output(arguments.out) as temporary:
+        with _study_progress(chosen) as names:
+            for name in names:
+                study = rates.STUDIES[name](arguments.quick)
+                slopes[name] = study.slopes()
+                study.write_csv(temporary / f"{name}.csv")
+                plotting.save_figure(plotting.study(study), temporary / f"{name}.png")
+        summary = {"command": arguments.line, "slopes": slopes, "versions": _versions()}
+        (temporary / "summary.json").write_text(_json(summary) + "\n")
+        written = sorted(path.name for path in temporary.iterdir())
     if arguments.json:
-        print(_json({**inputs, **solution.summary()}))
-    else:
-        print(solution)
-        _print_paths(arguments.out, names)
-    if not solution.success:
-        raise _failed(solution)
+        print(_json(summary))
+        return
+    for name, fitted in slopes.items():
+        for label, slope in fitted.items():
+            print(f"{name:<10} slope {slope:6.3f}  {label}")
+    _print_paths(arguments.out, written)
 
 
 def _print_paths(directory, names):

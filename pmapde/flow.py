@@ -99,6 +99,11 @@ class Trajectory:
         return transport.wrapped(transport.inverse(component_first(points, self.problem.ndim))[0],
                                  self.problem.grid).T
 
+    def save(self, path):
+        """Write everything to one .npz file (never pickled); :func:`pmapde.load` reads it."""
+        from .storage import save_trajectory
+        save_trajectory(self, path)
+
     def summary(self):
         """Scalars and counters as a dict that JSON can hold."""
         from .solution import plain

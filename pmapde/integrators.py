@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from .linear.solver import Automatic
-from .reductions import rms
+from .reductions import inner, rms
 from .status import Status
 from .stepping import check_common, mean_free
 
@@ -177,6 +177,7 @@ def implicit_stage(operator, linear, evaluation, rhs, gamma_dt, guess, base, bou
     of the equation gives the mean of ``psi``. ``miss``: as the last such stage found it, see :class:`_Stage`.
     """
     shift, psi, spacing = 1 / gamma_dt, guess, operator.grid.spacing
+    mass = operator.problem.source_values * operator.grid.cell_volume
     operator.evaluate(psi, extend=bounds, out=evaluation)
     value = mean_free(evaluation.residual - shift * (psi - rhs))[0]
     norm = rms(value)
@@ -197,7 +198,7 @@ def implicit_stage(operator, linear, evaluation, rhs, gamma_dt, guess, base, bou
         first = first or (size / max(moved, 1e-300), min(1.0, norm / max(before, 1e-300)))
         rounding = 1e-14 * (1 + float(np.abs(psi).max()))
         if size * left <= max(tolerance * moved, rounding) and not evaluation.extended:
-            psi += float(rhs.mean()) + gamma_dt * evaluation.mean - float(psi.mean())
+            psi += inner(mass, rhs + gamma_dt * evaluation.residual - psi)
             return _Stage(psi, (psi - rhs) * shift, iteration, first)
         rtol = 0.3 * tolerance * moved / max(size * left, 1e-300)
     return _Stage(psi, None, method.max_iterations, failure=
