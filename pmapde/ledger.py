@@ -28,7 +28,8 @@ COLUMNS = {
     "map_error": "L2(mu) norm of grad u - T, T the exact map if given, else that of the discrete steady state",
     "regret": "sum of eta KL(rho | mu), the integral for a flow",
     "gap": "sum of eta S with S = KL(rho | mu) + KL(mu | rho): the regret and what the bound has to spare",
-    "bound": "bound on the gap, hence on the regret: D_0, plus the sum of eta^2 I / (2 lambda_min) for explicit steps",
+    "bound": "bound on the gap, hence on the regret: D_0, plus the sum of eta^2 I / (2 lambda_min) for explicit steps, "
+             "plus what steps that are not eta log(rho / mu) cost",
     "identity": "what the regret identity leaves over, relative to D_0",
     "evi": "what the evolution variational identity against the comparator leaves over, summed, relative to its D_0",
     "slack": "by how much its inequality holds, per unit of time: KL(sigma | rho) on average over the step",
@@ -212,7 +213,7 @@ class Bookkeeper:
         self._initial_sigma = comparator
         row = self._row(0, 0.0, state, bregman, comparator, missed)
         row["bound"] = self._initial
-        self._rows, self._before, self._spent = [row], state, {"stability": 0.0, "rates": 0.0, "extra": 0.0}
+        self._rows, self._before, self._spent = [row], state, {"stability": 0.0, "gap": 0.0, "rates": 0.0}
 
     def add(self, time, phi, log_ratio, middle=None):
         """The row of a step to ``time``; ``middle``: potential and log ratio half way, for the integrals of a flow."""
@@ -226,18 +227,27 @@ class Bookkeeper:
             stability, _, lost = second["potential"].bregman(first["potential"], first["rho"])
             row["missed"] = max(missed, lost)
         sign = -1.0 if self.kind == "implicit" else 1.0
-        regret, drift = self._integrals(eta, before, state, middle)
         change = state["potential"].phi - before["potential"].phi  # eta log(rho / mu), or its integral
         sigma = self.mu if self._sigma is None else self._sigma
-        gap, versus = (regret + drift - self._mean(density, change) for density in (self.mu, sigma))
+        if self.kind == "flow":
+            # what is linear in the log ratio needs no quadrature: its integral is the change of the potential
+            regret, drift = self._integrals(eta, before, state, middle)
+            gap, versus = (regret + drift - self._mean(density, change) for density in (self.mu, sigma))
+            spent, inexact = gap, 0.0
+        else:
+            at = before if self.kind == "explicit" else state
+            regret, gap = eta * at["kl_reverse"], eta * (at["kl_reverse"] + at["kl_forward"])
+            spent, versus = (self._mean(at["rho"] - density, change) for density in (self.mu, sigma))
+            inexact = gap - spent  # 0 if the step was eta log(rho / mu)
         self._spent["stability"] += sign * stability
+        self._spent["gap"] += spent
         self._spent["rates"] += versus
         row["stability"] = stability
         row["regret"], row["gap"] = last["regret"] + regret, last["gap"] + gap
-        row["bound"] = last["bound"]
+        row["bound"] = last["bound"] + max(inexact, 0.0)
         if self.kind == "explicit":
             row["bound"] += eta**2 * last["fisher"] / (2 * row["lambda_min"]) if row["lambda_min"] > 0 else math.inf
-        row["identity"] = (row["gap"] - (self._initial - bregman + self._spent["stability"])) / self._initial
+        row["identity"] = (self._spent["gap"] - (self._initial - bregman + self._spent["stability"])) / self._initial
         row["evi"] = (self._spent["rates"] - (self._initial_sigma - comparator + self._spent["stability"])
                       ) / self._initial_sigma
         # D(sigma|rho_k+1) - D(sigma|rho_k) -+ stability <= -eta [KL(rho|mu) - KL(sigma|mu)]
@@ -246,13 +256,7 @@ class Bookkeeper:
         self._before = state
 
     def _integrals(self, eta, before, after, middle):
-        """``eta`` times KL(rho | mu) and the log mass of rho, or their integrals over the step.
-
-        What is linear in the log ratio needs no quadrature: its integral is the change of the potential.
-        """
-        if self.kind != "flow":
-            state = before if self.kind == "explicit" else after
-            return eta * state["kl_reverse"], eta * state["drift"]
+        """Integrals over the step of KL(rho | mu) and the log mass of rho: Simpson's rule, or the trapezoidal one."""
         if middle is None:
             return tuple(0.5 * eta * (before[name] + after[name]) for name in ("kl_reverse", "drift"))
         half = self._state(0.5 * (before["time"] + after["time"]), *middle)

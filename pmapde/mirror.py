@@ -6,6 +6,7 @@ import time as clock
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy import fft
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 
 from . import schedules, work
@@ -121,8 +122,8 @@ def explicit_limit(problem, potential=None, scheme=None):
 
 
 def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=None, on_convexity_loss="stop",
-                   ledger="densities", comparator=None, exact_map=None, method=None, tolerance=1e-6, callback=None,
-                   threads=None, max_seconds=math.inf, throw=False):
+                   modes=None, ledger="densities", comparator=None, exact_map=None, method=None, tolerance=1e-6,
+                   callback=None, threads=None, max_seconds=math.inf, throw=False):
     """Mirror descent on ``KL(. | mu)`` with the mirror ``W2^2(., nu) / 2``.
 
     ``explicit``: ``u_{k+1} = u_k + eta_k log(rho_k / mu)``, the explicit Euler step of the parabolic equation; on a
@@ -142,6 +143,10 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
     on_convexity_loss : {"stop", "shorten", "raise"}
         What to do where an explicit step leaves the convex potentials: stop before it with the status
         ``CONVEXITY_LOST``, halve it until it does not (counted in ``run.shortened``), or raise :class:`SolverError`.
+    modes : int, optional
+        Explicit steps in a low-dimensional family: of the log ratio only the cosine modes (Fourier modes on periodic
+        axes) with fewer half waves per axis are used. Its steps are limited by the square of ``modes``, not by the
+        grid; what is left out appears in the ledger's bound.
     ledger, comparator, exact_map : as in :func:`pmapde.flow`
     method : BackwardEuler, optional
         Scheme and linear solver.
@@ -181,6 +186,9 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
         raise ValueError(f"`iterations` must be a whole number >= 1, got {iterations!r}.")
     if not callable(schedule):
         schedule = schedules.constant(float(schedule))
+    if modes is not None and not (isinstance(modes, (int, np.integer)) and modes >= 2 and scheme != "implicit"):
+        raise ValueError(f"`modes` must be a whole number >= 2, for explicit steps only, got {modes!r} with "
+                         f"scheme={scheme!r}.")
     keep, maps = checked_ledger(ledger)
     method = BackwardEuler(max_iterations=25) if method is None else method
     if not isinstance(method, BackwardEuler):
@@ -194,11 +202,11 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
     begin, status, limits = clock.perf_counter(), Status.FINAL_TIME, []
     with thread_settings(threads) as count:
         use_threads(count, phi.size)
-        run = _Descent(operator, method, phi, tolerance, count)
+        run = _Descent(operator, method, phi, tolerance, modes, count)
         if book:
             book.start(run.phi, run.log_ratio)
         for k in range(int(iterations)):
-            limit = predicted_limit(run.evaluation)
+            limit = predicted_limit(run.evaluation) * _relief(problem.grid, modes)
             eta = float(schedule(k, limit))
             if not (eta > 0 and math.isfinite(eta)):
                 raise ValueError(f"`schedule` must give positive step sizes, got {eta!r} in iteration {k}.")
@@ -227,11 +235,31 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
     return result
 
 
+def low_modes(field, modes, periodic):
+    """The part of a field with fewer than ``modes`` half waves per axis: cosines, or Fourier modes where periodic."""
+    for axis, wraps in enumerate(periodic):
+        n = field.shape[axis]
+        shape = [-1 if a == axis else 1 for a in range(field.ndim)]
+        if wraps:
+            keep = 2 * np.arange(n // 2 + 1) < modes
+            field = fft.irfft(fft.rfft(field, axis=axis) * keep.reshape(shape), n, axis=axis)
+        else:
+            field = fft.idct(fft.dct(field, axis=axis) * (np.arange(n) < modes).reshape(shape), axis=axis)
+    return field
+
+
+def _relief(grid, modes):
+    """By how much the limit of explicit steps grows if only low modes are used, by the symbol of second differences."""
+    if modes is None:
+        return 1.0
+    return min(1 / math.sin(0.5 * math.pi * min((modes - 1) / n, 1.0)) ** 2 for n in grid.shape)
+
+
 class _Descent:
     """The iterate and its evaluation."""
 
-    def __init__(self, operator, method, phi, tolerance, threads):
-        self.operator, self.method, self.phi, self.tolerance = operator, method, phi, tolerance
+    def __init__(self, operator, method, phi, tolerance, modes, threads):
+        self.operator, self.method, self.phi, self.tolerance, self.modes = operator, method, phi, tolerance, modes
         self.stats, self.etas, self.shortened = new_stats(), [], 0
         self.linear = LinearSolver(method.linear, self.stats, threads)
         self.miss = (1.0, 0.0)
@@ -240,8 +268,10 @@ class _Descent:
         self.log_ratio = self.evaluation.residual.copy()
 
     def explicit(self, eta, halvings):
+        direction = self.log_ratio if self.modes is None else low_modes(
+            self.log_ratio, self.modes, self.operator.grid.periodic)
         for _ in range(halvings + 1):
-            phi = self.phi + eta * self.log_ratio
+            phi = self.phi + eta * direction
             self.operator.evaluate(phi, out=self.evaluation)
             if math.isfinite(self.evaluation.mean):
                 self.phi, self.log_ratio = phi, self.evaluation.residual.copy()

@@ -151,10 +151,11 @@ def ledger(record):
     maps = np.isfinite(record["bregman"]).any()
     figure, axes = _figure(3 if maps else 1, 4.8, 4.0)
     along, label = (record["time"], "time") if record.kind == "flow" else (record["step"], "iteration")
+    scale = "log" if record.kind == "flow" else "linear"  # a flow starts with steps that are very short
     style = {"marker": ".", "markersize": 4}
 
     def curve(ax, name, values, **more):
-        good = values > 0
+        good = (values > 0) & (along > 0)
         ax.plot(along[good], values[good], label=name, **{**style, **more})
 
     for name, column in (("KL(rho | mu)", "kl_reverse"), ("KL(mu | rho)", "kl_forward"), ("D(mu | rho)", "bregman")):
@@ -163,12 +164,13 @@ def ledger(record):
     if maps:
         for name, column in (("regret", "regret"), ("with KL(mu | rho)", "gap")):
             curve(axes[1], name, record[column])
-        axes[1].plot(along, record["bound"], color="0.4", linestyle="--", label="bound")
+        axes[1].plot(along[1:], record["bound"][1:], color="0.4", linestyle="--", label="bound")
         axes[1].set(title="regret", xlabel=label)
         for name, column in (("regret identity", "identity"), ("EVI", "evi")):
             curve(axes[2], name, np.abs(record[column]))
         axes[2].set(title="left over by the identities, relative to $D_0$", xlabel=label, yscale="log")
     for ax in axes:
+        ax.set_xscale(scale)
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
     return figure
