@@ -3,7 +3,8 @@ import importlib as _importlib
 
 _HOMES = {
     "Grid": "grid", "GridDensity": "density", "LogDensity": "density", "TransportProblem": "problem",
-    "solve": "solver", "steps": "solver", "flow": "flow", "Trajectory": "flow", "Ledger": "ledger",
+    "solve": "solver", "steps": "solver",
+    "flow": "trajectory", "Trajectory": "trajectory", "ImbalanceWarning": "trajectory", "Ledger": "ledger",
     "mirror_descent": "mirror", "MirrorRun": "mirror", "explicit_limit": "mirror",
     "Step": "solver", "memory_estimate": "memory",
     "PseudoTransient": "stepping", "Newton": "newton",

@@ -46,27 +46,33 @@ class GaussianFlow:
     def _function(self, values):
         return self.modes * values @ self.modes.T
 
-    def _fundamental(self, t):
-        """``Y`` and ``Y'`` at time t."""
-        r, start = self.frequencies, self.root_q @ self.a_0 @ self.root_q
-        cosh, sinh = self._function(np.cosh(t * r)), np.sinh(t * r)
-        return cosh + self._function(sinh / r) @ start, self._function(r * sinh) + cosh @ start
+    def _at(self, t):
+        """``A_t`` and ``b_t``: in pieces short enough for the hyperbolic functions not to cancel."""
+        r, a = self.frequencies, self.root_q @ self.a_0 @ self.root_q
+        q = self.root_q @ (self.a_0 @ self.m_mu + self.b_0 - self.m_nu)
+        pieces = max(1, int(np.ceil(t * r.max() / 4)))
+        cosh, sinh = np.cosh(t / pieces * r), np.sinh(t / pieces * r)
+        for _ in range(pieces):
+            y = self._function(cosh) + self._function(sinh / r) @ a
+            dy = self._function(r * sinh) + self._function(cosh) @ a
+            a, q = dy @ np.linalg.inv(y), np.linalg.solve(y.T, q)
+            a = 0.5 * (a + a.T)
+        hessian = self.inverse_root_q @ a @ self.inverse_root_q
+        return hessian, self.m_nu + self.inverse_root_q @ q - hessian @ self.m_mu
 
     def hessian(self, t):
         """``A_t``."""
-        y, dy = self._fundamental(t)
-        return self.inverse_root_q @ dy @ np.linalg.inv(y) @ self.inverse_root_q
+        return self._at(t)[0]
 
     def slope(self, t):
         """``b_t``."""
-        y, _ = self._fundamental(t)
-        q = self.inverse_root_q @ np.linalg.solve(y.T, self.root_q @ (self.a_0 @ self.m_mu + self.b_0 - self.m_nu))
-        return self.m_nu + q - self.hessian(t) @ self.m_mu
+        return self._at(t)[1]
 
     def constant(self, t):
         """``c_t``, by quadrature; both densities normalised."""
         def rate(s):
-            a, shift = self.hessian(s), self.slope(s) - self.m_nu
+            a, b = self._at(s)
+            shift = b - self.m_nu
             logs = [np.linalg.slogdet(matrix)[1] for matrix in (a, self.s_mu, self.s_nu)]
             return (0.5 * self.m_mu @ self.p @ self.m_mu - 0.5 * shift @ self.q @ shift + logs[0] + 0.5 * logs[1]
                     - 0.5 * logs[2])
@@ -81,7 +87,7 @@ class GaussianFlow:
 
     def model(self, t):
         """Mean and covariance of ``rho_t``."""
-        return self._model(self.hessian(t), self.slope(t))
+        return self._model(*self._at(t))
 
     def _model(self, a, b):
         inverse = np.linalg.inv(a)
@@ -97,7 +103,7 @@ class GaussianFlow:
 
     def bregman(self, t):
         """D(mu | rho_t)."""
-        return self._bregman(self.hessian(t), self.slope(t))
+        return self._bregman(*self._at(t))
 
     def _bregman(self, a, b):
         difference = np.linalg.inv(self.limit) - np.linalg.inv(a)

@@ -18,7 +18,7 @@ REFUSED = 0.25
 """Reduction of a step whose equations were not solved."""
 REST_SHARE = 0.1
 """Error allowed, beside the share of the step's own movement, per doubling of the time and distance travelled."""
-EXTRAPOLATED_SHARE = 1.0
+EXTRAPOLATED_SHARE = 0.3
 """Estimate allowed per distance travelled where it is that of a method of lower order than the one that goes on."""
 ALGEBRAIC_SHARE = 0.1
 """Algebraic error of a stage, as a share of the error allowed in the step."""
@@ -81,7 +81,7 @@ class Integrator:
     step: float = None
     scheme: str = None
     linear: object = field(default_factory=Automatic)
-    max_iterations: int = 6
+    max_iterations: int = 8
 
     order: ClassVar[int]
     tableau: ClassVar[Tableau]
@@ -266,9 +266,12 @@ def integrate(operator, linear, phi, method, tolerance, stop=math.inf, first=Non
             row, at = tableau.a[stage], time + tableau.c[stage] * step
             rhs = phi + step * _combination(row[:-1], slopes)
             guess = rhs + (gamma * step) * guesses.slope(at)
-            found = implicit_stage(operator, linear, evaluation, rhs, gamma * step, guess, phi, bounds,
-                                   ALGEBRAIC_SHARE * tolerance, guesses.misses.get(stage, (1.0, 0.0)), method)
-            iterations += found.iterations
+            for first in (guess, psi):  # an extrapolation that fails gives way to where the last stage ended
+                found = implicit_stage(operator, linear, evaluation, rhs, gamma * step, first, phi, bounds,
+                                       ALGEBRAIC_SHARE * tolerance, guesses.misses.get(stage, (1.0, 0.0)), method)
+                iterations += found.iterations
+                if not found.failure or not method.step:
+                    break
             failure = found.failure
             if failure:
                 break

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import xlogy
 
 from .legendre import SmoothPotential
+from .reductions import inner
 from .solver import solve
 from .stepping import PseudoTransient
 
@@ -162,8 +163,7 @@ class Bookkeeper:
 
     def _state(self, time, phi, log_ratio):
         """What is known of one potential, the step left aside."""
-        scale = float(log_ratio.max())
-        drift = scale + math.log(self._mean(self.mu, np.exp(log_ratio - scale)))
+        drift = log_mass(self.problem, log_ratio)
         log_ratio = log_ratio - drift
         rho = self.mu * np.exp(log_ratio)
         potential = SmoothPotential(self.problem, phi)
@@ -244,8 +244,9 @@ class Bookkeeper:
         self._spent["rates"] += versus
         row["stability"] = stability
         row["regret"], row["gap"] = last["regret"] + regret, last["gap"] + gap
-        row["bound"] = last["bound"] + max(inexact, 0.0)
+        row["bound"] = last["bound"]
         if self.kind == "explicit":
+            row["bound"] += max(inexact, 0.0)
             row["bound"] += eta**2 * last["fisher"] / (2 * row["lambda_min"]) if row["lambda_min"] > 0 else math.inf
         row["identity"] = (self._spent["gap"] - (self._initial - bregman + self._spent["stability"])) / self._initial
         row["evi"] = (self._spent["rates"] - (self._initial_sigma - comparator + self._spent["stability"])
@@ -261,6 +262,13 @@ class Bookkeeper:
             return tuple(0.5 * eta * (before[name] + after[name]) for name in ("kl_reverse", "drift"))
         half = self._state(0.5 * (before["time"] + after["time"]), *middle)
         return tuple(eta / 6 * (before[name] + 4 * half[name] + after[name]) for name in ("kl_reverse", "drift"))
+
+
+def log_mass(problem, log_ratio):
+    """Log of the mass of ``rho = mu exp(log_ratio)`` on the grid: the discrete mass imbalance."""
+    highest = float(log_ratio.max())
+    mass = inner(problem.source_values, np.exp(log_ratio - highest)) * problem.grid.cell_volume
+    return highest + math.log(mass)
 
 
 def fisher_information(grid, rho, log_ratio):

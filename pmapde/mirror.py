@@ -10,7 +10,6 @@ from scipy import fft
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 
 from . import schedules, work
-from .flow import checked_ledger
 from .integrators import BackwardEuler, implicit_stage, value_bounds
 from .ledger import Bookkeeper, Ledger
 from .linear.solver import LinearSolver
@@ -20,6 +19,7 @@ from .problem import TransportProblem
 from .solver import chosen_scheme, displacement_potential, new_stats
 from .status import SolverError, Status
 from .threads import thread_settings, use_threads
+from .trajectory import checked_ledger
 
 SHORTENINGS = 40
 """Halvings of an explicit step that loses convexity."""

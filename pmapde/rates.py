@@ -8,13 +8,13 @@ import numpy as np
 
 from . import exact, gallery, schedules
 from .density import LogDensity
-from .flow import flow
 from .gaussian import GaussianFlow
 from .grid import Grid
 from .integrators import ESDIRK3, TRBDF2, BackwardEuler, half_range
 from .mirror import explicit_limit, mirror_descent
 from .problem import TransportProblem
 from .solver import solve
+from .trajectory import flow
 
 NON_LOG_CONCAVE = ("two_gaussians", "ring", "two_moons", "checkerboard")
 """Gallery densities the paper's guarantees cover and Langevin theory does not."""

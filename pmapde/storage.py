@@ -110,7 +110,8 @@ def load(path):
     except FileNotFoundError:
         raise
     except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, json.JSONDecodeError) as error:
-        raise ValueError(f"`path` {os.fspath(path)!r} is not a solution or trajectory saved by pmapde ({error}).") from None
+        raise ValueError(f"`path` {os.fspath(path)!r} is not a solution or trajectory saved by pmapde "
+                         f"({error}).") from None
 
 
 def _rebuilt_problem(header, arrays):
@@ -138,8 +139,8 @@ def _rebuilt(header, arrays):
 
 
 def _rebuilt_trajectory(header, arrays):
-    from .flow import Trajectory  # lazily: reading a solution needs none of the flow
     from .ledger import COLUMNS, Ledger
+    from .trajectory import Trajectory  # lazily: reading a solution needs none of the flow
     problem, ledger = _rebuilt_problem(header, arrays), None
     shape = (len(arrays["times"]), *problem.grid.shape)
     if arrays["phi"].shape != shape or arrays["log_ratio"].shape != shape:

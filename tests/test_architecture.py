@@ -73,7 +73,7 @@ def late(argument):
 
 ABOVE_THE_OPERATOR = (
     "newton", "stepping", "integrators", "solver", "solution", "transport", "storage", "exact", "gallery", "legendre",
-    "ledger", "flow", "mirror", "schedules", "gaussian", "rates", "plotting", "cli")
+    "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "plotting", "cli")
 
 
 @pytest.mark.parametrize(("lower", "forbidden"), [
@@ -86,9 +86,9 @@ ABOVE_THE_OPERATOR = (
     (("monge_ampere",), ABOVE_THE_OPERATOR),
     (("stepping",), ABOVE_THE_OPERATOR[2:]),
     (("integrators",), ABOVE_THE_OPERATOR[3:]),
-    (("solver",), ("ledger", "flow", "mirror", "schedules", "gaussian", "rates", "exact", "gallery", "legendre")),
-    (("legendre",), ("solver", "ledger", "flow", "mirror")),
-    (("ledger",), ("flow", "mirror", "exact", "gallery")),
+    (("solver",), ("ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "exact", "gallery", "legendre")),
+    (("legendre",), ("solver", "ledger", "trajectory", "mirror")),
+    (("ledger",), ("trajectory", "mirror", "exact", "gallery")),
 ])
 def test_lower_layer_does_not_know_a_higher_one(lower, forbidden):
     modules = [module for module in FILES if is_under(module, lower)]
@@ -169,3 +169,8 @@ def test_heavy_packages_load_late(code, heavy):
     done = subprocess.run([sys.executable, "-c", report.format(code)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == heavy
+
+
+def test_no_public_function_is_hidden_by_a_module_of_its_name():
+    public = set(__import__("pmapde").__all__)
+    assert not {module.removeprefix("pmapde.") for module in FILES} & public
