@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OURS = {"solution.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "push_forward.png",
-        "interpolation.png", "residual_history.png", "trajectory.npz", "ledger.csv", "flow_densities.png", "ledger.png"}
+        "interpolation.png", "residual_history.png"}
+FLOWS = {"trajectory.npz", "ledger.csv", "flow_densities.png", "ledger.png", "summary.json"}
 SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": "BlackBoxMultigrid",
            "algebraic": "AlgebraicMultigrid", "spectral": "Spectral", "direct": "Direct"}
 
@@ -45,20 +46,22 @@ def _parser():
     solve = commands.add_parser("solve", help="transport one picture, array or example density to another",
                                 description="SOURCE and TARGET: an image file (grey by luminance), a .npy or .npz file "
                                 "with a 2D or 3D array, or a name of the gallery (see `pmapde info`).")
-    _add_densities(solve)
+    _add_pair(solve, 0.01, "zeros need a positive floor")
     solve.add_argument("--tolerance", default="discretization", metavar="TOL",
                        help="'discretization' (default) or an RMS residual, for instance 1e-8")
     solve.add_argument("--extrapolate", choices=("cost", "map"),
                        help="Richardson extrapolation over the grids: W2, or W2 and the map, of fourth order on smooth "
                             "data")
     solve.add_argument("--solver", choices=tuple(SOLVERS), default="auto", help="linear solver")
+    solve.add_argument("--scheme", choices=("auto", "monotone", "centred"), default="auto")
     solve.add_argument("--max-steps", type=int, default=300, metavar="N", help="implicit steps per grid (default 300)")
     solve.set_defaults(run=_solve)
 
     flow = commands.add_parser("flow", help="follow the parabolic equation in true time, with its ledger",
                                description="SOURCE and TARGET as for `pmapde solve`. Writes the potentials at the "
                                "requested times, the ledger (CSV), figures and summary.json.")
-    _add_densities(flow)
+    _add_pair(flow, 0.01, "zeros need a positive floor")
+    flow.add_argument("--scheme", choices=("auto", "monotone", "centred"), default="auto")
     flow.add_argument("--times", default="0.001,0.01,0.1,1", metavar="T[,T...]",
                       help="times of the output, increasing (default 0.001,0.01,0.1,1)")
     flow.add_argument("--integrator", choices=tuple(INTEGRATORS), default="esdirk3")
@@ -89,19 +92,18 @@ def _parser():
     return parser
 
 
-def _add_densities(command):
-    """What every command on a source and a target takes."""
+def _add_pair(command, floor, zeros):
+    """What every command on a pair of densities takes."""
     command.add_argument("source", metavar="SOURCE")
     command.add_argument("target", metavar="TARGET")
     command.add_argument("--out", required=True, metavar="DIR", help="where figures, data and summary.json go")
     command.add_argument("--size", metavar="N[xM[xK]]", help="resample both to this many cells (conservatively)")
-    command.add_argument("--floor", type=float, default=0.01, metavar="R",
-                         help="raise densities to R times their maximum (default 0.01; zeros need a positive floor)")
+    command.add_argument("--floor", type=float, default=floor, metavar="R",
+                         help=f"raise densities to R times their maximum (default {floor:g}; {zeros})")
     command.add_argument("--boundary", choices=("no-flux", "periodic"), default="no-flux")
-    command.add_argument("--scheme", choices=("auto", "monotone", "centred"), default="auto")
     command.add_argument("--threads", type=int, metavar="N")
     command.add_argument("--no-figures", action="store_true")
-    command.add_argument("--keep-failed", action="store_true", help="write what there is even if the run fails")
+    command.add_argument("--keep-failed", action="store_true", help="write what there is even if it fails")
     command.add_argument("--json", action="store_true", help="print the summary as JSON instead of a table")
 
 
@@ -299,7 +301,8 @@ def _output(directory):
         written = {path.name for path in temporary.iterdir()}
         for name in written:
             os.replace(temporary / name, directory / name)
-        for name in OURS - written if written else ():  # figures of an earlier run would belong to another solution
+        # figures of an earlier run would belong to another solution
+        for name in (OURS | FLOWS) - written if written else ():
             (directory / name).unlink(missing_ok=True)
     finally:
         if temporary:
@@ -310,33 +313,26 @@ def _output(directory):
 
 
 @contextmanager
-def _progress():
-    """A callback that draws a bar on a terminal, and nothing elsewhere."""
+def _progress(describe=None):
+    """A callback that draws a bar on a terminal, and nothing elsewhere; ``describe`` says what of a step."""
+    describe = describe or _describe_step
     if not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm
     with tqdm(unit="step", leave=False, file=sys.stderr, bar_format="{desc} {n_fmt} steps [{elapsed}]") as bar:
         def callback(step):
-            shape = "x".join(map(str, step.grid.shape))
-            goal = f" goal {step.tolerance:.1e}" if step.tolerance else ""
-            bar.set_description_str(f"grid {step.level + 1}/{step.levels} ({shape}) residual {step.residual:.1e}{goal}")
-            bar.update(step.newton_iterations)
+            text, count = describe(step)
+            bar.set_description_str(text)
+            bar.update(count)
         yield callback
 
 
-@contextmanager
-def _time_progress(end):
-    """The same for a flow."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-    with tqdm(unit="step", leave=False, file=sys.stderr, bar_format="{desc} {n_fmt} steps [{elapsed}]") as bar:
-        def callback(step):
-            bar.set_description_str(f"time {step.time:.3g} of {end:g}, step {step.dt:.1e}")
-            bar.update()
-        yield callback
+def _describe_step(step):
+    shape = "x".join(map(str, step.grid.shape))
+    goal = f" goal {step.tolerance:.1e}" if step.tolerance else ""
+    return (f"grid {step.level + 1}/{step.levels} ({shape}) residual {step.residual:.1e}{goal}",
+            step.newton_iterations)
 
 
 @contextmanager
@@ -428,7 +424,7 @@ def _flow(arguments):
     import pmapde
     method = getattr(pmapde, INTEGRATORS[arguments.integrator])(step=arguments.step, scheme=_scheme(arguments))
     with _output(arguments.out) as temporary:
-        with _time_progress(times[-1]) as callback:
+        with _progress(lambda step: (f"time {step.time:.3g} of {times[-1]:g}, step {step.dt:.1e}", 1)) as callback:
             trajectory = pmapde.flow(problem, times, method, tolerance=arguments.tolerance, ledger=arguments.ledger,
                                      threads=arguments.threads, callback=callback)
 

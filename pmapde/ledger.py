@@ -52,8 +52,8 @@ class Ledger:
     >>> import numpy as np, pmapde
     >>> x = (np.arange(16) + 0.5) / 16
     >>> problem = pmapde.TransportProblem(np.add.outer(1 + x, x), np.ones((16, 16)))
-    >>> ledger = pmapde.mirror_descent(problem, lambda k, limit: 0.02, 5, scheme="implicit").ledger
-    >>> len(ledger), bool((ledger["gap"] <= ledger["bound"]).all())
+    >>> run = pmapde.mirror_descent(problem, 0.02, 5, scheme="implicit", ledger="full")
+    >>> len(run.ledger), bool((run.ledger["gap"] <= run.ledger["bound"]).all())
     (6, True)
     """
 

@@ -82,8 +82,9 @@ class MirrorRun:
         if self.ledger is not None:
             last = self.ledger.rows()[-1]
             rows += [("KL", f"KL(rho|mu) {last['kl_reverse']:.3e}, KL(mu|rho) {last['kl_forward']:.3e}"),
-                     ("regret", f"{last['regret']:.4e}, with KL(mu|rho) {last['gap']:.4e}, bound {last['bound']:.4e}, "
-                                f"identity {last['identity']:.1e}")]
+                     ("regret", f"{last['regret']:.4e}, with KL(mu|rho) {last['gap']:.4e}"
+                                + (f", bound {last['bound']:.4e}, identity {last['identity']:.1e}"
+                                   if math.isfinite(last["bound"]) else "; its bound needs ledger='full'"))]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)
 
 

@@ -109,7 +109,9 @@ def test_kernels_import_nothing_of_the_package():
     (("kernels.transfer",), {"pmapde.transfer"}),
     (("kernels.reductions",), {"pmapde.reductions"}),
     (("kernels.spline",), {"pmapde.legendre"}),
-    (("plotting", "exact"), {"pmapde.cli"}),
+    (("plotting",), {"pmapde.cli"}),
+    (("exact",), {"pmapde.cli", "pmapde.rates"}),
+    (("rates",), {"pmapde.cli"}),
     (("cli",), {"pmapde.__main__"}),
 ])
 def test_module_is_imported_only_by_its_one_user(used, users):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import pmapde
-from pmapde.cli import OURS, main
+from pmapde.cli import FLOWS, OURS, STUDIES, main
 
 
 @pytest.fixture
@@ -227,3 +227,45 @@ def test_help_loads_neither_numba_nor_matplotlib():
     code = ("import sys; from pmapde.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
             "sys.exit(any(name in sys.modules for name in ('numba', 'matplotlib', 'scipy')))")
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_flow_writes_trajectory_ledger_and_figures(tmp_path, capsys):
+    out = tmp_path / "out"
+    line = ["flow", "two_moons", "uniform", "--size", "24", "--times", "0.001,0.05", "--out", str(out)]
+    assert main(line) == 0
+    assert {path.name for path in out.iterdir()} == FLOWS
+    summary = json.loads((out / "summary.json").read_text())
+    run = pmapde.load(out / "trajectory.npz")
+    assert summary["status"] == "FINAL_TIME" and summary["times"] == [0.001, 0.05] == run.times.tolist()
+    assert (out / "ledger.csv").read_text().count("\n") == len(run.ledger) + 1
+    assert "identity" in capsys.readouterr().out
+    assert main([*line[:-1], str(out), "--no-figures", "--json", "--integrator", "tr-bdf2", "--ledger",
+                 "densities"]) == 0
+    assert {path.name for path in out.iterdir()} == FLOWS - {"flow_densities.png", "ledger.png"}
+    assert json.loads(capsys.readouterr().out)["steps"] > 3
+
+
+@pytest.mark.parametrize(("extra", "words"), [
+    (["--times", "1,x"], "--times must be numbers"), (["--times", "2,1"], "`times` must be increasing"),
+    (["--step", "-1"], "`step` must be a positive time"), (["--tolerance", "2"], "`tolerance` must be between 0 and 1"),
+])
+def test_bad_settings_of_flow_get_one_sentence(extra, words, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["flow", "two_moons", "uniform", "--size", "16", "--out", str(out), *extra]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_rates_writes_figures_numbers_and_slopes(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["rates", "--out", str(out), "--quick", "--only", "time", "evi"]) == 0
+    assert {path.name for path in out.iterdir()} == {"time.png", "time.csv", "evi.png", "evi.csv", "summary.json"}
+    slopes = json.loads((out / "summary.json").read_text())["slopes"]["time"]
+    assert len(slopes) == 3 and all(abs(slope - order) < 0.2 for slope, order in zip(slopes.values(), (1, 2, 3)))
+    assert "slope" in capsys.readouterr().out
+
+
+def test_the_names_of_the_studies_are_those_there_are():
+    from pmapde import rates
+    assert tuple(rates.STUDIES) == STUDIES
