@@ -170,20 +170,35 @@ class GridDensity:
         grid = self.grid
         return self._coefficients, grid.shape, grid.lower, grid.spacing, grid.periodic, self.interpolation == "cubic"
 
-    def average(self, points, columns, samples, gradient):
-        """Mean density over the parallelotopes around ``points`` (d, n) with edges ``columns`` (d, d, n).
+    @cached_property
+    def _prefix_sums(self):
+        """The cells with a ghost layer, and their integrals along the last axis up to the centres, multilinear
+        between them."""
+        cells = self.values
+        for axis, (n, wraps) in enumerate(zip(self.grid.shape, self.grid.periodic)):
+            cells = np.take(cells, fold(np.arange(-1, n + 1), n, wraps), axis=axis)
+        cells = np.ascontiguousarray(cells)
+        sums = np.zeros(cells.shape)
+        np.cumsum(0.5 * (cells[..., 1:] + cells[..., :-1]), axis=-1, out=sums[..., 1:])
+        sums -= sums[..., 1:2] - 0.125 * (3 * cells[..., 1:2] + cells[..., :1])  # from the lower face on
+        return cells, sums
 
-        Midpoint rule with ``samples^d`` points. Returns ``(value, d log value / d points, d log value / d columns)``,
-        the last two of shapes (d, n) and (d, d, n), or None without ``gradient``.
+    def average(self, phi, face, step, scale, derivatives):
+        """Exact mean of the density, multilinear between the cell centres, over the images of the cells of another
+        grid, boxes between ``face + step i + scale (phi[i] - phi[i - 1])`` and the same at ``i + 1`` along every axis.
+
+        ``phi`` has one ghost layer. Returns ``(value, d log value / d D_a phi, d log value / d D_aa phi)``, centred
+        and second differences, the last two (d, *shape) or None without ``derivatives``.
         """
-        from .kernels.interpolation import average_2d, average_3d
+        from .kernels.averages import average_2d, average_3d
         kernel = average_2d if self.grid.ndim == 2 else average_3d
-        dimension, count = points.shape
-        value = np.empty(count)
-        slope = np.zeros((dimension, count if gradient else 0))
-        moment = np.empty((dimension, dimension, count if gradient else 0))
-        kernel(*self._spline, points, columns, samples, gradient, value, slope, moment)
-        return (value, slope, moment) if gradient else (value, None, None)
+        shape = tuple(n - 2 for n in phi.shape)
+        value = np.empty(shape)
+        drift, moment = np.empty((2, self.grid.ndim, *(shape if derivatives else (0,) * len(shape))))
+        face = (face - self.grid.lower) / self.grid.spacing
+        kernel(*self._prefix_sums, np.array(self.grid.periodic), face, step / self.grid.spacing,
+               scale / self.grid.spacing, phi, derivatives, value, drift, moment)
+        return (value, drift, moment) if derivatives else (value, None, None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -70,22 +70,16 @@ class MongeAmpere:
         self._image = self.log_source + self.log_cell
         if problem.target.is_uniform:
             self._image -= problem.target.log_density_by_component(np.zeros((grid.ndim, 1)), False)[0][0]
-        self.samples = self._target_samples()
+        self.averages_target = problem.target.is_rough()
         self.work = 0.0  # of all evaluations, in applications of the linearised operator
         self.evaluation_work = work.EVALUATION[grid.ndim]
         if not problem.target.is_uniform:
-            self.evaluation_work += work.TARGET[grid.ndim] * self.samples ** grid.ndim
+            self.evaluation_work += work.AVERAGE[grid.ndim] if self.averages_target else work.TARGET[grid.ndim]
         self.kernels = monge_ampere_2d if grid.ndim == 2 else monge_ampere_3d
         self.offsets = OFFSETS_2D if grid.ndim == 2 else OFFSETS_3D
         self.affine = [(problem.offsets[a] + problem.slopes[a] * (grid.centres(a) - grid.lower[a])).reshape(
             [-1 if b == a else 1 for b in range(grid.ndim)]) for a in range(grid.ndim)]
         self._padded = np.empty(tuple(n + 2 for n in grid.shape))
-
-    def _target_samples(self):
-        """Points per axis at which the target is averaged over the image of a cell: 1 unless the target is rough."""
-        if not self.problem.target.is_rough():
-            return 1
-        return 4 if self.grid.ndim == 2 else 3
 
     def _pad(self, phi):
         (stencil_2d if phi.ndim == 2 else stencil_3d).pad(np.ascontiguousarray(phi), self.grid.periodic, self._padded)
@@ -146,26 +140,25 @@ class MongeAmpere:
         return evaluation.residual
 
     def _target(self, padded, gradient):
-        """``nu`` at (or averaged over) the image of every cell, the gradient of its log,
-        and the log's derivative in ``D2u h``.
+        """``nu`` at (or averaged over) the image of every cell, and the derivatives of its log, (d, *shape), in the
+        centred differences of phi and, of an average, in the second differences along the axes.
 
         The first is None where the target is uniform; ``log nu`` where it is a function.
         """
-        target, dimension, shape = self.problem.target, self.grid.ndim, self.grid.shape
+        problem, grid = self.problem, self.grid
+        target, h = problem.target, grid.spacing
         if target.is_uniform:
             return None, None, None
-        points, moment = self._map(padded).reshape(dimension, -1), None
-        if self.samples > 1:
-            edges = np.empty((dimension, dimension, *shape))
-            self.kernels.image_edges(padded, self.quadratic, self.grid.spacing, edges)
-            value, slope, moment = target.average(points, edges.reshape(dimension, dimension, -1), self.samples,
-                                                  gradient)
-        elif isinstance(target, GridDensity):
-            value, slope = target.density_by_component(points, gradient)
-        else:
-            value, slope = target.log_density_by_component(points, gradient)
-        return (value.reshape(shape), slope.reshape(dimension, *shape) if gradient else None,
-                moment.reshape(dimension, dimension, *shape) if moment is not None else None)
+        if self.averages_target:
+            return target.average(padded, problem.offsets, problem.slopes * h, 1 / h, gradient)
+        points = self._map(padded).reshape(grid.ndim, -1)
+        by_points = target.density_by_component if isinstance(target, GridDensity) else target.log_density_by_component
+        value, slope = by_points(points, gradient)
+        if gradient:
+            slope = slope.reshape(grid.ndim, *grid.shape)
+            for axis, spacing in enumerate(h):
+                slope[axis] /= 2 * spacing
+        return value.reshape(grid.shape), slope, None
 
     def new_evaluation(self, linearise=True):
         """Room for :meth:`evaluate`; without a linearisation if so asked."""
@@ -190,10 +183,10 @@ class MongeAmpere:
         self._determinant(padded, image, value, EXTENSION if extend else PLAIN, evaluation,
                           linearise)
         if slope is not None:
-            for axis, spacing in enumerate(self.grid.spacing):
-                np.divide(slope[axis], 2 * spacing, out=evaluation.drift[axis])
+            evaluation.drift[...] = slope
         if moment is not None:
-            self._add_moments(evaluation.weights, moment)
+            for axis in range(self.grid.ndim):
+                evaluation.weights[axis] += moment[axis]
         return evaluation
 
     def residual(self, phi):
@@ -208,18 +201,6 @@ class MongeAmpere:
     def linearise(self, phi, shift=0.0):
         """The :class:`Stencil` of ``shift - dR/dphi`` at an admissible ``phi``."""
         return self.stencil(self.evaluate(phi), shift)
-
-    def _add_moments(self, weights, moment):
-        """Dependence of the averaged target on the Hessian: ``sum_ab moment[a, b] h_b D_ab w``, centred differences."""
-        h, rows = self.grid.spacing, {tuple(e): k for k, e in enumerate(self.offsets)}
-        for a in range(self.grid.ndim):
-            weights[a] += moment[a, a] / h[a]
-            for b in range(a + 1, self.grid.ndim):
-                mixed = (moment[a, b] / h[a] + moment[b, a] / h[b]) / 4  # D_ab = (D_{a+b} - D_{a-b}) / 4
-                for sign in (1, -1):
-                    offset = [0] * self.grid.ndim
-                    offset[a], offset[b] = 1, sign
-                    weights[rows[tuple(offset)]] += sign * mixed
 
     def checks(self, phi):
         """``(margin, narrow mass)``.
