@@ -117,7 +117,9 @@ class LinearSolver:
     def next_grid(self):
         """Forget the hierarchy. Black-box multigrid that took over stays, unless the grid was too coarse to tell; what
         came after it is tried afresh."""
-        self._index = min(self._index, 1 if self._telling else 0)
+        index = min(self._index, 1 if self._telling else 0)
+        if index != self._index:
+            self._index, self._rate = index, None
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
 
     def correct(self, stencil, rhs, rtol, spacing, atol):
@@ -150,7 +152,7 @@ class LinearSolver:
             size = max(size, norm)
             rate = norm / last if cycles > 1 and last > 0 else None
             last = norm
-            if not math.isfinite(norm) or (rate is not None and rate > 1):
+            if not math.isfinite(norm) or (rate is not None and rate > 1 and cycles > 2):
                 break
             if rate is not None:
                 self._rate = rate if cycles > 2 or self._rate is None else max(rate, self._rate)
@@ -159,9 +161,9 @@ class LinearSolver:
             if error <= max(atol, rtol * size):
                 counters["solves"] += 1
                 return LinearResult(total[inside], math.nan, spent, True, size, error)
-            if rate is not None:
+            if cycles > 2:
                 successor, more = self._successor(stencil), _cycles(rate, error / max(atol, rtol * size))
-                if successor and self._pays(successor, math.inf if rate > POOR_RATE else more, rhs.ndim):
+                if successor and self._pays(successor, math.inf if rate > POOR_RATE and more > 2 else more, rhs.ndim):
                     self._fall_back(stencil, rate, successor)
                     preconditioner, counters = self._preconditioner(stencil)
                     last, cycles = math.inf, 0
