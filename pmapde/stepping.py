@@ -217,7 +217,7 @@ def pseudo_transient(operator, linear, phi, settings, goal):
     relaxed.
     """
     natural_time = float(np.max(operator.problem.slopes * operator.grid.lengths**2))
-    dt, forcing_memory, rejected = settings.initial_step, None, 0
+    dt, forcing_memory, rejected, careful = settings.initial_step, None, 0, False
     evaluation = operator.evaluate(phi, extend=True)
     if not math.isfinite(evaluation.norm):
         yield Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 0.0, 0, Status.NONFINITE)
@@ -239,14 +239,17 @@ def pseudo_transient(operator, linear, phi, settings, goal):
             if goal.share and goal.one_step and (forcing_memory is not None or not current.newton_iterations):
                 rtol = min(rtol, goal.share / 6)
             shift = 0.0 if math.isinf(dt) else 1 / dt
-            trial = _newton_iteration(operator, linear, evaluation, phi, shift, settings.newton, rtol, goal, current)
+            trial = _newton_iteration(operator, linear, evaluation, phi, shift, settings.newton, rtol, goal, current,
+                                      careful)
             if trial.step is not None:
                 break
             rejected += 1
             if norm <= 10 * floor:
                 yield replace(current, status=Status.STAGNATED)
                 return
-            dt = settings.cut * min(dt, natural_time / norm)
+            if careful:
+                dt = settings.cut * min(dt, natural_time / norm)
+            careful = True
             if dt < settings.smallest_step * natural_time:
                 yield replace(current, status=trial.failure)
                 return
@@ -285,13 +288,17 @@ class _Trial:
     error: float = math.inf
 
 
-def _newton_iteration(operator, linear, evaluation, phi, shift, settings, rtol, goal, current):
+def _newton_iteration(operator, linear, evaluation, phi, shift, settings, rtol, goal, current, careful):
     """One damped Newton iteration on ``(psi - phi) / dt - R(psi) = 0``, all terms mean-free.
 
-    ``evaluation`` is of ``phi`` before, of the accepted point after.
+    ``evaluation`` is of ``phi`` before, of the accepted point after. ``careful``, once a step was refused on this grid:
+    the residual of the linear solve counts, not the size of its corrections.
     """
     stencil, spacing, value = operator.stencil(evaluation, shift), operator.grid.spacing, evaluation.residual
-    result = linear.correct(stencil, value, rtol, spacing, 0.5 * goal.allowance(current.change))
+    if careful:
+        result = linear.solve(stencil, value, rtol, spacing)
+    else:
+        result = linear.correct(stencil, value, rtol, spacing, 0.5 * goal.allowance(current.change))
     if not result.error < 0.9 * result.size:  # NaN included
         return _Trial(None, Status.LINEAR_STALLED)
     failure = Status.STEP_TOO_SMALL

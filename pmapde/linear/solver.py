@@ -123,7 +123,8 @@ class LinearSolver:
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
 
     def correct(self, stencil, rhs, rtol, spacing, atol):
-        """Correction for ``rhs`` whose error, in the RMS of its gradient, is below ``max(atol, rtol size)``.
+        """Correction for ``rhs`` whose error, in the RMS of its gradient, is below ``atol``, if that is less than half
+        its size, or below ``rtol size``.
 
         A residual says little about smooth errors, the size of successive corrections does: cycles are repeated until
         ``last rate / (1 - rate)`` is small enough, the rate being that of the corrections, on this grid or the last
@@ -158,11 +159,12 @@ class LinearSolver:
                 self._rate = rate if cycles > 2 or self._rate is None else max(rate, self._rate)
             expected = min(FIRST_RATE if self._rate is None else self._rate, 0.9)
             error = norm * expected / (1 - expected)
-            if error <= max(atol, rtol * size):
+            enough = max(rtol * size, min(atol, 0.5 * size))
+            if error <= enough:
                 counters["solves"] += 1
                 return LinearResult(total[inside], math.nan, spent, True, size, error)
             if cycles > 2:
-                successor, more = self._successor(stencil), _cycles(rate, error / max(atol, rtol * size))
+                successor, more = self._successor(stencil), _cycles(rate, error / enough)
                 if successor and self._pays(successor, math.inf if rate > POOR_RATE and more > 2 else more, rhs.ndim):
                     self._fall_back(stencil, rate, successor)
                     preconditioner, counters = self._preconditioner(stencil)
