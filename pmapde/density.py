@@ -154,21 +154,31 @@ class GridDensity:
         """The same with component-first arrays ``(d, n)``: ``(value, gradient or None)``."""
         if self.is_uniform:
             return np.full(points.shape[1], np.log(self.values.flat[0])), np.zeros_like(points) if gradient else None
-        value, slope = self.density_by_component(points, gradient)
-        return np.log(value, out=value), slope
-
-    def density_by_component(self, points, gradient):
-        """The density itself, and the gradient of its logarithm, ``(d, n)``, or None."""
-        from .kernels.interpolation import density_2d, density_3d
-        kernel = density_2d if self.grid.ndim == 2 else density_3d
+        from .kernels.interpolation import points_2d, points_3d
+        kernel = points_2d if self.grid.ndim == 2 else points_3d
         value, slope = np.empty(points.shape[1]), np.empty((self.grid.ndim, points.shape[1] if gradient else 0))
-        kernel(*self._spline, points, gradient, value, slope)
-        return value, slope if gradient else None
+        kernel(*self._spline, self.grid.lower, self.grid.spacing, points, gradient, value, slope)
+        return np.log(value, out=value), slope if gradient else None
 
     @property
     def _spline(self):
+        return self._coefficients, self.grid.shape, self.grid.periodic, self.interpolation == "cubic"
+
+    def _in_cells(self, face, step, scale):
+        """Positions ``face + step i + scale (phi[i] - phi[i - 1])`` in index coordinates."""
         grid = self.grid
-        return self._coefficients, grid.shape, grid.lower, grid.spacing, grid.periodic, self.interpolation == "cubic"
+        return (face - grid.lower) / grid.spacing, step / grid.spacing, scale / grid.spacing
+
+    def at_images(self, phi, face, step, scale, derivatives, value, drift):
+        """The density at the images of the cells of another grid, midway between ``face + step i + scale (phi[i] -
+        phi[i - 1])`` and the same at ``i + 1`` along every axis; with ``derivatives`` those of its logarithm in the
+        differences ``phi[i + 1] - phi[i - 1]``.
+
+        ``phi`` has one ghost layer. Written to ``value`` (*shape) and ``drift`` (d, *shape).
+        """
+        from .kernels.interpolation import images_2d, images_3d
+        kernel = images_2d if self.grid.ndim == 2 else images_3d
+        kernel(*self._spline, *self._in_cells(face, step, scale), phi, derivatives, value, drift)
 
     @cached_property
     def _prefix_sums(self):
@@ -183,22 +193,13 @@ class GridDensity:
         sums -= sums[..., 1:2] - 0.125 * (3 * cells[..., 1:2] + cells[..., :1])  # from the lower face on
         return cells, sums
 
-    def average(self, phi, face, step, scale, derivatives):
-        """Exact mean of the density, multilinear between the cell centres, over the images of the cells of another
-        grid, boxes between ``face + step i + scale (phi[i] - phi[i - 1])`` and the same at ``i + 1`` along every axis.
-
-        ``phi`` has one ghost layer. Returns ``(value, d log value / d D_a phi, d log value / d D_aa phi)``, centred
-        and second differences, the last two (d, *shape) or None without ``derivatives``.
-        """
+    def over_images(self, phi, face, step, scale, derivatives, value, drift, moment):
+        """The same for the exact mean of the density, multilinear between its cell centres, over the whole images
+        (boxes); ``moment`` (d, *shape): derivatives in the second differences along the axes."""
         from .kernels.averages import average_2d, average_3d
         kernel = average_2d if self.grid.ndim == 2 else average_3d
-        shape = tuple(n - 2 for n in phi.shape)
-        value = np.empty(shape)
-        drift, moment = np.empty((2, self.grid.ndim, *(shape if derivatives else (0,) * len(shape))))
-        face = (face - self.grid.lower) / self.grid.spacing
-        kernel(*self._prefix_sums, np.array(self.grid.periodic), face, step / self.grid.spacing,
-               scale / self.grid.spacing, phi, derivatives, value, drift, moment)
-        return (value, drift, moment) if derivatives else (value, None, None)
+        kernel(*self._prefix_sums, np.array(self.grid.periodic), *self._in_cells(face, step, scale), phi, derivatives,
+               value, drift, moment)
 
 
 @dataclass(frozen=True, eq=False)

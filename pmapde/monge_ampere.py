@@ -80,6 +80,9 @@ class MongeAmpere:
         self.affine = [(problem.offsets[a] + problem.slopes[a] * (grid.centres(a) - grid.lower[a])).reshape(
             [-1 if b == a else 1 for b in range(grid.ndim)]) for a in range(grid.ndim)]
         self._padded = np.empty(tuple(n + 2 for n in grid.shape))
+        if isinstance(problem.target, GridDensity) and not problem.target.is_uniform:
+            self._density = np.empty(grid.shape)  # of the target, at the images of the cells
+            self._moment = np.empty((grid.ndim, *grid.shape)) if self.averages_target else None
 
     def _pad(self, phi):
         (stencil_2d if phi.ndim == 2 else stencil_3d).pad(np.ascontiguousarray(phi), self.grid.periodic, self._padded)
@@ -139,26 +142,25 @@ class MongeAmpere:
         self._determinant(self._pad(phi), np.full(self.grid.shape, self.log_cell), None, PLAIN, evaluation, False)
         return evaluation.residual
 
-    def _target(self, padded, gradient):
-        """``nu`` at (or averaged over) the image of every cell, and the derivatives of its log, (d, *shape), in the
-        centred differences of phi and, of an average, in the second differences along the axes.
-
-        The first is None where the target is uniform; ``log nu`` where it is a function.
-        """
+    def _target(self, padded, drift, linearise):
+        """``nu`` at (or averaged over) the image of every cell, or ``log nu`` where it is a function; None where it is
+        uniform. Writes the derivatives of its log to ``drift``, and to ``_moment`` those of an average."""
         problem, grid = self.problem, self.grid
         target, h = problem.target, grid.spacing
         if target.is_uniform:
-            return None, None, None
-        if self.averages_target:
-            return target.average(padded, problem.offsets, problem.slopes * h, 1 / h, gradient)
-        points = self._map(padded).reshape(grid.ndim, -1)
-        by_points = target.density_by_component if isinstance(target, GridDensity) else target.log_density_by_component
-        value, slope = by_points(points, gradient)
-        if gradient:
-            slope = slope.reshape(grid.ndim, *grid.shape)
+            return None
+        if isinstance(target, GridDensity):
+            arguments = (padded, problem.offsets, problem.slopes * h, 1 / h, linearise, self._density, drift)
+            if self.averages_target:
+                target.over_images(*arguments, self._moment)
+            else:
+                target.at_images(*arguments)
+            return self._density
+        value, slope = target.log_density_by_component(self._map(padded).reshape(grid.ndim, -1), linearise)
+        if linearise:
             for axis, spacing in enumerate(h):
-                slope[axis] /= 2 * spacing
-        return value.reshape(grid.shape), slope, None
+                np.divide(slope[axis].reshape(grid.shape), 2 * spacing, out=drift[axis])
+        return value.reshape(grid.shape)
 
     def new_evaluation(self, linearise=True):
         """Room for :meth:`evaluate`; without a linearisation if so asked."""
@@ -176,17 +178,13 @@ class MongeAmpere:
         evaluation = self.new_evaluation(linearise) if out is None else out
         self.work += self.evaluation_work
         padded = self._pad(phi)
-        value, slope, moment = self._target(padded, linearise)
-        image = self._image
+        value, image = self._target(padded, evaluation.drift, linearise), self._image
         if value is not None and not isinstance(self.problem.target, GridDensity):
             image, value = np.subtract(image, value, out=value), None
-        self._determinant(padded, image, value, EXTENSION if extend else PLAIN, evaluation,
-                          linearise)
-        if slope is not None:
-            evaluation.drift[...] = slope
-        if moment is not None:
+        self._determinant(padded, image, value, EXTENSION if extend else PLAIN, evaluation, linearise)
+        if linearise and self.averages_target:
             for axis in range(self.grid.ndim):
-                evaluation.weights[axis] += moment[axis]
+                evaluation.weights[axis] += self._moment[axis]
         return evaluation
 
     def residual(self, phi):

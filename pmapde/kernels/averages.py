@@ -24,7 +24,7 @@ NARROWEST = 1e-3
 """Boxes are at least this wide, in cells of the density: narrower ones are all rounding errors."""
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _span(low, high, n, periodic):
     """``(low, high, sense)``: ordered, at least ``NARROWEST`` apart and at most a period, ``low`` in the first period;
     ``sense`` is the derivative of the width with respect to ``high - low``. NaN stays."""
@@ -41,13 +41,13 @@ def _span(low, high, n, periodic):
     return low, high, sense
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _inside(x, n, periodic):
     """The point of the no-flux box nearest to ``x``."""
     return x if periodic else min(max(x, 0.0), float(n))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _hat(t):
     """The hat function of a cell centre, ``t`` past the lower face of the cell, and its integral up to there."""
     s = min(max(t + 0.5, 0.0), 2.0)
@@ -55,7 +55,7 @@ def _hat(t):
     return (s, 0.5 * s * s) if s < 1.0 else (rest, 1.0 - 0.5 * rest * rest)
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _weight(k, low, high, inside_low, inside_high):
     """Integral of the hat of cell ``k`` over a span, and its values at both ends."""
     at_low, below_low = _hat(inside_low - k)
@@ -63,21 +63,21 @@ def _weight(k, low, high, inside_low, inside_high):
     return (below_high - below_low + (high - inside_high) * at_high - (low - inside_low) * at_low), at_low, at_high
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _place(x):
     """First stored cell and fraction of a point between two cell centres."""
     first = math.floor(x - 0.5)
     return int(first) + 1, x - 0.5 - first
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _up_to(row, sums, k, f, beyond):
     """Integral of a row of cells up to a point, and the density there; the part beyond the box included."""
     here = row[k] + f * (row[k + 1] - row[k])
     return sums[k] + f * (row[k] + 0.5 * f * (row[k + 1] - row[k])) + beyond * here, here
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def average_2d(cells, sums, periodic, face, step, scale, phi, with_derivatives, value, drift, moment):
     """``sums`` (as ``cells``): integrals along the last axis up to the cell centres."""
     nx, ny = cells.shape[0] - 2, cells.shape[1] - 2
@@ -125,7 +125,7 @@ def average_2d(cells, sums, periodic, face, step, scale, phi, with_derivatives, 
                 moment[1, i, j] = sense_y * scale[1] * (0.5 * (at_right + at_left) * inverse - 1.0 / (right - left))
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def average_3d(cells, sums, periodic, face, step, scale, phi, with_derivatives, value, drift, moment):
     """The same in 3D."""
     nx, ny, nz = cells.shape[0] - 2, cells.shape[1] - 2, cells.shape[2] - 2

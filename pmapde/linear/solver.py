@@ -55,6 +55,8 @@ missing."""
 FEW_CYCLES = 6
 TELLING = {2: 64, 3: 32}
 """Cells along the shortest axis from which the rate of the cycles on a grid says something about finer grids."""
+SLACK = 0.8
+"""Largest relative error of a correction, however small it is: some of it must be right."""
 FIRST_RATE = 0.25
 """Rate of the cycles assumed before one was seen."""
 
@@ -123,8 +125,8 @@ class LinearSolver:
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
 
     def correct(self, stencil, rhs, rtol, spacing, atol):
-        """Correction for ``rhs`` whose error, in the RMS of its gradient, is below ``atol``, if that is less than half
-        its size, or below ``rtol size``.
+        """Correction for ``rhs`` whose error, in the RMS of its gradient, is below ``atol``, or ``SLACK`` of
+        its size if that is less, or below ``rtol size``.
 
         A residual says little about smooth errors, the size of successive corrections does: cycles are repeated until
         ``last rate / (1 - rate)`` is small enough, the rate being that of the corrections, on this grid or the last
@@ -159,7 +161,7 @@ class LinearSolver:
                 self._rate = rate if cycles > 2 or self._rate is None else max(rate, self._rate)
             expected = min(FIRST_RATE if self._rate is None else self._rate, 0.9)
             error = norm * expected / (1 - expected)
-            enough = max(rtol * size, min(atol, 0.5 * size))
+            enough = max(rtol * size, min(atol, SLACK * size))
             if error <= enough:
                 counters["solves"] += 1
                 return LinearResult(total[inside], math.nan, spent, True, size, error)
