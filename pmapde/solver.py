@@ -179,7 +179,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
         use_threads(count, problems[0].grid.size)
         if start is None:
             problems = _levels(finest_operator.problem, method)
-    phi = start
+    phi, taken = start, 0
     for level, problem in enumerate(problems):
         finest, grid = level == len(problems) - 1, problem.grid
         operator = finest_operator if finest else MongeAmpere(problem, finest_operator.scheme)

@@ -7,17 +7,16 @@ image of cell ``i`` lies between the one-sided differences of the potential, in 
     low = face + step i + scale (phi(i) - phi(i - 1)),      high = face + step (i + 1) + scale (phi(i + 1) - phi(i)),
 
 ``phi`` with one ghost layer. Outside a no-flux box the density is constant along the normal. Integrals along the last
-axis come from prefix sums, those along the others from a loop over the rows of cells that the box touches; nothing
-cancels but within a row.
+axis come from prefix sums, those along the others from a loop over the rows of cells that the box touches: the cost
+grows with the width, and what rounding the sums bring is that of a row.
 
-``value`` is the mean; if asked for, with ``D_a phi`` the difference ``phi(i + 1_a) - phi(i - 1_a)`` and ``D_aa phi`` the
-second difference, ``drift[a] = d log value / d D_a phi`` and ``moment[a] = d log value / d D_aa phi``. Between
-non-overlapping images of a convex potential this makes ``width value`` along an axis the difference of one monotone
-function at two one-sided differences: degenerate elliptic, whatever the density.
+``value`` is the mean. If asked for, ``drift[a] = d log value / d D_a phi`` and ``moment[a] = d log value / d D_aa phi``
+with ``D_a phi = phi(i + 1_a) - phi(i - 1_a)`` and ``D_aa phi`` the second difference. Where the images of neighbours
+share their faces the masses add up to that of the target, and along an axis ``width value`` is the difference of one
+increasing function at two one-sided differences: degenerate elliptic, whatever the density.
 """
 import math
 
-import numpy as np
 from numba import njit, prange
 
 NARROWEST = 1e-3
