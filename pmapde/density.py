@@ -62,7 +62,7 @@ class GridDensity:
         ``"linear"``: multilinear, continuous. ``"cubic"``: cubic B-spline through the values, twice continuously
         differentiable; coefficients below half the smallest of the values around are raised to it (the mass is
         restored by a factor), so it stays positive and smooth data are left alone. Second-order accurate both, as cell
-        averages are.
+        averages are. A rough target (``ROUGH``) is multilinear for the solver whatever is chosen, and averaged exactly.
 
     Raises
     ------
@@ -182,9 +182,18 @@ class GridDensity:
 
     @cached_property
     def _prefix_sums(self):
-        """The cells with a ghost layer, and their integrals along the last axis up to the centres, multilinear
-        between them."""
+        """Values at the centres, with a ghost layer, whose multilinear interpolant has the cell averages ``values``,
+        nearly, and their integrals along the last axis up to the centres.
+
+        Interpolating the averages themselves would add an eighth of their second difference along every axis; what
+        would flow over each face to undo that is bounded by an eighth of the smaller side: positive, and no mass lost.
+        """
         cells = self.values
+        for axis, (n, wraps) in enumerate(zip(self.grid.shape, self.grid.periodic)):
+            ends = np.take(self.values, fold(np.arange(-1, n + 1), n, wraps), axis=axis)
+            low, high = (np.take(ends, np.arange(k, n + 1 + k), axis=axis) for k in (0, 1))
+            bound = np.minimum(low, high)
+            cells = cells - np.diff(np.clip(high - low, -bound, bound), axis=axis) / 8
         for axis, (n, wraps) in enumerate(zip(self.grid.shape, self.grid.periodic)):
             cells = np.take(cells, fold(np.arange(-1, n + 1), n, wraps), axis=axis)
         cells = np.ascontiguousarray(cells)
