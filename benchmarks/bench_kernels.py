@@ -67,17 +67,21 @@ def numpy_stencil(stencil, field):
     return out
 
 
-def operator(shape, uniform):
+def operator(shape, kind):
+    """``kind``: "uniform", "array" or "rough" target."""
     grid = Grid(shape)
-    angles = 2 * np.pi * grid.cell_centres()
-    target = np.ones(shape) if uniform else 1 + 0.3 * np.prod(np.cos(angles), axis=0)
+    target = np.ones(shape)
+    if kind == "array":
+        target += 0.3 * np.prod(np.cos(2 * np.pi * grid.cell_centres()), axis=0)
+    elif kind == "rough":
+        target += 4 * np.random.default_rng(0).random(shape)
     problem = TransportProblem(GridDensity(np.ones(shape), grid), GridDensity(target, grid), grid=grid)
     return MongeAmpere(problem, "monotone" if len(shape) == 2 else "centred")
 
 
 def cases(shape):
     """(name, kernel call, NumPy call or None, fields moved) after comparing the kernel with NumPy."""
-    plain, general = operator(shape, True), operator(shape, False)
+    plain, general, rough = (operator(shape, kind) for kind in ("uniform", "array", "rough"))
     points = plain.grid.cell_centres().reshape(len(shape), -1).T
     phi = displacement_potential(len(shape), 0.5).value(points).reshape(shape)
     stencil, out = general.linearise(phi, 1.0), np.empty(shape)
@@ -94,6 +98,7 @@ def cases(shape):
             ("log_determinant", lambda: plain.log_determinant(phi), lambda: numpy_log_determinant(phi, plain), 2),
             ("linearise (uniform target)", lambda: plain.linearise(phi), None, 1 + count + ndim),
             ("linearise (array target)", lambda: general.linearise(phi), None, 2 + count + ndim),
+            ("linearise (rough target)", lambda: rough.linearise(phi), None, 3 + count + 3 * ndim),
             ("residual (array target)", lambda: general.residual(phi), None, 4),
             ("stencil apply", lambda: stencil.apply(phi, out), lambda: numpy_stencil(stencil, phi), 2 + count + ndim)]
 

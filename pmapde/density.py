@@ -62,7 +62,7 @@ class GridDensity:
         ``"linear"``: multilinear, continuous. ``"cubic"``: cubic B-spline through the values, twice continuously
         differentiable; coefficients below half the smallest of the values around are raised to it (the mass is
         restored by a factor), so it stays positive and smooth data are left alone. Second-order accurate both, as cell
-        averages are.
+        averages are. A rough target (``ROUGH``) is multilinear for the solver whatever is chosen, and averaged exactly.
 
     Raises
     ------
@@ -154,36 +154,61 @@ class GridDensity:
         """The same with component-first arrays ``(d, n)``: ``(value, gradient or None)``."""
         if self.is_uniform:
             return np.full(points.shape[1], np.log(self.values.flat[0])), np.zeros_like(points) if gradient else None
-        value, slope = self.density_by_component(points, gradient)
-        return np.log(value, out=value), slope
-
-    def density_by_component(self, points, gradient):
-        """The density itself, and the gradient of its logarithm, ``(d, n)``, or None."""
-        from .kernels.interpolation import density_2d, density_3d
-        kernel = density_2d if self.grid.ndim == 2 else density_3d
+        from .kernels.interpolation import points_2d, points_3d
+        kernel = points_2d if self.grid.ndim == 2 else points_3d
         value, slope = np.empty(points.shape[1]), np.empty((self.grid.ndim, points.shape[1] if gradient else 0))
-        kernel(*self._spline, points, gradient, value, slope)
-        return value, slope if gradient else None
+        kernel(*self._spline, self.grid.lower, self.grid.spacing, points, gradient, value, slope)
+        return np.log(value, out=value), slope if gradient else None
 
     @property
     def _spline(self):
+        return self._coefficients, self.grid.shape, self.grid.periodic, self.interpolation == "cubic"
+
+    def _in_cells(self, face, step, scale):
+        """Positions ``face + step i + scale (phi[i] - phi[i - 1])`` in index coordinates."""
         grid = self.grid
-        return self._coefficients, grid.shape, grid.lower, grid.spacing, grid.periodic, self.interpolation == "cubic"
+        return (face - grid.lower) / grid.spacing, step / grid.spacing, scale / grid.spacing
 
-    def average(self, points, columns, samples, gradient):
-        """Mean density over the parallelotopes around ``points`` (d, n) with edges ``columns`` (d, d, n).
+    def at_images(self, phi, face, step, scale, derivatives, value, drift):
+        """The density at the images of the cells of another grid, midway between ``face + step i + scale (phi[i] -
+        phi[i - 1])`` and the same at ``i + 1`` along every axis; with ``derivatives`` those of its logarithm in the
+        differences ``phi[i + 1] - phi[i - 1]``.
 
-        Midpoint rule with ``samples^d`` points. Returns ``(value, d log value / d points, d log value / d columns)``,
-        the last two of shapes (d, n) and (d, d, n), or None without ``gradient``.
+        ``phi`` has one ghost layer. Written to ``value`` (*shape) and ``drift`` (d, *shape).
         """
-        from .kernels.interpolation import average_2d, average_3d
+        from .kernels.interpolation import images_2d, images_3d
+        kernel = images_2d if self.grid.ndim == 2 else images_3d
+        kernel(*self._spline, *self._in_cells(face, step, scale), phi, derivatives, value, drift)
+
+    @cached_property
+    def _prefix_sums(self):
+        """Values at the centres, with a ghost layer, whose multilinear interpolant has the cell averages ``values``,
+        nearly, and their integrals along the last axis up to the centres.
+
+        Interpolating the averages themselves would add an eighth of their second difference along every axis; what
+        would flow over each face to undo that is bounded by an eighth of the smaller side: positive, and no mass lost.
+        """
+        cells = self.values
+        for axis, (n, wraps) in enumerate(zip(self.grid.shape, self.grid.periodic)):
+            ends = np.take(self.values, fold(np.arange(-1, n + 1), n, wraps), axis=axis)
+            low, high = (np.take(ends, np.arange(k, n + 1 + k), axis=axis) for k in (0, 1))
+            bound = np.minimum(low, high)
+            cells = cells - np.diff(np.clip(high - low, -bound, bound), axis=axis) / 8
+        for axis, (n, wraps) in enumerate(zip(self.grid.shape, self.grid.periodic)):
+            cells = np.take(cells, fold(np.arange(-1, n + 1), n, wraps), axis=axis)
+        cells = np.ascontiguousarray(cells)
+        sums = np.zeros(cells.shape)
+        np.cumsum(0.5 * (cells[..., 1:] + cells[..., :-1]), axis=-1, out=sums[..., 1:])
+        sums -= sums[..., 1:2] - 0.125 * (3 * cells[..., 1:2] + cells[..., :1])  # from the lower face on
+        return cells, sums
+
+    def over_images(self, phi, face, step, scale, derivatives, value, drift, moment):
+        """The same for the exact mean of the density, multilinear between its cell centres, over the whole images
+        (boxes); ``moment`` (d, *shape): derivatives in the second differences along the axes."""
+        from .kernels.averages import average_2d, average_3d
         kernel = average_2d if self.grid.ndim == 2 else average_3d
-        dimension, count = points.shape
-        value = np.empty(count)
-        slope = np.zeros((dimension, count if gradient else 0))
-        moment = np.empty((dimension, dimension, count if gradient else 0))
-        kernel(*self._spline, points, columns, samples, gradient, value, slope, moment)
-        return (value, slope, moment) if gradient else (value, None, None)
+        kernel(*self._prefix_sums, np.array(self.grid.periodic), *self._in_cells(face, step, scale), phi, derivatives,
+               value, drift, moment)
 
 
 @dataclass(frozen=True, eq=False)

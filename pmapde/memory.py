@@ -7,12 +7,14 @@ from .density import GridDensity
 
 BYTES_PER_CELL = {2: 175, 3: 220}
 """Peak of a solve with geometric multigrid and a uniform target, beyond the problem itself: 20 to 28 fields."""
-INTERPOLATED = {2: 60, 3: 80}
-"""More where the target is interpolated: points, values, gradient, coefficients."""
-AVERAGED = {2: 130, 3: 260}
-"""More where it is averaged over images: their edges, and derivatives with respect to them."""
-BLACK_BOX = {2: 200, 3: 270}
-"""More where black-box multigrid takes over."""
+INTERPOLATED = {2: 20, 3: 20}
+"""More where the target is interpolated: its values and coefficients."""
+FUNCTION = {2: 60, 3: 80}
+"""More where it is a function: points, values, gradient."""
+AVERAGED = {2: 100, 3: 110}
+"""More where it is averaged over images: derivatives in their widths, and the fields of Jacobi steps."""
+BLACK_BOX = {2: 350, 3: 420}
+"""More where black-box multigrid takes over, with the fields of BiCGSTAB around it."""
 
 
 def memory_estimate(problem):
@@ -29,7 +31,9 @@ def memory_estimate(problem):
     """
     ndim, target = problem.ndim, problem.target
     cell = BYTES_PER_CELL[ndim]
-    if not target.is_uniform:
+    if not isinstance(target, GridDensity):
+        cell += FUNCTION[ndim]
+    elif not target.is_uniform:
         cell += INTERPOLATED[ndim]
     if target.is_rough():
         cell += AVERAGED[ndim] + BLACK_BOX[ndim]

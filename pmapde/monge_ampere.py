@@ -70,22 +70,19 @@ class MongeAmpere:
         self._image = self.log_source + self.log_cell
         if problem.target.is_uniform:
             self._image -= problem.target.log_density_by_component(np.zeros((grid.ndim, 1)), False)[0][0]
-        self.samples = self._target_samples()
+        self.averages_target = problem.target.is_rough()
         self.work = 0.0  # of all evaluations, in applications of the linearised operator
         self.evaluation_work = work.EVALUATION[grid.ndim]
         if not problem.target.is_uniform:
-            self.evaluation_work += work.TARGET[grid.ndim] * self.samples ** grid.ndim
+            self.evaluation_work += work.AVERAGE[grid.ndim] if self.averages_target else work.TARGET[grid.ndim]
         self.kernels = monge_ampere_2d if grid.ndim == 2 else monge_ampere_3d
         self.offsets = OFFSETS_2D if grid.ndim == 2 else OFFSETS_3D
         self.affine = [(problem.offsets[a] + problem.slopes[a] * (grid.centres(a) - grid.lower[a])).reshape(
             [-1 if b == a else 1 for b in range(grid.ndim)]) for a in range(grid.ndim)]
         self._padded = np.empty(tuple(n + 2 for n in grid.shape))
-
-    def _target_samples(self):
-        """Points per axis at which the target is averaged over the image of a cell: 1 unless the target is rough."""
-        if not self.problem.target.is_rough():
-            return 1
-        return 4 if self.grid.ndim == 2 else 3
+        if isinstance(problem.target, GridDensity) and not problem.target.is_uniform:
+            self._density = np.empty(grid.shape)  # of the target, at the images of the cells
+            self._moment = np.empty((grid.ndim, *grid.shape)) if self.averages_target else None
 
     def _pad(self, phi):
         (stencil_2d if phi.ndim == 2 else stencil_3d).pad(np.ascontiguousarray(phi), self.grid.periodic, self._padded)
@@ -145,27 +142,25 @@ class MongeAmpere:
         self._determinant(self._pad(phi), np.full(self.grid.shape, self.log_cell), None, PLAIN, evaluation, False)
         return evaluation.residual
 
-    def _target(self, padded, gradient):
-        """``nu`` at (or averaged over) the image of every cell, the gradient of its log,
-        and the log's derivative in ``D2u h``.
-
-        The first is None where the target is uniform; ``log nu`` where it is a function.
-        """
-        target, dimension, shape = self.problem.target, self.grid.ndim, self.grid.shape
+    def _target(self, padded, drift, linearise):
+        """``nu`` at (or averaged over) the image of every cell, or ``log nu`` where it is a function; None where it is
+        uniform. Writes the derivatives of its log to ``drift``, and to ``_moment`` those of an average."""
+        problem, grid = self.problem, self.grid
+        target, h = problem.target, grid.spacing
         if target.is_uniform:
-            return None, None, None
-        points, moment = self._map(padded).reshape(dimension, -1), None
-        if self.samples > 1:
-            edges = np.empty((dimension, dimension, *shape))
-            self.kernels.image_edges(padded, self.quadratic, self.grid.spacing, edges)
-            value, slope, moment = target.average(points, edges.reshape(dimension, dimension, -1), self.samples,
-                                                  gradient)
-        elif isinstance(target, GridDensity):
-            value, slope = target.density_by_component(points, gradient)
-        else:
-            value, slope = target.log_density_by_component(points, gradient)
-        return (value.reshape(shape), slope.reshape(dimension, *shape) if gradient else None,
-                moment.reshape(dimension, dimension, *shape) if moment is not None else None)
+            return None
+        if isinstance(target, GridDensity):
+            arguments = (padded, problem.offsets, problem.slopes * h, 1 / h, linearise, self._density, drift)
+            if self.averages_target:
+                target.over_images(*arguments, self._moment)
+            else:
+                target.at_images(*arguments)
+            return self._density
+        value, slope = target.log_density_by_component(self._map(padded).reshape(grid.ndim, -1), linearise)
+        if linearise:
+            for axis, spacing in enumerate(h):
+                np.divide(slope[axis].reshape(grid.shape), 2 * spacing, out=drift[axis])
+        return value.reshape(grid.shape)
 
     def new_evaluation(self, linearise=True):
         """Room for :meth:`evaluate`; without a linearisation if so asked."""
@@ -183,17 +178,14 @@ class MongeAmpere:
         evaluation = self.new_evaluation(linearise) if out is None else out
         self.work += self.evaluation_work
         padded = self._pad(phi)
-        value, slope, moment = self._target(padded, linearise)
-        image = self._image
+        value, image = self._target(padded, evaluation.drift, linearise), self._image
         if value is not None and not isinstance(self.problem.target, GridDensity):
             image, value = np.subtract(image, value, out=value), None
         bounds = (EXTENSION if extend else PLAIN) if isinstance(extend, bool) else extend
         self._determinant(padded, image, value, bounds, evaluation, linearise)
-        if slope is not None:
-            for axis, spacing in enumerate(self.grid.spacing):
-                np.divide(slope[axis], 2 * spacing, out=evaluation.drift[axis])
-        if moment is not None:
-            self._add_moments(evaluation.weights, moment)
+        if linearise and self.averages_target:
+            for axis in range(self.grid.ndim):
+                evaluation.weights[axis] += self._moment[axis]
         return evaluation
 
     def residual(self, phi):
@@ -208,18 +200,6 @@ class MongeAmpere:
     def linearise(self, phi, shift=0.0):
         """The :class:`Stencil` of ``shift - dR/dphi`` at an admissible ``phi``."""
         return self.stencil(self.evaluate(phi), shift)
-
-    def _add_moments(self, weights, moment):
-        """Dependence of the averaged target on the Hessian: ``sum_ab moment[a, b] h_b D_ab w``, centred differences."""
-        h, rows = self.grid.spacing, {tuple(e): k for k, e in enumerate(self.offsets)}
-        for a in range(self.grid.ndim):
-            weights[a] += moment[a, a] / h[a]
-            for b in range(a + 1, self.grid.ndim):
-                mixed = (moment[a, b] / h[a] + moment[b, a] / h[b]) / 4  # D_ab = (D_{a+b} - D_{a-b}) / 4
-                for sign in (1, -1):
-                    offset = [0] * self.grid.ndim
-                    offset[a], offset[b] = 1, sign
-                    weights[rows[tuple(offset)]] += sign * mixed
 
     def checks(self, phi):
         """``(margin, narrow mass)``.

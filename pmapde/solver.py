@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
-from scipy.ndimage import correlate1d
 
 from . import stepping, work
 from .extrapolation import CoarserGrids
@@ -26,10 +25,9 @@ from .transfer import interpolate_cubic
 
 logger = logging.getLogger("pmapde")
 
-ALGEBRAIC_SHARE = 0.03
-"""Algebraic error of the map left on a grid, as a share of the map's change from the next coarser grid, which is three
-times the discretisation error at second order."""
-EXTRAPOLATED_SHARE = 1e-4
+ALGEBRAIC_SHARE = 0.09
+"""Algebraic error of the map left on a grid, as a share of the discretisation error."""
+EXTRAPOLATED_SHARE = 3e-4
 """The same where results are extrapolated: less than a thousandth of the discretisation error."""
 COARSE_STEP_LIMIT = 60
 """Steps on a grid that is not the finest."""
@@ -75,7 +73,7 @@ class Step:
 def new_stats():
     """Counters of one run, filled in place."""
     return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "work": {},
-            "newton_iterations": 0, "rejected_steps": 0, "smoothings": 0}
+            "newton_iterations": 0, "rejected_steps": 0}
 
 
 def _levels(problem, method):
@@ -105,29 +103,6 @@ def displacement_potential(start, problem):
         raise ValueError(f"`start` must be finite values of a potential on the grid, shape {problem.grid.shape}, "
                          f"got shape {start.shape}.")
     return start - problem.quadratic(problem.grid.cell_centres())
-
-
-def smoothed_start(operator, phi):
-    """An interpolated potential after 0, 1, 2 or 4 smoothings, whichever has the smallest residual; how many; its
-    evaluation if it was not smoothed.
-
-    Averaging with the neighbours, (1, 2, 1) / 4 along every axis, mixes translates of a nearly convex function: it
-    mends interpolation's wiggles. Tried only where the interpolated potential is not admissible.
-    """
-    evaluation = operator.evaluate(phi, extend=True)
-    if not evaluation.extended:
-        return phi, 0, evaluation
-    start, best, smoothings, done = phi, evaluation.norm, 0, 0
-    modes = ["wrap" if wraps else "reflect" for wraps in operator.grid.periodic]
-    for sweeps in (1, 1, 2):
-        for _ in range(sweeps):
-            for axis, mode in enumerate(modes):
-                phi = correlate1d(phi, [0.25, 0.5, 0.25], axis, mode=mode)
-        done += sweeps
-        norm = operator.evaluate(phi, extend=True, linearise=False, out=evaluation).norm
-        if norm < best:
-            start, best, smoothings = phi, norm, done
-    return start, smoothings, None
 
 
 def steps(problem, method=None, *, tolerance="discretization", start=None, threads=None, stats=None):
@@ -210,34 +185,34 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
         use_threads(count, problems[0].grid.size)
         if start is None:
             problems = _levels(finest_operator.problem, method)
-    phi = start
+    phi, taken = start, 0
     for level, problem in enumerate(problems):
         finest, grid = level == len(problems) - 1, problem.grid
         operator = finest_operator if finest else MongeAmpere(problem, finest_operator.scheme)
         linear.next_grid()
-        evaluation, extrapolated = None, 0.0
+        extrapolated = 0.0
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
             if level:
                 phi, extrapolated = coarser.start(phi, grid)
-                phi, smoothings, evaluation = smoothed_start(operator, phi)
-                stats["smoothings"] += smoothings
             elif phi is None:
                 phi = np.zeros(grid.shape)
 
-        def goal(first_norm, finest=finest, level=level, extrapolated=extrapolated):
+        one_step = level < 2 or taken <= 1
+
+        def goal(first_norm, finest=finest, level=level, extrapolated=extrapolated, one_step=one_step):
             if finest and tolerance != "discretization":
                 return Goal(residual=float(tolerance))
             if level:
-                return Goal(share=share, change=extrapolated)
+                return Goal(share=share, change=extrapolated, before=coarser.last_size, one_step=one_step)
             return Goal(residual=SINGLE_GRID_TOLERANCE if finest else COARSEST_TOLERANCE)
 
-        for count, step in enumerate(_on_grid(operator, linear, method, phi, goal, evaluation, threads, stats)):
+        for taken, step in enumerate(_on_grid(operator, linear, method, phi, goal, threads, stats)):
             step = replace(step, level=level, levels=len(problems))
-            logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, count, step.residual, step.dt)
+            logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, taken, step.residual, step.dt)
             yield step
             phi = step.phi
-            if not finest and count >= COARSE_STEP_LIMIT:
+            if not finest and taken >= COARSE_STEP_LIMIT:
                 break  # a coarse grid that struggles, or fails, hands over what it has
         if not finest:
             with thread_settings(threads) as count:
@@ -245,7 +220,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
                 coarser.add(operator, phi)
 
 
-def _on_grid(operator, linear, method, phi, goal, evaluation, threads, stats):
+def _on_grid(operator, linear, method, phi, goal, threads, stats):
     """Pseudo-transient continuation on one grid as :class:`Step` records; threads are set only while it computes."""
     tolerance = math.nan
 
@@ -255,7 +230,7 @@ def _on_grid(operator, linear, method, phi, goal, evaluation, threads, stats):
         tolerance = found.residual
         return found
 
-    records = stepping.pseudo_transient(operator, linear, phi, method, goal_of, evaluation)
+    records = stepping.pseudo_transient(operator, linear, phi, method, goal_of)
     elapsed, before = 0.0, _applications(stats)
     while True:
         with thread_settings(threads) as count:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from .extrapolation import discretisation_error
 from .linear.solver import Automatic
 from .newton import Newton, damped_step
 from .reductions import rms
@@ -14,8 +15,10 @@ from .status import Status
 _METHODS = "Automatic(), GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid(), Spectral() or Direct()"
 
 
-POOR_STEP = 0.3
-"""A full Newton step that leaves more of the residual makes the next linear solves count residuals, not corrections."""
+RELAXATION = 0.8
+"""Damping of the nonlinear Jacobi steps."""
+FIRST_SWEEPS, SWEEPS = 4, 2
+"""Jacobi steps allowed at the start of a grid, and after a Newton step."""
 
 
 def check_common(settings):
@@ -86,15 +89,25 @@ class Goal:
     residual : float
         RMS of the mean-free log residual that is enough.
     share : float
-        The estimated algebraic error of the map that is enough,
-        as a share of the map's change from the next coarser grid.
+        The estimated algebraic error of the map that is enough, as a share of its discretisation error.
     change : float
-        The part of that change that was made already when this grid started (by extrapolation), RMS.
+        The part of the map's change from the next coarser grid that was made already when this grid started (by
+        extrapolation), RMS.
+    before : float
+        That of the coarser grid from its own next coarser one; 0 if there is none.
+    one_step : bool
+        One Newton step is expected to be enough: its linear equation is solved as well as the goal asks for.
     """
 
     residual: float = 0.0
     share: float = 0.0
     change: float = 0.0
+    before: float = 0.0
+    one_step: bool = True
+
+    def allowance(self, change):
+        """The algebraic error that is enough where the map has changed by ``change`` from the next coarser grid."""
+        return self.share * discretisation_error(self.before, change)
 
 
 @dataclass(frozen=True)
@@ -134,45 +147,68 @@ def rounding_floor(phi, weights, log_size):
     return 4 * np.finfo(float).eps * (differences + 4 * (1 + log_size))
 
 
-def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):
+def relaxed(operator, phi, evaluation, sweeps):
+    """``phi`` after at most ``sweeps`` nonlinear Jacobi steps, ``evaluation`` there.
+
+    Taken while cells are extended and the residual falls: a few cells that an interpolated potential, or a Newton
+    step, leaves far from convex would otherwise decide how far the next Newton step may go.
+    """
+    for _ in range(sweeps):
+        if not evaluation.extended:
+            break
+        diagonal, step = 2 * evaluation.weights.sum(axis=0), evaluation.residual - evaluation.mean
+        np.divide(step, diagonal, out=step, where=diagonal > 0)
+        step[diagonal <= 0] = 0
+        trial, norm = phi + RELAXATION * step, evaluation.norm
+        operator.evaluate(trial, extend=True, out=evaluation)
+        if not evaluation.norm < norm:
+            operator.evaluate(phi, extend=True, out=evaluation)
+            break
+        phi = trial
+    return phi
+
+
+def pseudo_transient(operator, linear, phi, settings, goal):
     """Generate :class:`Advance` records from ``phi`` until ``goal(first_norm)``, a :class:`Goal`, is met.
 
     Works on the extended operator, so neither ``phi`` nor the iterates need be admissible; what it ends with is: the
-    last step is not accepted while a cell is extended. ``evaluation``: the operator at ``phi`` with its linearisation,
-    if it is known. The last record has a status; the first one is the start itself.
+    last step is not accepted while a cell is extended. The last record has a status; the first one is the start,
+    relaxed.
     """
     natural_time = float(np.max(operator.problem.slopes * operator.grid.lengths**2))
     dt, forcing_memory, rejected, careful = settings.initial_step, None, 0, False
-    evaluation = evaluation or operator.evaluate(phi, extend=True)
-    current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0)
-    if not math.isfinite(current.norm):
-        yield replace(current, damping=0.0, status=Status.NONFINITE)
+    evaluation = operator.evaluate(phi, extend=True)
+    if not math.isfinite(evaluation.norm):
+        yield Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 0.0, 0, Status.NONFINITE)
         return
-    goal = goal(current.norm)
-    current = replace(current, change=goal.change)
+    phi = relaxed(operator, phi, evaluation, FIRST_SWEEPS)
+    goal = goal(evaluation.norm)
+    current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0, change=goal.change)
     floor = rounding_floor(phi, evaluation.weights, operator.log_size)
     enough = max(goal.residual, floor)
     while True:
         norm, phi = current.norm, current.phi
-        met = norm <= enough or current.error <= goal.share * current.change
+        met = norm <= enough or current.error <= goal.allowance(current.change)
         if met and not evaluation.extended:
             yield replace(current, status=Status.CONVERGED, floor=floor if norm > goal.residual > 0 else 0.0)
             return
         yield current
         while True:  # until a step is accepted
             rtol = settings.newton.next_forcing(norm, forcing_memory, enough)
-            if goal.share and (forcing_memory is not None or not current.newton_iterations):
-                rtol = min(rtol, 0.5 * goal.share)  # one step may be enough
+            if goal.share and goal.one_step and (forcing_memory is not None or not current.newton_iterations):
+                rtol = min(rtol, goal.share / 6)
             shift = 0.0 if math.isinf(dt) else 1 / dt
             trial = _newton_iteration(operator, linear, evaluation, phi, shift, settings.newton, rtol, goal, current,
                                       careful)
             if trial.step is not None:
                 break
-            rejected, careful = rejected + 1, True
+            rejected += 1
             if norm <= 10 * floor:
                 yield replace(current, status=Status.STAGNATED)
                 return
-            dt = settings.cut * min(dt, natural_time / norm)
+            if careful:
+                dt = settings.cut * min(dt, natural_time / norm)
+            careful = True
             if dt < settings.smallest_step * natural_time:
                 yield replace(current, status=trial.failure)
                 return
@@ -182,11 +218,14 @@ def pseudo_transient(operator, linear, phi, settings, goal, evaluation=None):
         change = math.hypot(current.change, step.damping * trial.size)
         # left over by the linear solve, and by Newton: what remains of the residual stands for the quadratic remainder
         error = trial.error + trial.size * min(1.0, new_norm / norm) if full else math.inf
-        current = Advance(step.x, new_norm, evaluation.mean, dt, 1, step.damping, rejected, error=error, change=change)
-        met = new_norm <= enough or error <= goal.share * change
+        met = new_norm <= enough or error <= goal.allowance(change)
+        phi = step.x
         if not evaluation.linearised and (not met or evaluation.extended):
-            operator.evaluate(step.x, extend=True, out=evaluation)
-        rejected, careful = 0, careful or not full or new_norm > POOR_STEP * norm
+            operator.evaluate(phi, extend=True, out=evaluation)
+        phi = relaxed(operator, phi, evaluation, SWEEPS)
+        current = Advance(phi, evaluation.norm, evaluation.mean, dt, 1, step.damping, rejected, error=error,
+                          change=change)
+        rejected = 0
         forcing_memory = norm if full else None
         ratio = norm / current.norm
         if step.damping == 1:  # switched evolution relaxation
@@ -211,19 +250,19 @@ class _Trial:
 def _newton_iteration(operator, linear, evaluation, phi, shift, settings, rtol, goal, current, careful):
     """One damped Newton iteration on ``(psi - phi) / dt - R(psi) = 0``, all terms mean-free.
 
-    ``evaluation`` is of ``phi`` before, of the accepted point after.
-    ``careful``: the residual of the linear solve counts.
+    ``evaluation`` is of ``phi`` before, of the accepted point after. ``careful``, once a step was refused on this grid:
+    the residual of the linear solve counts, not the size of its corrections.
     """
     stencil, spacing, value = operator.stencil(evaluation, shift), operator.grid.spacing, evaluation.residual
     if careful:
         result = linear.solve(stencil, value, rtol, spacing)
     else:
-        result = linear.correct(stencil, value, rtol, spacing, 0.5 * goal.share * current.change)
+        result = linear.correct(stencil, value, rtol, spacing, 0.5 * goal.allowance(current.change))
     if not result.error < 0.9 * result.size:  # NaN included
         return _Trial(None, Status.LINEAR_STALLED)
     failure = Status.STEP_TOO_SMALL
     # a point that is likely to be the last needs no linearisation
-    linearise = not (2 * result.error <= goal.share * math.hypot(current.change, result.size)
+    linearise = not (2 * result.error <= goal.allowance(math.hypot(current.change, result.size))
                      or rtol * current.norm <= goal.residual)
 
     def function(psi):

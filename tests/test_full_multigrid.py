@@ -9,6 +9,8 @@ from bench_scaling import build
 import pmapde
 from pmapde import exact, gallery
 from pmapde.extrapolation import CoarserGrids
+from pmapde.monge_ampere import MongeAmpere
+from pmapde.stepping import relaxed
 
 SMOOTH = {"cosine": exact.separable_cosine, "manufactured": lambda s: exact.manufactured(s, array_target=True),
           "torus": lambda s: exact.manufactured(s, periodic=True), "gaussians": exact.gaussians}
@@ -50,6 +52,36 @@ def test_cycles_do_not_grow_with_contrast():
         assert solution.success
         per_step.append(counts(solution)[-1] / counts(solution, "newton_iterations")[-1])
     assert max(per_step) <= 2 * per_step[0]  # observed 4, 1, 5, 5
+
+
+@pytest.mark.parametrize(("pair", "misplaced"), [(("grace_hopper", "relief"), 0.0075), (("relief", "terrain"), 0.003),
+                                                 (("grace_hopper", "mri"), 0.0075), (("mri", "grace_hopper"), 0.0115)])
+def test_photographs_stop_well_below_the_discretisation_error(pair, misplaced):
+    source, target = (gallery.load(name, (256, 256)) for name in pair)
+    problem = pmapde.TransportProblem(source, target, floor=0.03)
+    solution, converged = pmapde.solve(problem), pmapde.solve(problem, tolerance=1e-8)
+    assert solution.success and converged.success
+    assert counts(solution, "newton_iterations")[-1] <= 4  # observed 3
+    assert counts(solution)[-1] <= 20  # observed 6 to 14
+    assert counts(converged, "newton_iterations")[-1] <= 8  # observed 4 to 6
+    left = np.sqrt(((solution.displacement - converged.displacement)**2).sum(axis=0).mean())
+    assert left < 0.1 * solution.map_error  # observed at most 0.05
+    assert solution.push_forward_error < misplaced
+    assert solution.push_forward_error == pytest.approx(converged.push_forward_error, rel=0.01)
+
+
+@pytest.mark.parametrize("shape", [(96, 80), (18, 15, 16)])
+def test_jacobi_steps_mend_a_rough_start(shape):
+    rng = np.random.default_rng(0)
+    problem = pmapde.TransportProblem(1 + rng.random(shape), 0.1 + rng.random(shape))
+    operator = MongeAmpere(problem, "monotone" if len(shape) == 2 else "centred")
+    start = 0.3 * operator.quadratic.min() * rng.standard_normal(shape)
+    evaluation = operator.evaluate(start, extend=True)
+    before = evaluation.norm, evaluation.extended
+    phi = relaxed(operator, start, evaluation, 4)
+    assert evaluation.norm < 0.5 * before[0] and evaluation.extended < 0.1 * before[1]  # observed 0.1, 0.0
+    assert evaluation.norm == operator.evaluate(phi, extend=True).norm
+    assert evaluation.linearised
 
 
 @pytest.mark.parametrize("ratio", [1, 2, 4, 16])
@@ -130,9 +162,16 @@ def test_work_is_counted_and_flat():
 
 
 @pytest.mark.parametrize(("name", "shape"), [("cosine", (512, 512)), ("manufactured", (512, 512)),
-                                             ("cosine", (64,) * 3), ("manufactured", (64,) * 3)])
+                                             ("cosine", (64,) * 3), ("manufactured", (64,) * 3), ("noise", (64,) * 3),
+                                             ("photographs", (512, 512))])
 def test_memory_stays_within_the_estimate(name, shape):
-    problem = SMOOTH[name](shape).problem
+    if name == "photographs":  # with black-box multigrid and BiCGSTAB
+        problem = pmapde.TransportProblem(gallery.load("grace_hopper", shape), gallery.load("mri", shape), floor=0.01)
+    elif name == "noise":
+        rng = np.random.default_rng(0)
+        problem = pmapde.TransportProblem(1 + rng.random(shape), 0.1 + rng.random(shape))
+    else:
+        problem = SMOOTH[name](shape).problem
     pmapde.solve(problem)  # what is cached stays
     tracemalloc.start()
     try:

@@ -358,19 +358,21 @@ def relax_y(rows, inverse_pivot, closing, rhs, backward, periodic, field):
             _wrap_x(field)
 
 
-LINES = 16
+LINES = 256
+"""Lines along x side by side: their points follow each other in memory."""
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def relax_x(rows, inverse_pivot, closing, rhs, backward, periodic, field):
-    """The same with lines along x, ``LINES`` of them side by side."""
+    """The same with lines along x, up to ``LINES`` of them side by side."""
     nx, ny = rhs.shape
     for step in range(3):
         first, count = _lines(ny, periodic[1], 2 - step if backward else step)
-        for index in prange((count + LINES - 1) // LINES):
+        width = max(16, min(LINES, count // 4))  # four blocks or more are left for threads
+        for index in prange((count + width - 1) // width):
             block = np.int64(index)
-            begin = first + 2 * LINES * block
-            end = first + 2 * min(LINES * (block + 1), count)
+            begin = first + 2 * width * block
+            end = first + 2 * min(width * (block + 1), count)
             for i in range(nx):
                 below, own, above = field[i], field[i + 1], field[i + 2]
                 for j in range(begin, end, 2):

@@ -242,15 +242,3 @@ def displacement(phi, spacing, out):
             out[0, i, j] = (phi[k + 1, l] - phi[k - 1, l]) / (2.0 * spacing[0])
             out[1, i, j] = (phi[k, l + 1] - phi[k, l - 1]) / (2.0 * spacing[1])
 
-
-@njit(cache=True, parallel=True, error_model="numpy")
-def image_edges(phi, quadratic, spacing, out):
-    """``out[a, b] = D2u[a, b] spacing[b]``, (2, 2, nx, ny): edges of the image of a cell, by centred differences."""
-    nx, ny = out.shape[2:]
-    for i in prange(nx):
-        for j in range(ny):
-            xx, yy, xy = _hessian(phi, i + 1, j + 1, quadratic)
-            out[0, 0, i, j] = xx / spacing[0]
-            out[1, 1, i, j] = yy / spacing[1]
-            out[0, 1, i, j] = xy / spacing[0]
-            out[1, 0, i, j] = xy / spacing[1]

@@ -200,21 +200,3 @@ def displacement(phi, spacing, out):
                 out[1, i, j, k] = (phi[x, y + 1, z] - phi[x, y - 1, z]) / (2.0 * spacing[1])
                 out[2, i, j, k] = (phi[x, y, z + 1] - phi[x, y, z - 1]) / (2.0 * spacing[2])
 
-
-@njit(cache=True, parallel=True, error_model="numpy")
-def image_edges(phi, quadratic, spacing, out):
-    """``out[a, b] = D2u[a, b] spacing[b]``, (3, 3, nx, ny, nz): edges of the image of a cell."""
-    nx, ny, nz = out.shape[2:]
-    for i in prange(nx):
-        for j in range(ny):
-            for k in range(nz):
-                xx, yy, zz, xy, xz, yz = _hessian(phi, i + 1, j + 1, k + 1, quadratic)
-                out[0, 0, i, j, k] = xx / spacing[0]
-                out[1, 1, i, j, k] = yy / spacing[1]
-                out[2, 2, i, j, k] = zz / spacing[2]
-                out[0, 1, i, j, k] = xy / spacing[0]
-                out[1, 0, i, j, k] = xy / spacing[1]
-                out[0, 2, i, j, k] = xz / spacing[0]
-                out[2, 0, i, j, k] = xz / spacing[2]
-                out[1, 2, i, j, k] = yz / spacing[1]
-                out[2, 1, i, j, k] = yz / spacing[2]

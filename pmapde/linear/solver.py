@@ -55,6 +55,8 @@ missing."""
 FEW_CYCLES = 6
 TELLING = {2: 64, 3: 32}
 """Cells along the shortest axis from which the rate of the cycles on a grid says something about finer grids."""
+SLACK = 0.8
+"""Largest relative error of a correction, however small it is: some of it must be right."""
 FIRST_RATE = 0.25
 """Rate of the cycles assumed before one was seen."""
 
@@ -117,11 +119,14 @@ class LinearSolver:
     def next_grid(self):
         """Forget the hierarchy. Black-box multigrid that took over stays, unless the grid was too coarse to tell; what
         came after it is tried afresh."""
-        self._index = min(self._index, 1 if self._telling else 0)
+        index = min(self._index, 1 if self._telling else 0)
+        if index != self._index:
+            self._index, self._rate = index, None
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
 
     def correct(self, stencil, rhs, rtol, spacing, atol):
-        """Correction for ``rhs`` whose error, in the RMS of its gradient, is below ``max(atol, rtol size)``.
+        """Correction for ``rhs`` whose error, in the RMS of its gradient, is below ``atol``, or ``SLACK`` of
+        its size if that is less, or below ``rtol size``.
 
         A residual says little about smooth errors, the size of successive corrections does: cycles are repeated until
         ``last rate / (1 - rate)`` is small enough, the rate being that of the corrections, on this grid or the last
@@ -150,18 +155,19 @@ class LinearSolver:
             size = max(size, norm)
             rate = norm / last if cycles > 1 and last > 0 else None
             last = norm
-            if not math.isfinite(norm) or (rate is not None and rate > 1):
+            if not math.isfinite(norm) or (rate is not None and rate > 1 and cycles > 2):
                 break
             if rate is not None:
                 self._rate = rate if cycles > 2 or self._rate is None else max(rate, self._rate)
             expected = min(FIRST_RATE if self._rate is None else self._rate, 0.9)
             error = norm * expected / (1 - expected)
-            if error <= max(atol, rtol * size):
+            enough = max(rtol * size, min(atol, SLACK * size))
+            if error <= enough:
                 counters["solves"] += 1
                 return LinearResult(total[inside], math.nan, spent, True, size, error)
-            if rate is not None:
-                successor, more = self._successor(stencil), _cycles(rate, error / max(atol, rtol * size))
-                if successor and self._pays(successor, math.inf if rate > POOR_RATE else more, rhs.ndim):
+            if cycles > 2:
+                successor, more = self._successor(stencil), _cycles(rate, error / enough)
+                if successor and self._pays(successor, math.inf if rate > POOR_RATE and more > 2 else more, rhs.ndim):
                     self._fall_back(stencil, rate, successor)
                     preconditioner, counters = self._preconditioner(stencil)
                     last, cycles = math.inf, 0
