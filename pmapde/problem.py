@@ -26,7 +26,7 @@ class TransportProblem:
         An axis must be periodic on both sides with equal periods, or on neither.
     floor : float
         Densities are replaced by ``max(density, floor * max)`` before they are normalised. The equation takes
-        logarithms, so a density with zeros needs a positive floor.
+        logarithms, so a density with zeros needs a positive floor there (:func:`pmapde.sinkhorn` does without).
     interpolation : {"cubic", "linear"}, optional
         How a target *array* is interpolated; see :class:`GridDensity`.
 
@@ -68,11 +68,19 @@ class TransportProblem:
         if isinstance(target, GridDensity):
             self.target_log_mass = target.log_mass
             self.target = target.normalised(self.floor)
-            _refuse_zeros(self.target.values, "target")
         else:
             values, self.target_log_mass = _sampled(target, self.target_grid, self.floor, "target")
             self.target = _Normalised(target, self.target_log_mass, np.log(values.min()) if self.floor else -np.inf)
             self._target_samples = values
+        self._zeros = {"source": int((self.source_values == 0).sum()), "target": int((self.target_values == 0).sum())}
+
+    def refuse_zeros(self):
+        """The equation takes logarithms: a ValueError if a density has cells without mass."""
+        for name, zeros in self._zeros.items():
+            if zeros:
+                raise ValueError(f"`{name}` is zero in {zeros} of {getattr(self, f'{name}_values').size} cells and the "
+                                 f"equation needs its logarithm; pass a positive floor, for instance floor=1e-3 "
+                                 f"(relative to the maximum).")
 
     def _check_boxes(self):
         grid, target_grid = self.grid, self.target_grid
@@ -209,12 +217,4 @@ def _sampled(density, grid, floor, name):
         values = np.exp(log_values - highest)
         log_mass = float(highest + np.log(values.sum() * grid.cell_volume))
         values = GridDensity(values, grid).normalised(floor).values
-    _refuse_zeros(values, name)
     return np.array(values), log_mass
-
-
-def _refuse_zeros(values, name):
-    zeros = int((values == 0).sum())
-    if zeros:
-        raise ValueError(f"`{name}` is zero in {zeros} of {values.size} cells and the equation needs its logarithm; "
-                         f"pass a positive floor, for instance floor=1e-3 (relative to the maximum).")
