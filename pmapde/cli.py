@@ -16,6 +16,8 @@ from pathlib import Path
 
 OURS = {"solution.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "push_forward.png",
         "interpolation.png", "residual_history.png"}
+PLANS = {"plan.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "marginals.png",
+         "marginal_errors.png"}
 SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": "BlackBoxMultigrid",
            "algebraic": "AlgebraicMultigrid", "spectral": "Spectral", "direct": "Direct"}
 
@@ -41,13 +43,7 @@ def _parser():
     solve = commands.add_parser("solve", help="transport one picture, array or example density to another",
                                 description="SOURCE and TARGET: an image file (grey by luminance), a .npy or .npz file "
                                 "with a 2D or 3D array, or a name of the gallery (see `pmapde info`).")
-    solve.add_argument("source", metavar="SOURCE")
-    solve.add_argument("target", metavar="TARGET")
-    solve.add_argument("--out", required=True, metavar="DIR", help="where figures, data and summary.json go")
-    solve.add_argument("--size", metavar="N[xM[xK]]", help="resample both to this many cells (conservatively)")
-    solve.add_argument("--floor", type=float, default=0.01, metavar="R",
-                       help="raise densities to R times their maximum (default 0.01; zeros need a positive floor)")
-    solve.add_argument("--boundary", choices=("no-flux", "periodic"), default="no-flux")
+    _add_pair(solve, 0.01, "zeros need a positive floor")
     solve.add_argument("--tolerance", default="discretization", metavar="TOL",
                        help="'discretization' (default) or an RMS residual, for instance 1e-8")
     solve.add_argument("--extrapolate", choices=("cost", "map"),
@@ -55,12 +51,23 @@ def _parser():
                             "data")
     solve.add_argument("--solver", choices=tuple(SOLVERS), default="auto", help="linear solver")
     solve.add_argument("--scheme", choices=("auto", "monotone", "centred"), default="auto")
-    solve.add_argument("--threads", type=int, metavar="N")
     solve.add_argument("--max-steps", type=int, default=300, metavar="N", help="implicit steps per grid (default 300)")
-    solve.add_argument("--no-figures", action="store_true")
-    solve.add_argument("--keep-failed", action="store_true", help="write what there is even if the solve fails")
-    solve.add_argument("--json", action="store_true", help="print the summary as JSON instead of a table")
     solve.set_defaults(run=_solve)
+
+    sinkhorn = commands.add_parser("sinkhorn", help="entropic transport between the same kinds of densities",
+                                   description=solve.description)
+    _add_pair(sinkhorn, 0.0, "zeros are allowed")
+    sinkhorn.add_argument("--epsilon", type=float, required=True, metavar="E",
+                          help="temperature of the cost |x - y|^2 / 2; the blur is its root")
+    sinkhorn.add_argument("--tolerance", type=float, metavar="TOL",
+                          help="marginal error (L1) to reach (default 1e-6, unless --sweeps is given)")
+    sinkhorn.add_argument("--sweeps", type=int, metavar="N", help="sweeps to make; with --tolerance, the most to make")
+    sinkhorn.add_argument("--step", type=float, metavar="ETA", help="full step, stable below 2 epsilon")
+    sinkhorn.add_argument("--overrelaxation", type=float, metavar="W",
+                          help="of the half-sweeps, below 2 (default: found on the way if there is a tolerance)")
+    sinkhorn.add_argument("--no-annealing", action="store_true", help="no higher temperatures before epsilon")
+    sinkhorn.add_argument("--max-seconds", type=float, default=math.inf, metavar="S")
+    sinkhorn.set_defaults(run=_sinkhorn)
 
     demo = commands.add_parser("demo", help="solve a picture, a volume and a problem with a known answer")
     demo.add_argument("--out", default="pmapde-demo", metavar="DIR")
@@ -71,6 +78,21 @@ def _parser():
     info.add_argument("--json", action="store_true")
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_pair(command, floor, zeros):
+    """What every command on a pair of densities takes."""
+    command.add_argument("source", metavar="SOURCE")
+    command.add_argument("target", metavar="TARGET")
+    command.add_argument("--out", required=True, metavar="DIR", help="where figures, data and summary.json go")
+    command.add_argument("--size", metavar="N[xM[xK]]", help="resample both to this many cells (conservatively)")
+    command.add_argument("--floor", type=float, default=floor, metavar="R",
+                         help=f"raise densities to R times their maximum (default {floor:g}; {zeros})")
+    command.add_argument("--boundary", choices=("no-flux", "periodic"), default="no-flux")
+    command.add_argument("--threads", type=int, metavar="N")
+    command.add_argument("--no-figures", action="store_true")
+    command.add_argument("--keep-failed", action="store_true", help="write what there is even if it fails")
+    command.add_argument("--json", action="store_true", help="print the summary as JSON instead of a table")
 
 
 def main(argv=None):
@@ -267,7 +289,8 @@ def _output(directory):
         written = {path.name for path in temporary.iterdir()}
         for name in written:
             os.replace(temporary / name, directory / name)
-        for name in OURS - written if written else ():  # figures of an earlier run would belong to another solution
+        # figures of an earlier run would belong to another solution
+        for name in (OURS | PLANS) - written if written else ():
             (directory / name).unlink(missing_ok=True)
     finally:
         if temporary:
@@ -278,19 +301,31 @@ def _output(directory):
 
 
 @contextmanager
-def _progress():
-    """A callback that draws a bar on a terminal, and nothing elsewhere."""
+def _progress(describe=None):
+    """A callback that draws a bar on a terminal, and nothing elsewhere; ``describe`` says what of a step."""
+    describe = describe or _describe_step
     if not sys.stderr.isatty():
         yield None
         return
     from tqdm import tqdm
     with tqdm(unit="step", leave=False, file=sys.stderr, bar_format="{desc} {n_fmt} steps [{elapsed}]") as bar:
         def callback(step):
-            shape = "x".join(map(str, step.grid.shape))
-            goal = f" goal {step.tolerance:.1e}" if step.tolerance else ""
-            bar.set_description_str(f"grid {step.level + 1}/{step.levels} ({shape}) residual {step.residual:.1e}{goal}")
-            bar.update(step.newton_iterations)
+            text, count = describe(step)
+            bar.set_description_str(text)
+            bar.update(count)
         yield callback
+
+
+def _describe_step(step):
+    shape = "x".join(map(str, step.grid.shape))
+    goal = f" goal {step.tolerance:.1e}" if step.tolerance else ""
+    return (f"grid {step.level + 1}/{step.levels} ({shape}) residual {step.residual:.1e}{goal}",
+            step.newton_iterations)
+
+
+def _describe_sweep(sweep):
+    shape = "x".join(map(str, sweep.phi.shape))
+    return f"epsilon {sweep.epsilon:.2e} ({shape}) marginal error {sweep.source.distance:.1e}", 1
 
 
 def _json(report):
@@ -310,6 +345,15 @@ def _write(solution, temporary, extra, figures=True):
     if figures and math.isfinite(solution.residual):
         from . import plotting
         plotting.save_figures(solution, temporary)
+    return sorted(path.name for path in temporary.iterdir())
+
+
+def _write_plan(plan, temporary, extra, figures):
+    plan.save(temporary / "plan.npz")
+    (temporary / "summary.json").write_text(_json({**extra, **plan.summary()}) + "\n")
+    if figures and math.isfinite(plan.marginal_error[-1]):
+        from . import plotting
+        plotting.save_plan_figures(plan, temporary)
     return sorted(path.name for path in temporary.iterdir())
 
 
@@ -345,6 +389,32 @@ def _solve(arguments):
         _print_paths(arguments.out, names)
     if not solution.success:
         raise _failed(solution)
+
+
+def _sinkhorn(arguments):
+    source, target = _densities(arguments)
+    import pmapde
+    periodic = arguments.boundary == "periodic"
+    problem = pmapde.TransportProblem(source, target, grid=pmapde.Grid(source.shape, periodic=periodic),
+                                      floor=arguments.floor)
+    with _output(arguments.out) as temporary:
+        with _progress(_describe_sweep) as callback:
+            plan = pmapde.sinkhorn(problem, arguments.epsilon, arguments.sweeps, tolerance=arguments.tolerance,
+                                   step=arguments.step, overrelaxation=arguments.overrelaxation,
+                                   annealing=False if arguments.no_annealing else None, callback=callback,
+                                   threads=arguments.threads, max_seconds=arguments.max_seconds)
+        if not (plan.success or arguments.keep_failed):
+            raise _failed(plan)
+        inputs = {"command": arguments.line, "source": arguments.source, "target": arguments.target,
+                  "floor": arguments.floor, "boundary": arguments.boundary, "versions": _versions()}
+        names = _write_plan(plan, temporary, inputs, not arguments.no_figures)
+    if arguments.json:
+        print(_json({**inputs, **plan.summary()}))
+    else:
+        print(plan)
+        _print_paths(arguments.out, names)
+    if not plan.success:
+        raise _failed(plan)
 
 
 def _print_paths(directory, names):

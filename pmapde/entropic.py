@@ -10,8 +10,8 @@ import numpy as np
 
 from .density import GridDensity
 from .gibbs import GibbsKernel, half_sweep, log_masses
-from .problem import TransportProblem
 from .plan import SinkhornPlan
+from .problem import TransportProblem
 from .status import SolverError, Status
 from .threads import thread_settings, use_threads
 
@@ -24,6 +24,8 @@ ANNEALING_SWEEPS = 30
 COARSE_BLUR = 2.0
 """Cells in sqrt(epsilon) down to which annealing works on a coarser grid."""
 SMALLEST_GRID = 8
+PROBE_EVERY = 8
+"""Sweeps between two plain ones that see whether an over-relaxed iteration has arrived."""
 DIVERGED = 1e3
 """An L1 distance no marginal of mass one can have."""
 
@@ -101,7 +103,7 @@ def sinkhorn(problem, epsilon, iterations=None, *, tolerance=None, start=None, s
         Stop when the L1 distance of the source marginal from mu is below (default 1e-6 if ``iterations`` is not given
         either; never asked below the rounding floor, about ``1e-15 max |phi| / epsilon``).
     start : array_like, optional
-        The potential ``u_0`` on the grid (default ``q``, whose gradient maps box to box; ``|x|^2 / 2`` for equal boxes).
+        The potential ``u_0`` on the grid (default ``q``, whose gradient maps box to box: ``|x|^2 / 2`` on equal ones).
     step : float, optional
         Full step ``eta`` in ``u_{n+1} = u_n + eta log(rho_n / mu)``, default ``epsilon``. Stable for ``0 < eta < 2
         epsilon``, about ``eta / epsilon`` times as fast.
@@ -125,7 +127,7 @@ def sinkhorn(problem, epsilon, iterations=None, *, tolerance=None, start=None, s
     Returns
     -------
     SinkhornPlan
-        Potentials, costs, map. ``MARGINALS_MET`` or ``SWEEPS_DONE`` on success; the status of a failure says what to do.
+        Potentials, costs, map. ``MARGINALS_MET`` or ``SWEEPS_DONE`` on success; other statuses say what to do.
 
     Raises
     ------
@@ -292,7 +294,7 @@ def _iterate(problem, kernel, phi, iterations, tolerance, factor, relaxation, cl
     """Sweeps until something ends them. The pair returned is exact: ``psi`` is the conjugate of ``phi``."""
     log_source, log_target = log_masses(problem)
     source_mass, target_mass = np.exp(log_source), np.exp(log_target)
-    psi, status, probing, history, floor = None, None, False, [], 0.0
+    psi, status, probing, probed, history, floor = None, None, False, 0, [], 0.0
     for number in range(iterations + 2):
         closing = status is not None or number >= iterations
         omega = 1.0 if closing or probing or psi is None else relaxation.factor
@@ -303,10 +305,10 @@ def _iterate(problem, kernel, phi, iterations, tolerance, factor, relaxation, cl
         history.append(sweep)
         if number % 64 == 0:
             floor = 4 * np.finfo(float).eps * (1 + float(np.abs(phi).max()) / kernel.epsilon)
-        exact, met = omega == 1.0, source.distance <= max(tolerance, floor) and tolerance > 0
+        exact, goal = omega == 1.0, max(tolerance, floor) if tolerance else 0.0
         if not source.distance <= DIVERGED:
             status, exact = Status.DIVERGED, True
-        elif exact and met:
+        elif exact and source.distance <= goal:
             status = Status.MARGINALS_MET
         elif closing:
             status = status or (Status.MAX_SWEEPS if tolerance else Status.SWEEPS_DONE)
@@ -317,7 +319,9 @@ def _iterate(problem, kernel, phi, iterations, tolerance, factor, relaxation, cl
         if status is not None and exact:
             break
         relaxation.observe(source.distance)
-        probing = met and target.distance <= max(tolerance, floor)
+        # with psi the conjugate of phi the marginal is better than under over-relaxation, by about this factor
+        probing = source.distance <= goal / (2 - omega) and number >= probed + PROBE_EVERY
+        probed = number if probing else probed
         phi = new
     return _Outcome(phi, psi, status, history)
 
@@ -350,7 +354,8 @@ def _annealed(problem, epsilon, settings, clock):
     counts, outcome, level, before = [], None, None, None
     for temperature in _schedule(problem, epsilon, settings.annealing):
         finer = _coarse(problem, temperature)
-        phi = np.zeros(finer.grid.shape) if outcome is None else _carried(outcome.psi, level, before, finer, temperature)
+        phi = (np.zeros(finer.grid.shape) if outcome is None
+               else _carried(outcome.psi, level, before, finer, temperature))
         level, before = finer, temperature
         outcome = _iterate(level, GibbsKernel.of_problem(level, temperature), phi, ANNEALING_SWEEPS,
                            ANNEALING_TOLERANCE, 1.0, _OverRelaxation(1.0), clock, settings.callback, False)

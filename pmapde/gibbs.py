@@ -184,8 +184,8 @@ class AxisKernel:
         self._tilt(*parabola or (np.zeros(2), np.zeros(2), 1.0, 0.0))
 
     def _tilt(self, nodes, places, stiffness, period):
-        """The table of the kernel ``_tilted``, empty where it does not apply: only to ``exp(-stiffness (x - z)^2)``, and
-        with periods only if no image but the nearest and its neighbours ever counts."""
+        """The table of the kernel ``_tilted``, empty where it does not apply: to anything but ``exp(-stiffness (x -
+        z)^2)``, and to periods in which more than the nearest image and its neighbours may count."""
         self.nodes, self.places, self.stiffness = nodes, places, stiffness
         self.table = np.empty((0, 0))
         spacing, step = nodes[1] - nodes[0], places[1] - places[0]

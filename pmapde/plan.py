@@ -8,7 +8,6 @@ from functools import cached_property
 import numpy as np
 
 from .gibbs import GibbsKernel, half_sweep, log_masses
-from .grid import Grid
 from .problem import TransportProblem
 from .status import Status
 from .threads import thread_settings, use_threads
@@ -33,7 +32,7 @@ class SinkhornPlan:
     status : Status
     success : bool
     displacement_potential, dual_displacement_potential : ndarray
-        ``phi = u - q`` on the grid and ``psi = v - q*`` on the target grid, of the last sweep, as they are: not shifted.
+        ``phi = u - q`` on the grid and ``psi = v - q*`` on the target grid, as the last sweep left them: not shifted.
     potential : ndarray, (*shape)
         ``u``, zero mean under the source, as :attr:`pmapde.Solution.potential`.
     dual_potential : ndarray, (*target_shape)

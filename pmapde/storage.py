@@ -1,4 +1,4 @@
-"""Solutions on disk: one .npz file, arrays and a JSON header, written atomically, never pickled."""
+"""Solutions and plans on disk: one .npz file, arrays and a JSON header, written atomically, never pickled."""
 from __future__ import annotations
 
 import json
@@ -11,12 +11,14 @@ import numpy as np
 
 from .density import GridDensity
 from .grid import Grid
+from .plan import SinkhornPlan
 from .problem import TransportProblem
 from .solution import Solution, plain
 from .status import Status
 from .transport import PiecewiseAffineMap
 
 FORMAT = "pmapde solution 2"
+PLAN_FORMAT = "pmapde sinkhorn plan 1"
 _SCALARS = ("scheme", "cost", "cost_error", "map_error", "algebraic_error", "extrapolation", "residual", "tolerance",
             "drift", "margin", "narrow_mass", "folded_mass", "push_forward_error")
 
@@ -28,17 +30,29 @@ def _grid_header(grid):
 def save(solution, path):
     """Write ``solution`` to ``path`` (.npz appended if missing);
     an existing file is replaced only when all is written."""
+    _write(path, solution, {"format": FORMAT, **{name: plain(getattr(solution, name)) for name in _SCALARS}},
+           {"phi": solution.displacement_potential, "displacement": solution.displacement,
+            "potential": solution.potential})
+
+
+def save_plan(plan, path):
+    """The same for a :class:`SinkhornPlan`."""
+    _write(path, plan, {"format": PLAN_FORMAT, "epsilon": plan.epsilon},
+           {"phi": plan.displacement_potential, "psi": plan.dual_displacement_potential,
+            "potential": plan.potential, "dual_potential": plan.dual_potential})
+
+
+def _write(path, result, header, arrays):
     path = Path(path)
     path = path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
-    problem = solution.problem
-    header = {"format": FORMAT, "status": solution.status.name, "grid": _grid_header(problem.grid),
+    problem = result.problem
+    header = {"status": result.status.name, "grid": _grid_header(problem.grid),
               "target_grid": _grid_header(problem.target_grid), "floor": problem.floor,
               "interpolation": problem.target.interpolation,
               "source_log_mass": problem.source_log_mass, "target_log_mass": problem.target_log_mass,
-              "stats": solution.stats, **{name: plain(getattr(solution, name)) for name in _SCALARS}}
-    arrays = {"source": problem.source_values, "target": problem.target_values, "phi": solution.displacement_potential,
-              "displacement": solution.displacement, "potential": solution.potential,
-              **{f"history_{name}": values for name, values in solution.history.items()}}
+              "stats": result.stats, **header}
+    arrays = {"source": problem.source_values, "target": problem.target_values, **arrays,
+              **{f"history_{name}": values for name, values in result.history.items()}}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -55,14 +69,14 @@ def save(solution, path):
 
 
 def load(path):
-    """Read a :class:`Solution` written by :meth:`Solution.save`.
+    """Read a :class:`Solution` or :class:`SinkhornPlan` written by its ``save``.
 
     A target that was a LogDensity comes back as its values on the target grid.
 
     Raises
     ------
     ValueError
-        If the file is not a complete solution of this format.
+        If the file is not a complete result of this format.
 
     Examples
     --------
@@ -78,27 +92,40 @@ def load(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             header = json.loads(bytes(file["header"]))
-            if header["format"] != FORMAT:
-                raise ValueError(f"format {header['format']!r}, expected {FORMAT!r}")
+            if header["format"] not in (FORMAT, PLAN_FORMAT):
+                raise ValueError(f"format {header['format']!r}, expected {FORMAT!r} or {PLAN_FORMAT!r}")
             arrays = {name: file[name] for name in file.files if name != "header"}
-        return _rebuilt(header, arrays)
+        return (_rebuilt if header["format"] == FORMAT else _rebuilt_plan)(header, arrays)
     except FileNotFoundError:
         raise
     except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, json.JSONDecodeError) as error:
         raise ValueError(f"`path` {os.fspath(path)!r} is not a solution saved by pmapde ({error}).") from None
 
 
-def _rebuilt(header, arrays):
+def _rebuilt_problem(header, arrays):
     grids = [Grid(**header[name]) for name in ("grid", "target_grid")]
     problem = TransportProblem(GridDensity(arrays["source"], grids[0]),
                                GridDensity(arrays["target"], grids[1], header["interpolation"]))
     problem.source_values = arrays["source"]  # normalising twice would change the last bits
     problem.floor = header["floor"]
     problem.source_log_mass, problem.target_log_mass = header["source_log_mass"], header["target_log_mass"]
+    history = {name[len("history_"):]: values for name, values in arrays.items() if name.startswith("history_")}
+    return problem, history
+
+
+def _rebuilt_plan(header, arrays):
+    problem, history = _rebuilt_problem(header, arrays)
+    if arrays["phi"].shape != problem.grid.shape or arrays["psi"].shape != problem.target_grid.shape:
+        raise ValueError(f"potentials of shapes {arrays['phi'].shape} and {arrays['psi'].shape} do not fit the grids")
+    return SinkhornPlan(problem, header["epsilon"], Status[header["status"]], arrays["phi"], arrays["psi"], history,
+                        header["stats"])
+
+
+def _rebuilt(header, arrays):
+    problem, history = _rebuilt_problem(header, arrays)
     displacement = arrays["displacement"]
     if displacement.shape != (problem.ndim, *problem.grid.shape) or arrays["phi"].shape != problem.grid.shape:
         raise ValueError(f"displacement of shape {displacement.shape} does not fit grid {problem.grid.shape}")
-    history = {name[len("history_"):]: values for name, values in arrays.items() if name.startswith("history_")}
     return Solution(problem=problem, status=Status[header["status"]], displacement_potential=arrays["phi"],
                     displacement=displacement, history=history, stats=header["stats"],
                     transport_map=PiecewiseAffineMap(problem.grid, problem.target_grid, displacement),

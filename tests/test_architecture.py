@@ -73,6 +73,8 @@ def late(argument):
 
 ABOVE_THE_OPERATOR = (
     "newton", "stepping", "solver", "solution", "transport", "storage", "exact", "gallery", "plotting", "cli")
+ENTROPIC = ("gibbs", "entropic", "plan")
+"""Sinkhorn: it shares no numerics with the PDE path, so that their agreement is evidence."""
 
 
 @pytest.mark.parametrize(("lower", "forbidden"), [
@@ -84,6 +86,11 @@ ABOVE_THE_OPERATOR = (
     (("density", "problem"), ("monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
     (("monge_ampere",), ABOVE_THE_OPERATOR),
     (("stepping",), ABOVE_THE_OPERATOR[2:]),
+    (("grid", "density", "problem", "monge_ampere", "linear", "newton", "stepping", "solver", "solution", "transport"),
+     ENTROPIC),
+    (ENTROPIC, ("monge_ampere", "linear", "transfer", "ghosts", "reductions", "work", "memory", "extrapolation",
+                *(set(ABOVE_THE_OPERATOR) - {"storage"}))),
+    (("gibbs",), ("entropic", "plan", "problem", "density")), (("plan",), ("entropic",)),
 ])
 def test_lower_layer_does_not_know_a_higher_one(lower, forbidden):
     modules = [module for module in FILES if is_under(module, lower)]
@@ -102,6 +109,7 @@ def test_kernels_import_nothing_of_the_package():
 @pytest.mark.parametrize(("used", "users"), [
     (("kernels.monge_ampere_2d", "kernels.monge_ampere_3d"), {"pmapde.monge_ampere"}),
     (("kernels.transfer",), {"pmapde.transfer"}),
+    (("kernels.sinkhorn",), {"pmapde.gibbs", "pmapde.plan"}),
     (("kernels.reductions",), {"pmapde.reductions"}),
     (("plotting", "exact"), {"pmapde.cli"}),
     (("cli",), {"pmapde.__main__"}),

@@ -256,8 +256,8 @@ def _tilted(e, n, count, nodes, places, stiffness, table, m, sums, scaled):
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _tile(tile, values, n, m, inner, kernel, log_kernel, first, last, bound, nodes, places, stiffness, table, out, depth,
-          refused):
+def _tile(tile, values, n, m, inner, kernel, log_kernel, first, last, bound, nodes, places, stiffness, table, out,
+          depth, refused):
     """LINES lines of ``log_sums``."""
     lines, groups, columns = values.size // n, kernel.shape[0] // 4, kernel.shape[1]
     begin = tile * LINES
@@ -326,15 +326,15 @@ def log_sums(values, n, m, inner, kernel, log_kernel, first, last, bound, nodes,
 
     Every line is shifted by its maximum and multiplied by ``kernel = exp(log_kernel)``, whose entries outside columns
     ``first[g]:last[g]`` of the four rows of group ``g`` are left out. A line with a sum below ``exp(bound)`` may miss
-    something: then its tile of LINES lines is done again by ``_tilted`` (if ``table`` is not empty), or the line term by
-    term. ``kernel`` is padded with zeros to multiples of 4, ``log_kernel`` with ``-inf`` to a multiple of CHUNK columns.
+    something: then its tile of LINES lines is done again by ``_tilted`` (if ``table`` is not empty), or the line term
+    by term. ``kernel`` is padded with zeros to multiples of 4, ``log_kernel`` with ``-inf`` to whole CHUNKs of columns.
 
     Per tile: in ``depth`` how far the smallest sum of a line lies below its maximum, as a logarithm (lines beyond
     DEEPEST left out); in ``refused`` how many lines were done again, and how many of them term by term.
     """
     for tile in prange((values.size // n + LINES - 1) // LINES):
-        _tile(np.int64(tile), values, n, m, inner, kernel, log_kernel, first, last, bound, nodes, places, stiffness, table,
-              out, depth, refused)
+        _tile(np.int64(tile), values, n, m, inner, kernel, log_kernel, first, last, bound, nodes, places, stiffness,
+              table, out, depth, refused)
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
