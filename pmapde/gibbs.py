@@ -7,8 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-WIDEST = 700.0
-"""exp(-700) still is a normal double precision number: no kernel is cut below it."""
 MARGIN = 46.0
 """exp(-46) is 1e-20: what is left out of a sum is smaller than that, relative to it, times the length of a line."""
 QUANTUM = 16.0
@@ -175,10 +173,11 @@ class AxisKernel:
     """
 
     def __init__(self, log_kernel, parabola=None):
-        from .kernels.sinkhorn import CHUNK
+        from .kernels.sinkhorn import CHUNK, WIDEST
         self.m, self.n = log_kernel.shape
         self.log = np.full((self.m, -(-self.n // CHUNK) * CHUNK), -np.inf)
         self.log[:, :self.n] = log_kernel
+        self.highest = float(log_kernel.max())
         self.lines = self.refused = self.slow = 0
         self._cut(WIDEST)
         self._tilt(*parabola or (np.zeros(2), np.zeros(2), 1.0, 0.0))
@@ -200,29 +199,31 @@ class AxisKernel:
         half = min(len(self.nodes), int(600 / (1.5 * mixed)) + 1)
         d = (np.arange(rows) - 0.5 * (rows - 1))[:, None] * step
         w = (np.arange(2 * half + 5) - half) * spacing
-        self.table = np.exp(np.clip(stiffness * (2 * d * w - d * d), -WIDEST, WIDEST))
+        self.table = np.exp(np.clip(stiffness * (2 * d * w - d * d), -700, 700))
 
     def _cut(self, reach):
-        """The matrix without its entries below ``exp(-reach)``, padded to groups of four rows and columns."""
+        """The matrix without its entries below ``exp(-reach)`` of the largest, padded to groups of four."""
+        from .kernels.sinkhorn import SCALE
         self.reach = reach
         rows, columns = -(-self.m // 4) * 4, -(-self.n // 4) * 4
         log = np.full((rows, columns), -np.inf)
-        log[:self.m, :self.n] = self.log[:, :self.n]
+        log[:self.m, :self.n] = self.log[:, :self.n] - self.highest
         kept = log >= -reach
-        self.matrix = np.exp(np.where(kept, log, -np.inf))
+        self.matrix = np.ldexp(np.exp(np.where(kept, log, -np.inf)), SCALE)
         used = kept.reshape(-1, 4, columns // 4, 4).any(axis=(1, 3))
         self.first = 4 * used.argmax(axis=1)
         self.last = np.where(used.any(axis=1), columns - 4 * used[:, ::-1].argmax(axis=1), 0)
 
     def __call__(self, values, axis):
         """Sums along ``axis`` of ``values``, contiguous: ``n`` cells in, ``m`` out, the other axes kept."""
-        from .kernels.sinkhorn import LINES, log_sums
+        from .kernels.sinkhorn import LINES, WIDEST, log_sums
         shape, inner = values.shape, math.prod(values.shape[axis + 1:])
         lines = values.size // self.n
         out = np.empty((*shape[:axis], self.m, *shape[axis + 1:]))
         depth, refused = np.empty(-(-lines // LINES)), np.empty((-(-lines // LINES), 2), dtype=np.int64)
-        log_sums(values.ravel(), self.n, self.m, inner, self.matrix, self.log, self.first, self.last,
-                 MARGIN - self.reach, self.nodes, self.places, self.stiffness, self.table, out.ravel(), depth, refused)
+        log_sums(values.ravel(), self.n, self.m, inner, self.matrix, self.highest, self.log, self.first,
+                 self.last, MARGIN - self.reach, self.nodes, self.places, self.stiffness, self.table, out.ravel(), depth,
+                 refused)
         self.lines += lines
         self.refused += int(refused[:, 0].sum())
         self.slow += int(refused[:, 1].sum())

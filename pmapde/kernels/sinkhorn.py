@@ -15,8 +15,13 @@ BLOCK = 1024
 CHUNK = 16
 LOWEST = -708.0
 """exp(LOWEST) is about the smallest normal number; smaller ones are set to zero."""
-DEEPEST = 650.0
-"""Sums below exp(-DEEPEST) times the largest value of their line are left to the log domain."""
+WIDEST = 690.0
+"""Entries of a kernel, and values relative to the largest of their line, below exp(-WIDEST) are set to zero."""
+SCALE = 490
+"""Both are multiplied by 2^SCALE: products as small as exp(-2 WIDEST) then still are normal numbers (arithmetic with
+others takes a hundred times longer), and sums of the largest do not overflow."""
+DEEPEST = 640.0
+"""Sums below exp(-DEEPEST) times the largest value of their line are left to the other ways."""
 DEEP = 42.0
 """Terms smaller than exp(-DEEP) times the largest are left out of a sum: 1e-18 of it for each of them."""
 
@@ -26,8 +31,8 @@ _HALF_ROOT = 0x3fe6a09e667f3bcd  # bits of sqrt(1/2): mantissas are taken in [sq
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _exp(x):
-    """``exp(x)`` for ``x <= 700``, zero below LOWEST; NaN survives."""
+def _exp(x, bits):
+    """``2^bits exp(x)`` for ``x`` up to 700, zero below LOWEST; NaN survives."""
     k = np.floor(x * _LOG2E + 0.5)
     r = (x - k * _LN2_HIGH) - k * _LN2_LOW
     p = 1.0 / 479001600.0
@@ -42,16 +47,16 @@ def _exp(x):
     p = p * r + 1.0 / 6.0
     p = p * r + 0.5
     p = p * r * r + r + 1.0
-    power = np.int64((np.int64(k) + np.int64(1023)) << np.int64(52)).view(np.float64)
+    power = np.int64((np.int64(k) + np.int64(1023 + bits)) << np.int64(52)).view(np.float64)
     return 0.0 if x <= LOWEST else p * power
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _log(x):
-    """``log(x)`` of zero and normal positive numbers; NaN survives."""
-    bits = np.float64(x).view(np.int64)
-    exponent = np.int64((bits - np.int64(_HALF_ROOT)) >> np.int64(52))
-    mantissa = np.int64(bits - np.int64(exponent << np.int64(52))).view(np.float64)
+def _log(x, bits):
+    """``log(x / 2^bits)`` of zero and normal positive numbers; NaN survives."""
+    word = np.float64(x).view(np.int64)
+    exponent = np.int64((word - np.int64(_HALF_ROOT)) >> np.int64(52))
+    mantissa = np.int64(word - np.int64(exponent << np.int64(52))).view(np.float64)
     s = (mantissa - 1.0) / (mantissa + 1.0)
     z = s * s
     p = 2.0 / 23.0
@@ -65,7 +70,7 @@ def _log(x):
     p = p * z + 2.0 / 7.0
     p = p * z + 2.0 / 5.0
     p = p * z + 2.0 / 3.0
-    e = np.float64(exponent)
+    e = np.float64(exponent - np.int64(bits))
     value = e * _LN2_HIGH + (e * _LN2_LOW + (s * z * p + 2.0 * s))
     return value if x > 0.0 else (-np.inf if x == 0.0 else np.nan)
 
@@ -111,7 +116,7 @@ def _terms(line, log_row, terms, tops):
 def _sum_exp(terms, begin, top):
     total = 0.0
     for i in range(begin, begin + CHUNK):
-        total += _exp(terms[i] - top)
+        total += _exp(terms[i] - top, 0)
     return total
 
 
@@ -131,7 +136,7 @@ def _log_domain_line(line, log_kernel, terms, tops, out, base, stride):
                 for chunk in range(tops.size):
                     if tops[chunk] > top - DEEP:
                         total += _sum_exp(terms, chunk * CHUNK, top)
-                value = top + _log(total)
+                value = top + _log(total, 0)
         out[base + j * stride] = value
 
 
@@ -237,7 +242,7 @@ def _tilted(e, n, count, nodes, places, stiffness, table, m, sums, scaled):
             x, row, to = nodes[low + k], e[(low + k) % n], scaled[k]
             fall = stiffness * (x - centre) * (x - centre)
             for t in range(LINES):
-                to[t] = _exp(row[t] - fall - top[t])
+                to[t] = _exp(row[t] - fall - top[t], 0)
         padded = (width + 3) // 4 * 4
         scaled[width:padded] = 0.0
         for q in range(0, min(size, (m - j + 3) // 4 * 4), 4):
@@ -246,7 +251,7 @@ def _tilted(e, n, count, nodes, places, stiffness, table, m, sums, scaled):
             lift = 2.0 * stiffness * (q - 0.5 * (size - 1)) * step * (nodes[reference] - centre)
             row = sums[j + q]
             for t in range(LINES):
-                row[t] = _log(row[t]) + (top[t] + lift)
+                row[t] = _log(row[t], 0) + (top[t] + lift)
         begin = low
         j += size
     for t in range(count):
@@ -256,8 +261,8 @@ def _tilted(e, n, count, nodes, places, stiffness, table, m, sums, scaled):
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _tile(tile, values, n, m, inner, kernel, log_kernel, first, last, bound, nodes, places, stiffness, table, out,
-          depth, refused):
+def _tile(tile, values, n, m, inner, kernel, lift, log_kernel, first, last, bound, nodes, places, stiffness, table,
+          out, depth, refused):
     """LINES lines of ``log_sums``."""
     lines, groups, columns = values.size // n, kernel.shape[0] // 4, kernel.shape[1]
     begin = tile * LINES
@@ -281,20 +286,21 @@ def _tile(tile, values, n, m, inner, kernel, log_kernel, first, last, bound, nod
     for i in range(n):
         row = e[i]
         for t in range(LINES):
-            row[t] = _exp(row[t] - shift[t])
+            value = row[t] - shift[t]
+            row[t] = 0.0 if value <= -WIDEST else _exp(value, SCALE)
     for group in range(groups):
         _four_rows(kernel, 4 * group, 0, e, first[group], last[group], sums[4 * group:4 * group + 4])
     for j in range(m):
         row = sums[j]
         for t in range(LINES):
             lowest[t] = min(lowest[t], row[t])
-            row[t] = _log(row[t]) + shift[t]
-    lowest[massless] = 1.0
+            row[t] = _log(row[t], 2 * SCALE) + (shift[t] + lift)
+    for t in range(LINES):
+        lowest[t] = 0.0 if massless[t] else _log(lowest[t], 2 * SCALE)
     deepest, again, slow = 0.0, 0, 0
     for t in range(count):
-        low = _log(lowest[t])
-        again += low < bound
-        deepest = max(deepest, -low if low >= bound else 0.0)
+        again += lowest[t] < bound
+        deepest = max(deepest, -lowest[t] if lowest[t] >= bound else 0.0)
     done = False
     if again > 0 and table.size > 0:
         scaled, tilted = np.empty((table.shape[1] + 8, LINES + 8)), np.empty((m + table.shape[0], LINES + 8))
@@ -305,7 +311,7 @@ def _tile(tile, values, n, m, inner, kernel, log_kernel, first, last, bound, nod
         width = log_kernel.shape[1]
         line, terms, tops = np.full(width, -np.inf), np.empty(width), np.empty(width // CHUNK)
         for t in range(count):
-            if _log(lowest[t]) < bound:
+            if lowest[t] < bound:
                 if not done:
                     for i in range(n):
                         line[i] = values[base[t] + i * inner]
@@ -320,21 +326,22 @@ def _tile(tile, values, n, m, inner, kernel, log_kernel, first, last, bound, nod
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
-def log_sums(values, n, m, inner, kernel, log_kernel, first, last, bound, nodes, places, stiffness, table, out, depth,
-             refused):
+def log_sums(values, n, m, inner, kernel, lift, log_kernel, first, last, bound, nodes, places, stiffness, table, out,
+             depth, refused):
     """``out[o, j, c] = log sum_i exp(log_kernel[j, i] + values[o, i, c])``, the arrays flattened.
 
-    Every line is shifted by its maximum and multiplied by ``kernel = exp(log_kernel)``, whose entries outside columns
-    ``first[g]:last[g]`` of the four rows of group ``g`` are left out. A line with a sum below ``exp(bound)`` may miss
-    something: then its tile of LINES lines is done again by ``_tilted`` (if ``table`` is not empty), or the line term
-    by term. ``kernel`` is padded with zeros to multiples of 4, ``log_kernel`` with ``-inf`` to whole CHUNKs of columns.
+    Every line is shifted by its maximum and multiplied by ``kernel = 2^SCALE exp(log_kernel - lift)``, whose entries
+    outside columns ``first[g]:last[g]`` of the four rows of group ``g`` are left out. A line with a sum, relative to
+    the largest entry of the kernel, below ``exp(bound)`` may miss something: then its tile of LINES lines is done again by ``_tilted`` (if ``table`` is not empty), or the
+    line term by term. ``kernel`` is padded with zeros to multiples of 4, ``log_kernel`` with ``-inf`` to whole CHUNKs of
+    columns.
 
     Per tile: in ``depth`` how far the smallest sum of a line lies below its maximum, as a logarithm (lines beyond
     DEEPEST left out); in ``refused`` how many lines were done again, and how many of them term by term.
     """
     for tile in prange((values.size // n + LINES - 1) // LINES):
-        _tile(np.int64(tile), values, n, m, inner, kernel, log_kernel, first, last, bound, nodes, places, stiffness,
-              table, out, depth, refused)
+        _tile(np.int64(tile), values, n, m, inner, kernel, lift, log_kernel, first, last, bound, nodes, places,
+              stiffness, table, out, depth, refused)
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
@@ -363,7 +370,7 @@ def update(potential, log_sum, mass, epsilon, factor, out, sums):
             # exp(d) - 1 - d without cancellation
             series = d * d * (0.5 + d * (1 / 6 + d * (1 / 24 + d * (1 / 120 + d * (1 / 720 + d * (1 / 5040 + d * (
                 1 / 40320 + d * (1 / 362880 + d * (1 / 3628800 + d / 39916800)))))))))
-            excess = series if abs(d) < 0.25 else _exp(d) - 1.0 - d
+            excess = series if abs(d) < 0.25 else _exp(d, 0) - 1.0 - d
             distance += mass[i] * abs(excess + d)
             forward += mass[i] * excess
             reverse += mass[i] * (d * d + d * excess - excess)
@@ -452,7 +459,7 @@ def displacement_at(points, nodes, slopes, periods, inverse_epsilon, values, sha
                     row, known = (i * shape[1] + j) * shape[2], weights[0, i] + weights[1, j] - top
                     sum_w, sum_d = 0.0, 0.0
                     for l in range(r * side, min(shape[2], (r + 1) * side)):
-                        weight = _exp(values[row + l] + weights[2, l] + known)
+                        weight = _exp(values[row + l] + weights[2, l] + known, 0)
                         sum_w += weight
                         sum_d += weight * means[2, l]
                     total += sum_w
