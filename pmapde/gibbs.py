@@ -102,7 +102,8 @@ class GibbsKernel:
 
     @property
     def counts(self):
-        """Lines of all sums so far; those done again because their values spread too far; those term by term."""
+        """Lines of all sums so far; those whose values spread too far for the exponential domain; those of them that
+        were done term by term."""
         kernels = self.to_source + self.to_target
         return {name: sum(getattr(kernel, name) for kernel in kernels) for name in ("lines", "refused", "slow")}
 
@@ -155,9 +156,10 @@ class AxisKernel:
 
     The sums are taken in the exponential domain with the band of the kernel that they need. How wide that is shows
     afterwards: the smallest sum, relative to the largest value of its line, says how small the entries may be that are
-    left out. The band of a call is guessed from the call before, and every line is checked against what was left out; a
-    line that might miss something is done again, with the maximum of every group of outputs taken out, or term by term.
-    So the results never depend on the guess by more than rounding.
+    left out. The band of a call is guessed from the call before, and every line is checked against what was left out;
+    lines that might miss something are done again (and tiles of lines where that has to be expected, at once) with the
+    maximum of every group of outputs taken out, or term by term. So the results never depend on the guess by more than
+    rounding.
 
     Parameters
     ----------
@@ -169,7 +171,7 @@ class AxisKernel:
     Attributes
     ----------
     lines, refused, slow : int
-        Lines of all calls, those of them that were done again, and term by term.
+        Lines of all calls, those of them that were not done the first way, and those done term by term.
     """
 
     def __init__(self, log_kernel, parabola=None):
@@ -179,6 +181,7 @@ class AxisKernel:
         self.log[:, :self.n] = log_kernel
         self.highest = float(log_kernel.max())
         self.lines = self.refused = self.slow = 0
+        self.depth = np.empty(0)  # of the sums of the last call, per tile of lines
         self._cut(WIDEST)
         self._tilt(*parabola or (np.zeros(2), np.zeros(2), 1.0, 0.0))
 
@@ -216,18 +219,22 @@ class AxisKernel:
 
     def __call__(self, values, axis):
         """Sums along ``axis`` of ``values``, contiguous: ``n`` cells in, ``m`` out, the other axes kept."""
-        from .kernels.sinkhorn import LINES, WIDEST, log_sums
+        from .kernels.sinkhorn import DEEPEST, LINES, WIDEST, log_sums
         shape, inner = values.shape, math.prod(values.shape[axis + 1:])
         lines = values.size // self.n
+        tiles = -(-lines // LINES)
+        if len(self.depth) != tiles:
+            self.depth = np.zeros(tiles)
         out = np.empty((*shape[:axis], self.m, *shape[axis + 1:]))
-        depth, refused = np.empty(-(-lines // LINES)), np.empty((-(-lines // LINES), 2), dtype=np.int64)
-        log_sums(values.ravel(), self.n, self.m, inner, self.matrix, self.highest, self.log, self.first,
-                 self.last, MARGIN - self.reach, self.nodes, self.places, self.stiffness, self.table, out.ravel(), depth,
+        refused = np.empty((tiles, 2), dtype=np.int64)
+        log_sums(values.ravel(), self.n, self.m, inner, self.matrix, self.highest, self.log, self.first, self.last,
+                 MARGIN - self.reach, self.nodes, self.places, self.stiffness, self.table, out.ravel(), self.depth,
                  refused)
         self.lines += lines
         self.refused += int(refused[:, 0].sum())
         self.slow += int(refused[:, 1].sum())
-        needed = min(WIDEST, QUANTUM * math.ceil((float(depth.max()) + MARGIN) / QUANTUM + 1))
+        deepest = max(self.depth[self.depth <= DEEPEST], default=0.0)
+        needed = min(WIDEST, QUANTUM * math.ceil((float(deepest) + MARGIN) / QUANTUM + 1))
         if needed > self.reach or needed < self.reach - 2 * QUANTUM:
             self._cut(needed)
         return out

@@ -223,8 +223,8 @@ class SinkhornPlan:
                               f"{errors['source_kl'][-1]:.2e}, KL(rho | mu) {errors['source_reverse_kl'][-1]:.2e}; "
                               f"target exact"),
                 ("work", f"{stats['sweeps']} sweeps at epsilon, {sum(stats['anneal'])} before; "
-                         f"lines summed twice {lines['refused'] / lines['lines']:.1%}, term by term "
-                         f"{lines['slow'] / lines['lines']:.1%}"),
+                         f"{lines['refused'] / lines['lines']:.1%} of the lines beyond the exponential domain, "
+                         f"{lines['slow'] / lines['lines']:.1%} term by term"),
                 ("seconds", f"{stats['seconds']:.2f}")]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)
 

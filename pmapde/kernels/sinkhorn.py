@@ -261,15 +261,37 @@ def _tilted(e, n, count, nodes, places, stiffness, table, m, sums, scaled):
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _plain(e, n, m, shift, kernel, lift, first, last, sums, lowest):
+    """The sums of lines shifted by ``shift``, in the exponential domain; ``e`` is overwritten.
+
+    ``lowest``: the smallest sum of every line as a logarithm, relative to its largest value and that of the kernel.
+    """
+    for i in range(n):
+        row = e[i]
+        for t in range(LINES):
+            value = row[t] - shift[t]
+            row[t] = 0.0 if value <= -WIDEST else _exp(value, SCALE)
+    for group in range(kernel.shape[0] // 4):
+        _four_rows(kernel, 4 * group, 0, e, first[group], last[group], sums[4 * group:4 * group + 4])
+    lowest[:] = np.inf
+    for j in range(m):
+        row = sums[j]
+        for t in range(LINES):
+            lowest[t] = min(lowest[t], row[t])
+            row[t] = _log(row[t], 2 * SCALE) + (shift[t] + lift)
+    for t in range(LINES):
+        lowest[t] = _log(lowest[t], 2 * SCALE)
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _tile(tile, values, n, m, inner, kernel, lift, log_kernel, first, last, bound, nodes, places, stiffness, table,
           out, depth, refused):
     """LINES lines of ``log_sums``."""
-    lines, groups, columns = values.size // n, kernel.shape[0] // 4, kernel.shape[1]
     begin = tile * LINES
-    count = min(LINES, lines - begin)
+    count = min(LINES, values.size // n - begin)
     # rows longer than LINES: else columns of 256 cells would fall on a few sets of the cache, and evict each other
-    e, sums = np.zeros((columns, LINES + 8)), np.empty((4 * groups, LINES + 8))
-    shift, lowest = np.full(LINES, -np.inf), np.full(LINES, np.inf)
+    e, sums = np.zeros((kernel.shape[1], LINES + 8)), np.empty((m + max(4, table.shape[0]), LINES + 8))
+    shift, lowest = np.full(LINES, -np.inf), np.full(LINES, -np.inf)
     o, c = divmod(begin, inner)
     side_by_side = c + count <= inner  # neighbours in memory
     base, place = np.empty(LINES, dtype=np.int64), np.empty(LINES, dtype=np.int64)
@@ -283,46 +305,36 @@ def _tile(tile, values, n, m, inner, kernel, lift, log_kernel, first, last, boun
             shift[t] = max(shift[t], row[t])
     massless = shift == -np.inf  # rightly without a finite sum
     shift[massless] = 0.0
-    for i in range(n):
-        row = e[i]
-        for t in range(LINES):
-            value = row[t] - shift[t]
-            row[t] = 0.0 if value <= -WIDEST else _exp(value, SCALE)
-    for group in range(groups):
-        _four_rows(kernel, 4 * group, 0, e, first[group], last[group], sums[4 * group:4 * group + 4])
-    for j in range(m):
-        row = sums[j]
-        for t in range(LINES):
-            lowest[t] = min(lowest[t], row[t])
-            row[t] = _log(row[t], 2 * SCALE) + (shift[t] + lift)
-    for t in range(LINES):
-        lowest[t] = 0.0 if massless[t] else _log(lowest[t], 2 * SCALE)
-    deepest, again, slow = 0.0, 0, 0
-    for t in range(count):
-        again += lowest[t] < bound
-        deepest = max(deepest, -lowest[t] if lowest[t] >= bound else 0.0)
-    done = False
-    if again > 0 and table.size > 0:
-        scaled, tilted = np.empty((table.shape[1] + 8, LINES + 8)), np.empty((m + table.shape[0], LINES + 8))
-        _gather(values, base, inner, count, side_by_side, n, e)
-        done = _tilted(e, n, count, nodes, places, stiffness, table, m, tilted, scaled)
-    _scatter(tilted if done else sums, place, inner, count, side_by_side, m, out)
-    if again > 0:
+    bad, slow, done = count, 0, False
+    if depth[tile] <= DEEPEST or table.size == 0:
+        _plain(e, n, m, shift, kernel, lift, first, last, sums, lowest)
+        bad = 0
+        for t in range(count):
+            bad += lowest[t] < bound and not massless[t]
+        if bad > 0:
+            _gather(values, base, inner, count, side_by_side, n, e)
+    if bad > 0 and table.size > 0:
+        done = _tilted(e, n, count, nodes, places, stiffness, table, m, sums,
+                       np.empty((table.shape[1] + 8, LINES + 8)))
+    if bad == 0 or done:
+        _scatter(sums, place, inner, count, side_by_side, m, out)
+    else:
         width = log_kernel.shape[1]
         line, terms, tops = np.full(width, -np.inf), np.empty(width), np.empty(width // CHUNK)
+        slow = count
         for t in range(count):
-            if lowest[t] < bound:
-                if not done:
-                    for i in range(n):
-                        line[i] = values[base[t] + i * inner]
-                    _log_domain_line(line, log_kernel, terms, tops, out, place[t], inner)
-                    slow += 1
-                low = np.inf
+            for i in range(n):
+                line[i] = values[base[t] + i * inner]
+            _log_domain_line(line, log_kernel, terms, tops, out, place[t], inner)
+    deepest = 0.0
+    for t in range(count):
+        if not massless[t]:
+            if bad > 0:
+                lowest[t] = np.inf
                 for j in range(m):
-                    low = min(low, out[place[t] + j * inner])
-                if shift[t] - low <= DEEPEST:  # a wider band would have done
-                    deepest = max(deepest, shift[t] - low)
-    depth[tile], refused[tile, 0], refused[tile, 1] = deepest, again, slow
+                    lowest[t] = min(lowest[t], out[place[t] + j * inner] - shift[t] - lift)
+            deepest = max(deepest, -lowest[t])
+    depth[tile], refused[tile, 0], refused[tile, 1] = deepest, count if bad > 0 else 0, slow
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
@@ -332,12 +344,13 @@ def log_sums(values, n, m, inner, kernel, lift, log_kernel, first, last, bound, 
 
     Every line is shifted by its maximum and multiplied by ``kernel = 2^SCALE exp(log_kernel - lift)``, whose entries
     outside columns ``first[g]:last[g]`` of the four rows of group ``g`` are left out. A line with a sum, relative to
-    the largest entry of the kernel, below ``exp(bound)`` may miss something: then its tile of LINES lines is done again by ``_tilted`` (if ``table`` is not empty), or the
-    line term by term. ``kernel`` is padded with zeros to multiples of 4, ``log_kernel`` with ``-inf`` to whole CHUNKs of
-    columns.
+    the largest entry of the kernel, below ``exp(bound)`` may miss something: then its tile of LINES lines is done
+    again, by ``_tilted`` (if ``table`` is not empty), or term by term. ``kernel`` is padded with zeros to multiples of
+    4, ``log_kernel`` with ``-inf`` to whole CHUNKs of columns.
 
-    Per tile: in ``depth`` how far the smallest sum of a line lies below its maximum, as a logarithm (lines beyond
-    DEEPEST left out); in ``refused`` how many lines were done again, and how many of them term by term.
+    Per tile, in ``depth``: how far the smallest sum of a line lies below its maximum, as a logarithm. Tiles that come
+    in with more than DEEPEST, from the call before, are left to ``_tilted`` at once. In ``refused``: how many lines
+    went another way than the first, and how many of them term by term.
     """
     for tile in prange((values.size // n + LINES - 1) // LINES):
         _tile(np.int64(tile), values, n, m, inner, kernel, lift, log_kernel, first, last, bound, nodes, places,
