@@ -26,6 +26,7 @@ COARSE_BLUR = 2.0
 SMALLEST_GRID = 8
 PROBE_EVERY = 8
 """Sweeps between two plain ones that see whether an over-relaxed iteration has arrived."""
+SMALLEST_EPSILON = 1e-15
 DIVERGED = 1e3
 """An L1 distance no marginal of mass one can have."""
 
@@ -96,7 +97,8 @@ def sinkhorn(problem, epsilon, iterations=None, *, tolerance=None, start=None, s
     problem : TransportProblem
         Cells without mass are allowed on both sides.
     epsilon : float
-        Temperature of the ground cost ``|x - y|^2 / 2``; its root is the blur, a length. As small as one likes.
+        Temperature of the ground cost ``|x - y|^2 / 2``; its root is the blur, a length. Down to 1e-15 times the square
+        of the box, though below about a quarter of a cell squared the plan is that of the point masses.
     iterations : int, optional
         Sweeps to make; with ``tolerance``, the most to make (default 100 000).
     tolerance : float, optional
@@ -178,6 +180,10 @@ class _Settings:
         if not isinstance(problem, TransportProblem):
             raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
         _check_number("epsilon", epsilon, 0, math.inf, "a positive temperature")
+        lowest = SMALLEST_EPSILON * float((problem.slopes * problem.grid.lengths**2).max())
+        if epsilon < lowest:
+            raise ValueError(f"`epsilon` must be at least {lowest:.1e} here, where costs over epsilon lose their last "
+                             f"digit, got {epsilon!r}.")
         if iterations is not None and not (isinstance(iterations, Integral) and not isinstance(iterations, bool)
                                            and iterations >= 1):
             raise ValueError(f"`iterations` must be a whole number >= 1, got {iterations!r}.")
@@ -305,7 +311,7 @@ def _iterate(problem, kernel, phi, iterations, tolerance, factor, relaxation, cl
         history.append(sweep)
         if number % 64 == 0:
             floor = 4 * np.finfo(float).eps * (1 + float(np.abs(phi).max()) / kernel.epsilon)
-        exact, goal = omega == 1.0, max(tolerance, floor) if tolerance else 0.0
+        exact, goal = omega == 1.0, max(tolerance, floor) if tolerance else -1.0
         if not source.distance <= DIVERGED:
             status, exact = Status.DIVERGED, True
         elif exact and source.distance <= goal:

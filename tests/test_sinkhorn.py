@@ -1,6 +1,7 @@
 """Sinkhorn on grids against sums over all pairs of cells, closed forms for Gaussians, and its theory."""
 import math
 
+import bench_sinkhorn
 import numba
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ class Dense:
     """
 
     def __init__(self, problem, epsilon):
-        images = 3 + math.ceil(math.sqrt(80 * epsilon))
+        images = 2 + math.ceil(math.sqrt(80 * epsilon))
         self.problem, self.epsilon = problem, epsilon
         self.x, self.y = (grid.cell_centres().reshape(grid.ndim, -1).T for grid in (problem.grid, problem.target_grid))
         self.mu = problem.source_values.ravel() * problem.grid.cell_volume
@@ -75,7 +76,7 @@ def problem_of(name, rng=0):
 
 
 @pytest.mark.parametrize("name", ["square", "boxes", "torus", "mixed", "cube", "torus3d"])
-@pytest.mark.parametrize("epsilon", [0.3, 0.03, 2e-4])
+@pytest.mark.parametrize("epsilon", [0.1, 0.02, 2e-4])
 def test_sweeps_are_those_over_all_pairs(name, epsilon):
     problem = problem_of(name)
     dense = Dense(problem, epsilon)
@@ -111,7 +112,7 @@ def test_sweeps_are_those_over_all_pairs(name, epsilon):
 
 
 @pytest.mark.parametrize("name", ["square", "boxes", "torus", "mixed", "cube", "torus3d"])
-@pytest.mark.parametrize("epsilon", [0.3, 0.03, 1e-4])
+@pytest.mark.parametrize("epsilon", [0.1, 0.02, 1e-4])
 def test_map_between_the_grid_points_is_the_entropic_formula(name, epsilon):
     problem = problem_of(name)
     plan = sinkhorn(problem, epsilon, 5)
@@ -439,6 +440,36 @@ def test_failures_are_statuses_with_the_partial_plan(pair):
         assert np.abs(rho - dense.mu).sum() == pytest.approx(plan.marginal_error[-1], rel=1e-6)
 
 
+def test_the_sweeps_asked_for_are_made_even_if_the_marginals_are_exact():
+    plan = sinkhorn(TransportProblem(np.ones((8, 8)), np.ones((8, 8))), 1e6, 20)
+    assert plan.status is Status.SWEEPS_DONE and plan.stats["sweeps"] == 20 and plan.marginal_error[-1] < 1e-14
+
+
+@pytest.mark.parametrize("length", [1e-6, 1e6])
+def test_units_do_not_matter(length):
+    """The same problem in other units, on boxes far apart."""
+    plans = []
+    for unit in (1.0, length):
+        problem = problem_of("boxes")
+        grids = [Grid(grid.shape, np.array(grid.box) * unit) for grid in (problem.grid, problem.target_grid)]
+        plans.append(sinkhorn(TransportProblem(GridDensity(problem.source_values, grids[0]),
+                                               GridDensity(problem.target_values, grids[1])), 1e-3 * unit**2, 30))
+    one, other = plans
+    assert other.potential == pytest.approx(one.potential * length**2, abs=1e-11 * length**2)
+    assert other.cost == pytest.approx(one.cost * length**2, rel=1e-10)
+    assert other.debiased_cost == pytest.approx(one.debiased_cost * length**2, rel=1e-10)
+
+
+def test_point_masses():
+    """Dirac to two Diracs: everything is known."""
+    epsilon, source, target = 1e-3, np.zeros((10, 10)), np.zeros((10, 10))
+    source[2, 3] = target[0, 0] = target[7, 8] = 1
+    for problem, far in ((TransportProblem(source, target), 0.315), (TransportProblem(target, source), 0.315)):
+        plan = sinkhorn(problem, epsilon)
+        assert plan.success and plan.cost == pytest.approx(far) and plan.entropic_cost == pytest.approx(far)
+        assert plan.debiased_cost == pytest.approx(far - epsilon * math.log(2))
+
+
 def test_tolerances_below_rounding_end_at_rounding(pair):
     plan = sinkhorn(pair, 5e-3, tolerance=1e-300)
     assert plan.success and plan.marginal_error[-1] < 1e-12
@@ -447,6 +478,7 @@ def test_tolerances_below_rounding_end_at_rounding(pair):
 @pytest.mark.parametrize(("arguments", "error", "message"), [
     ({"epsilon": 0.0}, ValueError, "`epsilon` must be a positive temperature, got 0.0"),
     ({"epsilon": -1}, ValueError, "`epsilon` must be"), ({"epsilon": np.nan}, ValueError, "`epsilon` must be"),
+    ({"epsilon": 1e-300}, ValueError, "`epsilon` must be at least 1.0e-15 here"),
     ({"epsilon": "small"}, ValueError, "`epsilon` must be"), ({"epsilon": True}, ValueError, "`epsilon` must be"),
     ({"iterations": 0}, ValueError, "`iterations` must be a whole number >= 1"),
     ({"iterations": 2.5}, ValueError, "`iterations` must be a whole number >= 1"),
@@ -521,3 +553,21 @@ def test_potentials_are_those_of_pot(epsilon):
                                      warn=False)
     for ours, theirs, weights in zip(dense.of(plan), (log["log_u"], log["log_v"]), (dense.log_mu, dense.log_nu)):
         assert spread(ours - epsilon * (theirs - weights)) < 1e-9
+
+
+def test_the_benchmark_compares_before_it_times(monkeypatch):
+    [row] = bench_sinkhorn.sweep_times((16, 16), 2, "solved", {}, rounds=1)
+    assert row["outcome"] == "ok" and row["ms per sweep"] > 0
+
+    class Wrong(bench_sinkhorn.Ours):
+        name = "wrong"
+
+        def run(self, sweeps):
+            return super().run(sweeps) + 1e-6 * self.half
+
+    monkeypatch.setattr(bench_sinkhorn, "solvers", lambda *given: [bench_sinkhorn.Ours(*given[:3]), Wrong(*given[:3])])
+    right, wrong = bench_sinkhorn.sweep_times((16, 16), 2, "from 0", {}, rounds=1)
+    assert right["outcome"] == "ok" and wrong["outcome"] == "FAILED" and wrong["ms per sweep"] == ""
+    rows = bench_sinkhorn.accuracy_rows(32, (3, 2))
+    assert {row["solver"].split()[0].strip(",") for row in rows} == {"pmapde.solve", "pmapde.sinkhorn"}
+    assert bench_sinkhorn.quickest([{"solver": "a", "reached": "no"}], "a") is None
