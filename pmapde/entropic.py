@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 
 import numpy as np
@@ -308,7 +308,7 @@ def _iterate(problem, kernel, phi, iterations, tolerance, factor, relaxation, cl
         new, source = half_sweep(kernel, kernel.to_source, log_target, psi, source_mass, phi,
                                  factor * relaxation.factor)
         sweep = Sweep(number, kernel.epsilon, phi, psi, source, target, omega, clock.seconds, final)
-        history.append(sweep)
+        history.append(replace(sweep, phi=None, psi=None))
         if number % 64 == 0:
             floor = 4 * np.finfo(float).eps * (1 + float(np.abs(phi).max()) / kernel.epsilon)
         exact, goal = omega == 1.0, max(tolerance, floor) if tolerance else -1.0

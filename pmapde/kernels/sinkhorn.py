@@ -365,6 +365,26 @@ def weighted(log_mass, potential, inverse_epsilon, out):
             out[i] = log_mass[i] - potential[i] * inverse_epsilon
 
 
+@njit(cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+def _update_block(potential, log_sum, mass, epsilon, factor, out):
+    distance, forward, reverse, inverse = 0.0, 0.0, 0.0, 1.0 / epsilon
+    for i in range(potential.size):
+        old = potential[i]
+        difference = epsilon * log_sum[i] - old
+        out[i] = old + factor * difference
+        d = difference * inverse
+        d = 700.0 if d > 700.0 else (-700.0 if d < -700.0 else d)
+        # exp(d) - 1 - d without cancellation
+        series = d * d * (0.5 + d * (1 / 6 + d * (1 / 24 + d * (1 / 120 + d * (1 / 720 + d * (1 / 5040 + d * (
+            1 / 40320 + d * (1 / 362880 + d * (1 / 3628800 + d / 39916800)))))))))
+        plain = _exp(d, 0) - 1.0 - d
+        excess = series if abs(d) < 0.25 else plain
+        distance += mass[i] * abs(excess + d)
+        forward += mass[i] * excess
+        reverse += mass[i] * (d * d + d * excess - excess)
+    return distance, forward, reverse
+
+
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def update(potential, log_sum, mass, epsilon, factor, out, sums):
     """``out = potential + factor (epsilon log_sum - potential)``, and what it says about the marginal before.
@@ -373,21 +393,9 @@ def update(potential, log_sum, mass, epsilon, factor, out, sums):
     distance from ``mass``, ``KL(mass | marginal)`` and ``KL(marginal | mass)``, generalised to masses that differ.
     """
     for block in prange((potential.size + BLOCK - 1) // BLOCK):
-        distance, forward, reverse = 0.0, 0.0, 0.0
-        for i in range(block * BLOCK, min(potential.size, (block + 1) * BLOCK)):
-            old = potential[i]
-            difference = epsilon * log_sum[i] - old
-            out[i] = old + factor * difference
-            delta = difference / epsilon
-            d = min(max(delta, -700.0), 700.0) if delta == delta else delta
-            # exp(d) - 1 - d without cancellation
-            series = d * d * (0.5 + d * (1 / 6 + d * (1 / 24 + d * (1 / 120 + d * (1 / 720 + d * (1 / 5040 + d * (
-                1 / 40320 + d * (1 / 362880 + d * (1 / 3628800 + d / 39916800)))))))))
-            excess = series if abs(d) < 0.25 else _exp(d, 0) - 1.0 - d
-            distance += mass[i] * abs(excess + d)
-            forward += mass[i] * excess
-            reverse += mass[i] * (d * d + d * excess - excess)
-        sums[block, 0], sums[block, 1], sums[block, 2] = distance, forward, reverse
+        begin, end = block * BLOCK, min(potential.size, (block + 1) * BLOCK)
+        sums[block, 0], sums[block, 1], sums[block, 2] = _update_block(
+            potential[begin:end], log_sum[begin:end], mass[begin:end], epsilon, factor, out[begin:end])
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
