@@ -13,7 +13,7 @@ _HOMES = {
     "BlackBoxMultigrid": "linear.black_box", "AlgebraicMultigrid": "linear.algebraic", "Spectral": "linear.spectral",
     "Direct": "linear.direct",
     "Solution": "solution", "StencilWarning": "solution", "Status": "status", "SolverError": "status",
-    "load": "storage",
+    "load": "storage", "sinkhorn": "entropic", "half_shift": "entropic", "SinkhornPlan": "plan",
 }
 _MODULES = ("exact", "gallery", "plotting", "schedules")
 __all__ = sorted(_HOMES)

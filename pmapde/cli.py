@@ -17,6 +17,8 @@ from pathlib import Path
 OURS = {"solution.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "push_forward.png",
         "interpolation.png", "residual_history.png"}
 FLOWS = {"trajectory.npz", "ledger.csv", "flow_densities.png", "ledger.png", "summary.json"}
+PLANS = {"plan.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "marginals.png",
+         "marginal_errors.png"}
 SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": "BlackBoxMultigrid",
            "algebraic": "AlgebraicMultigrid", "spectral": "Spectral", "direct": "Direct"}
 
@@ -80,6 +82,21 @@ def _parser():
     rates.add_argument("--quick", action="store_true", help="smaller grids, fewer points")
     rates.add_argument("--json", action="store_true", help="print the slopes as JSON")
     rates.set_defaults(run=_rates)
+
+    sinkhorn = commands.add_parser("sinkhorn", help="entropic transport between the same kinds of densities",
+                                   description=solve.description)
+    _add_pair(sinkhorn, 0.0, "zeros are allowed")
+    sinkhorn.add_argument("--epsilon", type=float, required=True, metavar="E",
+                          help="temperature of the cost |x - y|^2 / 2; the blur is its root")
+    sinkhorn.add_argument("--tolerance", type=float, metavar="TOL",
+                          help="marginal error (L1) to reach (default 1e-6, unless --sweeps is given)")
+    sinkhorn.add_argument("--sweeps", type=int, metavar="N", help="sweeps to make; with --tolerance, the most to make")
+    sinkhorn.add_argument("--step", type=float, metavar="ETA", help="full step, stable below 2 epsilon")
+    sinkhorn.add_argument("--overrelaxation", type=float, metavar="W",
+                          help="of the half-sweeps, below 2 (default: found on the way if there is a tolerance)")
+    sinkhorn.add_argument("--no-annealing", action="store_true", help="no higher temperatures before epsilon")
+    sinkhorn.add_argument("--max-seconds", type=float, default=math.inf, metavar="S")
+    sinkhorn.set_defaults(run=_sinkhorn)
 
     demo = commands.add_parser("demo", help="solve a picture, a volume and a problem with a known answer")
     demo.add_argument("--out", default="pmapde-demo", metavar="DIR")
@@ -302,7 +319,7 @@ def _output(directory):
         for name in written:
             os.replace(temporary / name, directory / name)
         # figures of an earlier run would belong to another solution
-        for name in (OURS | FLOWS) - written if written else ():
+        for name in (OURS | FLOWS | PLANS) - written if written else ():
             (directory / name).unlink(missing_ok=True)
     finally:
         if temporary:
@@ -343,6 +360,11 @@ def _study_progress(names):
         yield bar
 
 
+def _describe_sweep(sweep):
+    shape = "x".join(map(str, sweep.phi.shape))
+    return f"epsilon {sweep.epsilon:.2e} ({shape}) marginal error {sweep.source.distance:.1e}", 1
+
+
 def _json(report):
     def finite(value):
         if isinstance(value, dict):
@@ -360,6 +382,25 @@ def _write(solution, temporary, extra, figures=True):
     if figures and math.isfinite(solution.residual):
         from . import plotting
         plotting.save_figures(solution, temporary)
+    return sorted(path.name for path in temporary.iterdir())
+
+
+def _write_plan(plan, temporary, extra, figures):
+    plan.save(temporary / "plan.npz")
+    (temporary / "summary.json").write_text(_json({**extra, **plan.summary()}) + "\n")
+    if figures and math.isfinite(plan.marginal_error[-1]):
+        from . import plotting
+        plotting.save_plan_figures(plan, temporary)
+    return sorted(path.name for path in temporary.iterdir())
+
+
+def _write_flow(trajectory, temporary, extra, figures):
+    trajectory.save(temporary / "trajectory.npz")
+    trajectory.ledger.write_csv(temporary / "ledger.csv")
+    (temporary / "summary.json").write_text(_json({**extra, **trajectory.summary()}) + "\n")
+    if figures and len(trajectory.times):
+        from . import plotting
+        plotting.save_flow_figures(trajectory, temporary)
     return sorted(path.name for path in temporary.iterdir())
 
 
@@ -427,18 +468,8 @@ def _flow(arguments):
         with _progress(lambda step: (f"time {step.time:.3g} of {times[-1]:g}, step {step.dt:.1e}", 1)) as callback:
             trajectory = pmapde.flow(problem, times, method, tolerance=arguments.tolerance, ledger=arguments.ledger,
                                      threads=arguments.threads, callback=callback)
-
-        def write(inputs):
-            trajectory.save(temporary / "trajectory.npz")
-            trajectory.ledger.write_csv(temporary / "ledger.csv")
-            (temporary / "summary.json").write_text(_json({**inputs, **trajectory.summary()}) + "\n")
-            if not arguments.no_figures and len(trajectory.times):
-                from . import plotting
-                plotting.save_figure(plotting.flow_densities(trajectory), temporary / "flow_densities.png")
-                plotting.save_figure(plotting.ledger(trajectory.ledger), temporary / "ledger.png")
-            return sorted(path.name for path in temporary.iterdir())
-
-        inputs, names = _finish(trajectory, arguments, write)
+        inputs, names = _finish(trajectory, arguments,
+                                lambda inputs: _write_flow(trajectory, temporary, inputs, not arguments.no_figures))
     _report(trajectory, arguments, inputs, names)
 
 
@@ -452,7 +483,7 @@ def _rates(arguments):
                 study = rates.STUDIES[name](arguments.quick)
                 slopes[name] = study.slopes()
                 study.write_csv(temporary / f"{name}.csv")
-                plotting.save_figure(plotting.study(study), temporary / f"{name}.png")
+                plotting.save_study(study, temporary / f"{name}.png")
         summary = {"command": arguments.line, "slopes": slopes, "versions": _versions()}
         (temporary / "summary.json").write_text(_json(summary) + "\n")
         written = sorted(path.name for path in temporary.iterdir())
@@ -463,6 +494,20 @@ def _rates(arguments):
         for label, slope in fitted.items():
             print(f"{name:<10} slope {slope:6.3f}  {label}")
     _print_paths(arguments.out, written)
+
+
+def _sinkhorn(arguments):
+    problem = _problem(arguments)
+    import pmapde
+    with _output(arguments.out) as temporary:
+        with _progress(_describe_sweep) as callback:
+            plan = pmapde.sinkhorn(problem, arguments.epsilon, arguments.sweeps, tolerance=arguments.tolerance,
+                                   step=arguments.step, overrelaxation=arguments.overrelaxation,
+                                   annealing=False if arguments.no_annealing else None, callback=callback,
+                                   threads=arguments.threads, max_seconds=arguments.max_seconds)
+        inputs, names = _finish(plan, arguments,
+                                lambda inputs: _write_plan(plan, temporary, inputs, not arguments.no_figures))
+    _report(plan, arguments, inputs, names)
 
 
 def _print_paths(directory, names):

@@ -59,6 +59,7 @@ class MongeAmpere:
     """
 
     def __init__(self, problem, scheme="monotone"):
+        problem.refuse_zeros()
         self.problem = problem
         self.grid = grid = problem.grid
         self.scheme = scheme

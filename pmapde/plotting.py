@@ -119,13 +119,30 @@ def interpolation(solution, times=(0.0, 0.25, 0.5, 0.75, 1.0)):
     return figure
 
 
-def save_figures(solution, directory):
-    """All figures as PNG into ``directory``; returns their paths."""
-    paths = []
-    for draw in (densities, deformed_grid, displacement, push_forward, interpolation, residual_history):
-        paths.append(Path(directory) / f"{draw.__name__}.png")
-        draw(solution).savefig(paths[-1], dpi=130)
-    return paths
+def marginals(plan):
+    """Source marginal of an entropic plan, the source, and their difference."""
+    figure, axes = _figure(3)
+    problem = plan.problem
+    rho, mu = plan.source_marginal, problem.source_values
+    top = {"vmin": 0, "vmax": float(np.quantile(mu, 0.999)) or None}
+    _picture(axes[0], rho, problem.grid, "source marginal of the plan", **top)
+    _picture(axes[1], mu, problem.grid, "source density", **top)
+    bound = max(float(np.abs(rho - mu).max()), 1e-300)
+    _picture(axes[2], rho - mu, problem.grid, "difference", cmap="RdBu_r", vmin=-bound, vmax=bound)
+    return figure
+
+
+def marginal_errors(plan):
+    """Distances of the marginals after every sweep."""
+    figure, axes = _figure(1, 6.4, 4.2)
+    ax, history = axes[0], plan.history
+    for name, label in (("source_error", r"$\|\rho - \mu\|_1$"), ("source_kl", r"KL$(\mu\,|\,\rho)$"),
+                        ("source_reverse_kl", r"KL$(\rho\,|\,\mu)$"), ("target_kl", r"KL$(\nu\,|\,\nu')$")):
+        ax.semilogy(np.maximum(history[name], 1e-17), label=label, linewidth=1)
+    ax.set(title=rf"marginals of the plan, $\varepsilon$ = {plan.epsilon:.3g}", xlabel="sweep")
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return figure
 
 
 def flow_densities(trajectory):
@@ -196,6 +213,31 @@ def study(measured):
     return figure
 
 
-def save_figure(figure, path):
-    """As PNG."""
-    figure.savefig(path, dpi=130)
+def save_figures(solution, directory):
+    """All figures of a solution as PNG into ``directory``; returns their paths."""
+    return _save(solution, directory,
+                 (densities, deformed_grid, displacement, push_forward, interpolation, residual_history))
+
+
+def save_plan_figures(plan, directory):
+    """All figures of an entropic plan."""
+    return _save(plan, directory, (densities, deformed_grid, displacement, marginals, marginal_errors))
+
+
+def _save(result, directory, figures):
+    paths = []
+    for draw in figures:
+        paths.append(Path(directory) / f"{draw.__name__}.png")
+        draw(result).savefig(paths[-1], dpi=130)
+    return paths
+
+
+def save_flow_figures(trajectory, directory):
+    """All figures of a flow."""
+    paths = _save(trajectory, directory, (flow_densities,))
+    return paths if trajectory.ledger is None else paths + _save(trajectory.ledger, directory, (ledger,))
+
+
+def save_study(measured, path):
+    """A study as PNG."""
+    study(measured).savefig(path, dpi=130)

@@ -26,7 +26,7 @@ class TransportProblem:
         An axis must be periodic on both sides with equal periods, or on neither.
     floor : float
         Densities are replaced by ``max(density, floor * max)`` before they are normalised. The equation takes
-        logarithms, so a density with zeros needs a positive floor.
+        logarithms, so a density with zeros needs a positive floor there (:func:`pmapde.sinkhorn` does without).
     interpolation : {"cubic", "linear"}, optional
         How a target *array* is interpolated; see :class:`GridDensity`.
 
@@ -68,11 +68,18 @@ class TransportProblem:
         if isinstance(target, GridDensity):
             self.target_log_mass = target.log_mass
             self.target = target.normalised(self.floor)
-            _refuse_zeros(self.target.values, "target")
         else:
             values, self.target_log_mass = _sampled(target, self.target_grid, self.floor, "target")
             self.target = _Normalised(target, self.target_log_mass, np.log(values.min()) if self.floor else -np.inf)
             self._target_samples = values
+        self._zeros = {"source": _zeros(self.source_values), "target": _zeros(self.target_values)}
+
+    def refuse_zeros(self):
+        """The equation takes logarithms: a ValueError if a density has cells without mass."""
+        for name, (zeros, size) in self._zeros.items():
+            if zeros:
+                raise ValueError(f"`{name}` is zero in {zeros} of {size} cells and the equation needs its logarithm; "
+                                 f"pass a positive floor, for instance floor=1e-3 (relative to the maximum).")
 
     def _check_boxes(self):
         grid, target_grid = self.grid, self.target_grid
@@ -123,7 +130,7 @@ class TransportProblem:
         other, density = copy.copy(self), GridDensity(checked_values(values, name), self.grid)
         other.source_values, other.source_log_mass = _sampled(density, self.grid, 0.0, name)
         other.source_values.flags.writeable = False
-        other._source = density
+        other._source, other._zeros = density, {name: _zeros(other.source_values), "target": self._zeros["target"]}
         return other
 
     def on_grid(self, grid):
@@ -178,6 +185,11 @@ class _Normalised:
         return np.maximum(value, self.lowest), slope
 
 
+def _zeros(values):
+    """How many of how many values are zero."""
+    return int((values == 0).sum()), values.size
+
+
 def _placed(density, grid, box_from, name, interpolation):
     """The argument as a density and the grid it lives on."""
     if isinstance(density, LogDensity):
@@ -217,12 +229,4 @@ def _sampled(density, grid, floor, name):
         values = np.exp(log_values - highest)
         log_mass = float(highest + np.log(values.sum() * grid.cell_volume))
         values = GridDensity(values, grid).normalised(floor).values
-    _refuse_zeros(values, name)
     return np.array(values), log_mass
-
-
-def _refuse_zeros(values, name):
-    zeros = int((values == 0).sum())
-    if zeros:
-        raise ValueError(f"`{name}` is zero in {zeros} of {values.size} cells and the equation needs its logarithm; "
-                         f"pass a positive floor, for instance floor=1e-3 (relative to the maximum).")

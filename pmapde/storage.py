@@ -11,12 +11,14 @@ import numpy as np
 
 from .density import GridDensity
 from .grid import Grid
+from .plan import SinkhornPlan
 from .problem import TransportProblem
 from .solution import Solution, plain
 from .status import Status
 from .transport import PiecewiseAffineMap
 
 FORMAT = "pmapde solution 2"
+PLAN = "pmapde sinkhorn plan 1"
 TRAJECTORY = "pmapde trajectory 1"
 _SCALARS = ("scheme", "cost", "cost_error", "map_error", "algebraic_error", "extrapolation", "residual", "tolerance",
             "drift", "margin", "narrow_mass", "folded_mass", "push_forward_error")
@@ -24,12 +26,6 @@ _SCALARS = ("scheme", "cost", "cost_error", "map_error", "algebraic_error", "ext
 
 def _grid_header(grid):
     return {"shape": list(grid.shape), "box": [list(pair) for pair in grid.box], "periodic": list(grid.periodic)}
-
-
-def _problem_header(problem):
-    return {"grid": _grid_header(problem.grid), "target_grid": _grid_header(problem.target_grid),
-            "floor": problem.floor, "interpolation": problem.target.interpolation,
-            "source_log_mass": problem.source_log_mass, "target_log_mass": problem.target_log_mass}
 
 
 def _with_suffix(path):
@@ -40,31 +36,39 @@ def _with_suffix(path):
 def save(solution, path):
     """Write ``solution`` to ``path`` (.npz appended if missing);
     an existing file is replaced only when all is written."""
-    problem = solution.problem
-    header = {"format": FORMAT, "status": solution.status.name, **_problem_header(problem),
-              "stats": solution.stats, **{name: plain(getattr(solution, name)) for name in _SCALARS}}
-    arrays = {"source": problem.source_values, "target": problem.target_values, "phi": solution.displacement_potential,
-              "displacement": solution.displacement, "potential": solution.potential,
-              **{f"history_{name}": values for name, values in solution.history.items()}}
-    _write(_with_suffix(path), header, arrays)
+    _write(path, solution, {"format": FORMAT, **{name: plain(getattr(solution, name)) for name in _SCALARS}},
+           {"phi": solution.displacement_potential, "displacement": solution.displacement,
+            "potential": solution.potential})
+
+
+def save_plan(plan, path):
+    """The same for a :class:`SinkhornPlan`."""
+    _write(path, plan, {"format": PLAN, "epsilon": plan.epsilon},
+           {"phi": plan.displacement_potential, "psi": plan.dual_displacement_potential,
+            "potential": plan.potential, "dual_potential": plan.dual_potential})
 
 
 def save_trajectory(trajectory, path):
     """The same for a :class:`Trajectory`."""
-    problem, ledger = trajectory.problem, trajectory.ledger
-    header = {"format": TRAJECTORY, "status": trajectory.status.name, **_problem_header(problem),
-              "scheme": trajectory.scheme, "error_estimate": trajectory.error_estimate, "drift": trajectory.drift,
-              "stats": plain(trajectory.stats),
-              "ledger": None if ledger is None else [ledger.kind, ledger.initial_bregman, ledger.half_cost]}
-    arrays = {"source": problem.source_values, "target": problem.target_values, "times": trajectory.times,
-              "phi": trajectory.displacement_potentials, "log_ratio": trajectory.log_ratios,
-              **{f"history_{name}": values for name, values in trajectory.history.items()}}
-    if ledger is not None:
-        arrays.update({f"ledger_{name}": values for name, values in ledger.columns.items()})
-    _write(_with_suffix(path), header, arrays)
+    ledger = trajectory.ledger
+    columns = {} if ledger is None else {f"ledger_{name}": values for name, values in ledger.columns.items()}
+    _write(path, trajectory,
+           {"format": TRAJECTORY, "scheme": trajectory.scheme, "error_estimate": trajectory.error_estimate,
+            "drift": trajectory.drift,
+            "ledger": None if ledger is None else [ledger.kind, ledger.initial_bregman, ledger.half_cost]},
+           {"times": trajectory.times, "phi": trajectory.displacement_potentials, "log_ratio": trajectory.log_ratios,
+            **columns})
 
 
-def _write(path, header, arrays):
+def _write(path, result, header, arrays):
+    path, problem = _with_suffix(path), result.problem
+    header = {"status": result.status.name, "grid": _grid_header(problem.grid),
+              "target_grid": _grid_header(problem.target_grid), "floor": problem.floor,
+              "interpolation": problem.target.interpolation,
+              "source_log_mass": problem.source_log_mass, "target_log_mass": problem.target_log_mass,
+              "stats": plain(result.stats), **header}
+    arrays = {"source": problem.source_values, "target": problem.target_values, **arrays,
+              **{f"history_{name}": values for name, values in result.history.items()}}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -81,7 +85,7 @@ def _write(path, header, arrays):
 
 
 def load(path):
-    """Read a :class:`Solution` or :class:`Trajectory` written by its ``save``.
+    """Read a :class:`Solution`, :class:`Trajectory` or :class:`SinkhornPlan` written by its ``save``.
 
     A target that was a LogDensity comes back as its values on the target grid.
 
@@ -103,15 +107,14 @@ def load(path):
     try:
         with np.load(path, allow_pickle=False) as file:
             header = json.loads(bytes(file["header"]))
-            if header["format"] not in (FORMAT, TRAJECTORY):
-                raise ValueError(f"format {header['format']!r}, expected {FORMAT!r} or {TRAJECTORY!r}")
+            if header["format"] not in _READERS:
+                raise ValueError(f"format {header['format']!r}, expected one of {', '.join(map(repr, _READERS))}")
             arrays = {name: file[name] for name in file.files if name != "header"}
-        return (_rebuilt if header["format"] == FORMAT else _rebuilt_trajectory)(header, arrays)
+        return _READERS[header["format"]](header, arrays)
     except FileNotFoundError:
         raise
     except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, json.JSONDecodeError) as error:
-        raise ValueError(f"`path` {os.fspath(path)!r} is not a solution or trajectory saved by pmapde "
-                         f"({error}).") from None
+        raise ValueError(f"`path` {os.fspath(path)!r} is not a result saved by pmapde ({error}).") from None
 
 
 def _rebuilt_problem(header, arrays):
@@ -138,6 +141,14 @@ def _rebuilt(header, arrays):
                     **{name: header[name] for name in _SCALARS})
 
 
+def _rebuilt_plan(header, arrays):
+    problem = _rebuilt_problem(header, arrays)
+    if arrays["phi"].shape != problem.grid.shape or arrays["psi"].shape != problem.target_grid.shape:
+        raise ValueError(f"potentials of shapes {arrays['phi'].shape} and {arrays['psi'].shape} do not fit the grids")
+    return SinkhornPlan(problem, header["epsilon"], Status[header["status"]], arrays["phi"], arrays["psi"],
+                        _prefixed(arrays, "history_"), header["stats"])
+
+
 def _rebuilt_trajectory(header, arrays):
     from .ledger import COLUMNS, Ledger
     from .trajectory import Trajectory  # lazily: reading a solution needs none of the flow
@@ -151,3 +162,6 @@ def _rebuilt_trajectory(header, arrays):
     return Trajectory(problem, Status[header["status"]], header["scheme"], arrays["times"], arrays["phi"],
                       arrays["log_ratio"], ledger, _prefixed(arrays, "history_"), header["error_estimate"],
                       header["drift"], header["stats"])
+
+
+_READERS = {FORMAT: _rebuilt, PLAN: _rebuilt_plan, TRAJECTORY: _rebuilt_trajectory}

@@ -74,6 +74,8 @@ def late(argument):
 ABOVE_THE_OPERATOR = (
     "newton", "stepping", "integrators", "solver", "solution", "transport", "storage", "exact", "gallery", "legendre",
     "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "plotting", "cli")
+ENTROPIC = ("gibbs", "entropic", "plan")
+"""Sinkhorn: it shares no numerics with the PDE path, so that their agreement is evidence."""
 
 
 @pytest.mark.parametrize(("lower", "forbidden"), [
@@ -89,6 +91,11 @@ ABOVE_THE_OPERATOR = (
     (("solver",), ("ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "exact", "gallery", "legendre")),
     (("legendre",), ("solver", "ledger", "trajectory", "mirror")),
     (("ledger",), ("trajectory", "mirror", "exact", "gallery")),
+    (("grid", "density", "problem", "monge_ampere", "linear", "newton", "stepping", "solver", "solution", "transport"),
+     ENTROPIC),
+    (ENTROPIC, ("monge_ampere", "linear", "transfer", "ghosts", "reductions", "work", "memory", "extrapolation",
+                *(set(ABOVE_THE_OPERATOR) - {"storage"}))),
+    (("gibbs",), ("entropic", "plan", "problem", "density")), (("plan",), ("entropic",)),
 ])
 def test_lower_layer_does_not_know_a_higher_one(lower, forbidden):
     modules = [module for module in FILES if is_under(module, lower)]
@@ -107,6 +114,7 @@ def test_kernels_import_nothing_of_the_package():
 @pytest.mark.parametrize(("used", "users"), [
     (("kernels.monge_ampere_2d", "kernels.monge_ampere_3d"), {"pmapde.monge_ampere"}),
     (("kernels.transfer",), {"pmapde.transfer"}),
+    (("kernels.sinkhorn",), {"pmapde.gibbs", "pmapde.plan"}),
     (("kernels.reductions",), {"pmapde.reductions"}),
     (("kernels.spline",), {"pmapde.legendre"}),
     (("plotting",), {"pmapde.cli"}),

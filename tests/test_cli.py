@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import pmapde
-from pmapde.cli import FLOWS, OURS, STUDIES, main
+from pmapde.cli import FLOWS, OURS, PLANS, STUDIES, main
 
 
 @pytest.fixture
@@ -189,6 +189,49 @@ def test_array_archives_and_suffixes_in_capitals(tmp_path):
         assert main(["solve", str(tmp_path / name), "uniform", "--no-figures", "--out", str(tmp_path / "out")]) == 0
         costs.append(json.loads((tmp_path / "out" / "summary.json").read_text())["cost"])
     assert len(set(costs)) == 1
+
+
+def test_sinkhorn_writes_data_summary_and_figures(picture, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["sinkhorn", str(picture), "two_gaussians", "--size", "24", "--epsilon", "2e-3", "--out", str(out)]
+    assert main(command) == 0
+    assert {path.name for path in out.iterdir()} == PLANS
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["status"] == "MARGINALS_MET" and summary["marginal_error"] < 1e-6
+    plan = pmapde.load(out / "plan.npz")
+    assert plan.debiased_cost == pytest.approx(summary["debiased_cost"]) and plan.epsilon == 2e-3
+    for path in out.glob("*.png"):
+        with Image.open(path) as image:
+            assert min(image.size) > 300 and np.asarray(image.convert("L")).std() > 5
+    printed = capsys.readouterr()
+    assert "MARGINALS_MET" in printed.out and str(out / "plan.npz") in printed.out
+    # a solve into the same folder takes its place
+    assert main(["solve", "uniform", "cosine", "--size", "16", "--no-figures", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"solution.npz", "summary.json"}
+
+
+def test_sinkhorn_with_a_number_of_sweeps_and_json(tmp_path, capsys):
+    holes = np.ones((6, 5, 4))
+    holes[2:4, 1:3] = 0
+    np.save(tmp_path / "holes.npy", holes)
+    assert main(["sinkhorn", str(tmp_path / "holes.npy"), "ball", "--epsilon", "0.02", "--sweeps", "7", "--step",
+                 "0.03", "--boundary", "periodic", "--json", "--no-figures", "--out", str(tmp_path / "out")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["status"] == "SWEEPS_DONE" and report["stats"]["sweeps"] == 7 and report["source_shape"] == [6, 5, 4]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), [
+    (["--epsilon", "0"], 2, "`epsilon` must be a positive temperature, got 0.0"),
+    (["--epsilon", "0.01", "--overrelaxation", "2"], 2, "`overrelaxation` must be"),
+    (["--epsilon", "0.01", "--sweeps", "0"], 2, "`iterations` must be a whole number"),
+    (["--epsilon", "1e-4", "--sweeps", "2", "--tolerance", "1e-9"], 1, "not solved .MAX_SWEEPS."),
+])
+def test_a_failed_sinkhorn_is_one_sentence_and_leaves_nothing(arguments, code, message, tmp_path, capsys):
+    command = ["sinkhorn", "two_gaussians", "ring", "--size", "16", *arguments, "--out", str(tmp_path / "out")]
+    assert main(command) == code
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("pmapde: error: ") and "\n" not in error and re.search(message, error), error
+    assert not list(tmp_path.iterdir())
 
 
 def test_demo(tmp_path, capsys):

@@ -33,13 +33,13 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     content = path.read_bytes()
     for length in (0, 10, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(ValueError, match="is not a solution or trajectory saved by pmapde"):
+        with pytest.raises(ValueError, match="is not a result saved by pmapde"):
             pmapde.load(path)
     np.savez(path, header=np.array([{"an": "object"}], dtype=object))
-    with pytest.raises(ValueError, match="is not a solution or trajectory saved by pmapde"):
+    with pytest.raises(ValueError, match="is not a result saved by pmapde"):
         pmapde.load(path)
     np.savez(path, values=np.ones(3))
-    with pytest.raises(ValueError, match="is not a solution or trajectory saved by pmapde"):
+    with pytest.raises(ValueError, match="is not a result saved by pmapde"):
         pmapde.load(path)
 
 
