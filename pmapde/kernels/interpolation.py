@@ -152,12 +152,14 @@ def _evaluate_3d(coefficients, kind, index, fraction, with_gradient, scale, valu
                 c0, c1, c2, c3 = line[k], line[k + one], line[k + two], line[k + three]
                 row = w0 * c0 + w1 * c1 + w2 * c2 + w3 * c3
                 plane += v[b] * row
-                plane_y += slope_v[b] * row
-                plane_z += v[b] * (z0 * c0 + z1 * c1 + z2 * c2 + z3 * c3)
+                if with_gradient:
+                    plane_y += slope_v[b] * row
+                    plane_z += v[b] * (z0 * c0 + z1 * c1 + z2 * c2 + z3 * c3)
             total += u[a] * plane
-            sum_x += slope_u[a] * plane
-            sum_y += u[a] * plane_y
-            sum_z += u[a] * plane_z
+            if with_gradient:
+                sum_x += slope_u[a] * plane
+                sum_y += u[a] * plane_y
+                sum_z += u[a] * plane_z
         value[q] = total
         if with_gradient:
             inverse = 1.0 / total
