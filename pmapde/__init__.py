@@ -14,6 +14,7 @@ _HOMES = {
     "Direct": "linear.direct",
     "Solution": "solution", "StencilWarning": "solution", "Status": "status", "SolverError": "status",
     "load": "storage", "sinkhorn": "entropic", "half_shift": "entropic", "SinkhornPlan": "plan",
+    "sinkhorn_limit": "limit", "SinkhornLimit": "limit",
 }
 _MODULES = ("exact", "gallery", "plotting", "schedules")
 __all__ = sorted(_HOMES)

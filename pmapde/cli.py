@@ -24,7 +24,7 @@ SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": 
 
 
 INTEGRATORS = {"esdirk3": "ESDIRK3", "tr-bdf2": "TRBDF2", "backward-euler": "BackwardEuler"}
-STUDIES = ("space", "time", "decay", "sublinear", "regret", "evi")
+STUDIES = ("space", "time", "decay", "sublinear", "regret", "evi", "limit")
 
 
 class Failure(Exception):

@@ -133,16 +133,16 @@ class TransportProblem:
         other._source, other._zeros = density, {name: _zeros(other.source_values), "target": self._zeros["target"]}
         return other
 
-    def on_grid(self, grid):
+    def on_grid(self, grid, pointwise=False):
         """The same problem on a coarser grid of the source box; from grid to grid, each from the next finer one.
 
-        Cell averages are averaged, values of a function interpolated (fourth order, in the logarithm). A target that is
-        rough on the scale of the coarser cells is averaged too; a smooth one stays as it is, so that solutions on
-        successive grids differ by the discretisation of one and the same problem.
+        Cell averages are averaged, values of a function (or, ``pointwise``, all) interpolated (fourth order, in the
+        logarithm). A target that is rough on the scale of the coarser cells is averaged too; a smooth one stays as
+        it is, so that solutions on successive grids differ by the discretisation of one and the same problem.
         """
         coarse = copy.copy(self)
         coarse.grid = grid
-        if isinstance(self._source, LogDensity):
+        if pointwise or isinstance(self._source, LogDensity):
             values = np.exp(interpolate_inside(np.log(self.source_values), grid.shape, grid.periodic))
             coarse.source_values = values / (values.sum() * grid.cell_volume)
         else:

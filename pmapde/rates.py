@@ -11,6 +11,7 @@ from .density import LogDensity
 from .gaussian import GaussianFlow
 from .grid import Grid
 from .integrators import ESDIRK3, TRBDF2, BackwardEuler, half_range
+from .limit import sinkhorn_limit
 from .mirror import explicit_limit, mirror_descent
 from .problem import TransportProblem
 from .solver import solve
@@ -185,4 +186,26 @@ def evi(quick=False):
     return study
 
 
-STUDIES = {study.__name__: study for study in (space, time, decay, sublinear, regret, evi)}
+def limit(quick=False):
+    """Distance of Sinkhorn's potentials from the flow's at the same time, plain and half-shifted, torus and box."""
+    n, epsilons = (48, (1 / 100, 1 / 200, 1 / 400)) if quick else (128, (1 / 100, 1 / 200, 1 / 400, 1 / 800, 1 / 1600))
+    x = (np.arange(n) + 0.5) / n
+    study = Study("limit", f"Sinkhorn against the flow at the same time, {n} x {n}, t = 0.05", "epsilon",
+                  "distance of the potentials (sup, modulo constants)", "xy")
+    for place, turn, phase in (("torus", 2, 0.5), ("box", 1, 0.0)):
+        source = 1 + 0.3 * np.outer(np.cos(turn * np.pi * x), np.cos(2 * np.pi * x))
+        target = 1 + 0.3 * np.outer(np.cos(2 * np.pi * x + phase), np.ones(n))
+        problem = TransportProblem(source, target, grid=Grid((n, n), periodic=place == "torus"))
+        for shifted in (False, True):
+            gap = sinkhorn_limit(problem, epsilons, 0.05, shifted=shifted, marginals=False)
+            label, good = f"{place}{', half-shifted' if shifted else ''}", gap.resolved
+            study.add(label, gap.epsilon[good], gap.sup[good])
+            if place == "box" and shifted:
+                study.add(f"{label}, middle of the box", gap.epsilon, gap.interior)
+    first = study.series[0]
+    study.add("first order", first.x, first.y[0] * first.x / first.x[0], reference=True)
+    study.add("second order", first.x, study.series[1].y[0] * (first.x / first.x[0]) ** 2, reference=True)
+    return study
+
+
+STUDIES = {study.__name__: study for study in (space, time, decay, sublinear, regret, evi, limit)}

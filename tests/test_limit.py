@@ -1,0 +1,87 @@
+"""Sinkhorn at small temperature against the parabolic flow."""
+import csv
+import math
+
+import numpy as np
+import pytest
+
+import pmapde
+from pmapde.limit import COLUMNS
+
+
+def waves(n, periodic, amplitude=0.3):
+    x = (np.arange(n) + 0.5) / n
+    turn = (2 if periodic else 1) * np.pi
+    source = 1 + amplitude * np.outer(np.cos(turn * x), np.cos(2 * np.pi * x))
+    target = 1 + amplitude * np.outer(np.cos(2 * np.pi * x + (0.5 if periodic else 0)), np.ones(n))
+    return pmapde.TransportProblem(source, target, grid=pmapde.Grid((n, n), periodic=periodic))
+
+
+def test_potentials_on_the_torus_are_off_by_epsilon_and_with_the_half_shift_by_its_square():
+    """Berman's setting; uniformly in time."""
+    epsilons = [1 / 200, 1 / 400, 1 / 800, 1 / 1600]
+    plain = pmapde.sinkhorn_limit(waves(96, True), epsilons, 0.05)
+    assert plain.resolved.all() and plain.extrapolated
+    assert (np.diff(plain.slopes()) > 0).all() and (plain.slopes() < 1.01).all()  # from below
+    for name in ("sup", "l2", "uniform"):
+        assert abs(plain.slopes(name)[-1] - 1) < 0.1, name
+    assert abs(plain.slopes("w2")[-1] - 1) < 0.2
+    shifted = pmapde.sinkhorn_limit(waves(96, True), epsilons, 0.05, shifted=True, marginals=False)
+    assert abs(shifted.slopes()[-1] - 2) < 0.15
+    assert (shifted.sup < 0.1 * plain.sup).all()
+
+
+def test_potentials_on_a_box_have_a_boundary_layer():
+    epsilons = [1 / 200, 1 / 400, 1 / 800]
+    plain = pmapde.sinkhorn_limit(waves(96, False), epsilons, 0.1, marginals=False)
+    shifted = pmapde.sinkhorn_limit(waves(96, False), epsilons, 0.1, shifted=True, marginals=False)
+    assert abs(plain.slopes()[-1] - 1) < 0.1
+    assert abs(shifted.slopes()[-1] - 1) < 0.15  # first order in the layer
+    assert shifted.slopes("interior")[-1] > 1.3  # and better inside
+    assert (shifted.interior < 0.2 * plain.interior).all()
+
+
+def test_the_error_does_not_grow_with_time():
+    late = pmapde.sinkhorn_limit(waves(64, True), [1 / 200], 1.0, marginals=False)
+    early = pmapde.sinkhorn_limit(waves(64, True), [1 / 200], 0.05, marginals=False)
+    assert late.sup[0] < 1.2 * early.sup[0] and late.uniform[0] < 1.2 * late.sup[0]
+
+
+def test_a_wrong_clock_fails_by_a_wide_margin():
+    problem, epsilons = waves(64, True), [1 / 200, 1 / 800]
+    right = pmapde.sinkhorn_limit(problem, epsilons, 0.02, marginals=False)
+    wrong = pmapde.sinkhorn_limit(problem, epsilons, 0.02, clock=2.0, marginals=False)
+    assert wrong.sup[-1] > 10 * right.sup[-1] and wrong.slopes()[0] < 0.3 < 0.9 < right.slopes()[0]
+
+
+def test_temperatures_too_small_for_the_grid_give_no_rate(tmp_path):
+    gap = pmapde.sinkhorn_limit(waves(24, True), [1 / 100, 1 / 400, 1 / 4000], 0.02, marginals=False)
+    assert gap.resolved.tolist()[0] and not gap.resolved[-1] and gap.blur[-1] < 0.8
+    assert math.isnan(gap.slopes()[-1]) and "too coarse" in str(gap)
+    gap.write_csv(tmp_path / "gap.csv")
+    with open(tmp_path / "gap.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(COLUMNS) and float(rows[1]["sup"]) == gap.sup[1]
+
+
+def test_other_starts_boxes_grids_and_three_dimensions():
+    n = 20
+    grid = pmapde.Grid((n, n, n), [(-1, 1)] * 3)
+    x = grid.cell_centres()
+    source = 1 + 0.3 * np.prod(np.cos(np.pi * x), axis=0)
+    problem = pmapde.TransportProblem(source, np.ones((16, 20, 18)), grid=grid,
+                                      target_grid=pmapde.Grid((16, 20, 18), [(-1, 1)] * 3))
+    gap = pmapde.sinkhorn_limit(problem, [0.1, 0.05], 0.4, marginals=False, checkpoints=0)
+    assert abs(gap.slopes()[0] - 1) < 0.3
+    start = problem.quadratic(x) + 0.02 * np.prod(np.cos(np.pi * x), axis=0)
+    other = pmapde.sinkhorn_limit(problem, [0.1, 0.05], 0.4, marginals=False, start=start)
+    assert (other.sup < 3 * gap.sup).all() and other.sup[1] < 0.7 * other.sup[0]
+
+
+@pytest.mark.parametrize(("epsilons", "time", "message"), [
+    ([0.01, 0.02], 0.1, "`epsilons` must be decreasing"), ([0.0], 0.1, "`epsilons` must be decreasing"),
+    ([0.01], 0.001, "`time` must be at least the largest temperature"),
+])
+def test_bad_arguments_are_refused(epsilons, time, message):
+    with pytest.raises(ValueError, match=message):
+        pmapde.sinkhorn_limit(waves(16, True), epsilons, time)
