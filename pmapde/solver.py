@@ -11,7 +11,7 @@ from numbers import Real
 import numpy as np
 from scipy.ndimage import correlate1d
 
-from . import stepping, work
+from . import conservation, stepping, work
 from .extrapolation import CoarserGrids
 from .grid import Grid
 from .linear.solver import LinearSolver
@@ -36,6 +36,8 @@ COARSEST_TOLERANCE = 1e-6
 """Residual on the coarsest grid of several."""
 SINGLE_GRID_TOLERANCE = 1e-8
 """Residual where there is no coarser grid to compare with."""
+CORRECTION_TOLERANCE = 1e-3
+"""Residual of equations whose source was corrected, if the tolerance is the discretisation's."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Step:
 def new_stats():
     """Counters of one run, filled in place."""
     return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "work": {},
-            "newton_iterations": 0, "rejected_steps": 0, "smoothings": 0}
+            "newton_iterations": 0, "rejected_steps": 0, "smoothings": 0, "misplaced": []}
 
 
 def _levels(problem, method):
@@ -85,13 +87,6 @@ def _levels(problem, method):
             break
         problems.insert(0, problems[0].on_grid(coarser))
     return problems
-
-
-def _scheme(problem, method):
-    scheme = method.scheme or ("monotone" if problem.ndim == 2 else "centred")
-    if scheme == "monotone" and problem.ndim == 3:
-        raise ValueError("`scheme`='monotone' exists in 2D only; use scheme='centred' (the default) in 3D.")
-    return scheme
 
 
 def _checked_start(start, problem):
@@ -164,7 +159,7 @@ def _engine(problem, method, tolerance, start, threads, stats, coarser, share):
     if (not (isinstance(tolerance, str) and tolerance == "discretization")
             and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf and not isinstance(tolerance, bool))):
         raise ValueError(f"`tolerance` must be 'discretization' or a positive residual, got {tolerance!r}.")
-    scheme = _scheme(problem, method)
+    scheme = method.scheme or ("monotone" if problem.ndim == 2 else "centred")
     phi = None if start is None else _checked_start(start, problem)
     refuse_oversized(problem)
     operator = MongeAmpere(problem, scheme)
@@ -226,9 +221,17 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
                 return Goal(share=share, change=extrapolated)
             return Goal(residual=SINGLE_GRID_TOLERANCE if finest else COARSEST_TOLERANCE)
 
-        for count, step in enumerate(_on_grid(operator, linear, method, phi, goal, evaluation, threads, stats)):
+        engine = _on_grid(operator, linear, method, phi, goal, evaluation, threads, stats)
+        for count, step in enumerate(engine):
             step = replace(step, level=level, levels=len(problems))
             logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, count, step.residual, step.dt)
+            if finest and method.conserve and step.status is Status.CONVERGED:
+                engine.close()  # with its arrays
+                evaluation = None
+                linear.release()
+                residual = CORRECTION_TOLERANCE if tolerance == "discretization" else float(tolerance)
+                yield from _conserve(problem, operator, linear, method, step, residual, threads, stats)
+                return
             yield step
             phi = step.phi
             if not finest and count >= COARSE_STEP_LIMIT:
@@ -237,6 +240,56 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
             with thread_settings(threads) as count:
                 use_threads(count, grid.size)
                 coarser.add(operator, phi)
+
+
+def _conserve(original, operator, linear, method, step, residual, threads, stats):
+    """From the converged ``step``: correct the source of the equation until the map puts the mass in its place, on
+    finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status."""
+    ledger, best, grid = conservation.Ledger(original, operator), step, operator.grid
+
+    def judged():
+        with thread_settings(threads) as count:
+            use_threads(count, grid.size)
+            return ledger.judge(step.phi)
+
+    def solved(operator, phi, evaluation=None, **place):
+        goal = Goal(residual=residual, change=best.change)
+        for count, reached in enumerate(_on_grid(operator, linear, method, phi, lambda norm: goal, evaluation, threads,
+                                                 stats)):
+            reached = replace(reached, **place)
+            if reached.status is None:
+                yield reached
+            if reached.status is not None or count >= COARSE_STEP_LIMIT:
+                return reached
+
+    while judged():
+        if ledger.best is step.phi:
+            best = step
+        yield replace(step, status=None)
+        with thread_settings(threads) as count:
+            use_threads(count, grid.size)
+            corrected = MongeAmpere(ledger.next_problem(), operator.scheme)
+        step = yield from solved(corrected, step.phi, level=step.level, levels=step.levels)
+        linear.release()
+        if step.status is not Status.CONVERGED:
+            break
+    if ledger.best is step.phi:
+        best = step
+    stats["misplaced"].append({"grid": "x".join(map(str, grid.shape)), "by round": list(ledger.misplaced)})
+    if min(ledger.misplaced) > conservation.LIMIT and conservation.may_subdivide(original, grid):
+        yield replace(best, status=None)
+        linear.next_grid()
+        with thread_settings(threads) as count:
+            use_threads(count, grid.size)
+            fine = MongeAmpere(conservation.subdivided(operator.problem), operator.scheme)
+            phi, smoothings, evaluation = smoothed_start(fine, interpolate_cubic(best.phi, fine.grid.shape,
+                                                                                 fine.grid.periodic))
+            stats["smoothings"] += smoothings
+        step = yield from solved(fine, phi, evaluation, level=best.levels, levels=best.levels + 1)
+        if step.status is Status.CONVERGED:
+            yield from _conserve(original, fine, linear, method, step, residual, threads, stats)
+            return
+    yield replace(best, status=Status.CONVERGED)
 
 
 def _on_grid(operator, linear, method, phi, goal, evaluation, threads, stats):
@@ -312,6 +365,11 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
 
     Notes
     -----
+    What the equation's residual cannot see is checked at the end: a map that leaves more than 2 % of the mass in the
+    wrong place is never ``CONVERGED`` (see :class:`Status`). Before that the source of the equation is corrected by what
+    its map misplaces, on subdivided cells if need be (``PseudoTransient(conserve=False)`` turns this off);
+    ``stats["misplaced"]`` has the record.
+
     Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to
     three multigrid cycles a grid.
 
@@ -356,13 +414,16 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
             engine.close()
             break
     phi = last.phi
-    if last.grid.shape != problem.grid.shape:  # stopped on a coarse grid: hand over what there is, on the right grid
+    if last.grid.size > problem.grid.size:  # finer cells were needed
+        operator = MongeAmpere(conservation.subdivided(problem, last.grid.shape[0] // problem.grid.shape[0]),
+                               operator.scheme)
+    elif last.grid.shape != problem.grid.shape:  # stopped on a coarse grid: hand over what there is, on the right grid
         phi = interpolate_cubic(phi, problem.grid.shape, problem.grid.periodic)
     stats["seconds"]["total"] = time.perf_counter() - begin
     stats["work"] = work.in_units(stats["work"], problem.grid.size)
     with thread_settings(threads) as count:
         use_threads(count, phi.size)
-        solution = Solution.build(operator, phi, status, history, stats, coarser, extrapolate)
-    if throw and not status.success:
-        raise SolverError(status, solution)
+        solution = Solution.build(problem, operator, phi, status, history, stats, coarser, extrapolate)
+    if throw and not solution.success:
+        raise SolverError(solution.status, solution)
     return solution

@@ -41,6 +41,8 @@ class PseudoTransient:
         See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, centred in 3D.
     linear : Automatic, GeometricMultigrid, BlackBoxMultigrid, AlgebraicMultigrid, Spectral or Direct
     newton : Newton
+    conserve : bool
+        Correct the equation's source by the mass that its map misplaces, where that is more than 1 %.
     nested : bool
         Start on a coarse grid and interpolate (cubic) from grid to grid.
     coarsest : int, optional
@@ -60,6 +62,7 @@ class PseudoTransient:
     scheme: str = None
     linear: object = field(default_factory=Automatic)
     newton: Newton = field(default_factory=Newton)
+    conserve: bool = True
     nested: bool = True
     coarsest: int = None
     initial_step: float = math.inf

@@ -12,13 +12,13 @@ import numpy as np
 from .density import GridDensity
 from .grid import Grid
 from .problem import TransportProblem
-from .solution import Solution, plain
+from .solution import Solution, at_centres, plain
 from .status import Status
 from .transport import PiecewiseAffineMap
 
-FORMAT = "pmapde solution 2"
+FORMAT = "pmapde solution 3"
 _SCALARS = ("scheme", "cost", "cost_error", "map_error", "algebraic_error", "extrapolation", "residual", "tolerance",
-            "drift", "margin", "narrow_mass", "folded_mass", "push_forward_error")
+            "drift", "margin", "narrow_mass", "folded_mass", "straightened_mass", "push_forward_error", "subdivision")
 
 
 def _grid_header(grid):
@@ -37,7 +37,7 @@ def save(solution, path):
               "source_log_mass": problem.source_log_mass, "target_log_mass": problem.target_log_mass,
               "stats": solution.stats, **{name: plain(getattr(solution, name)) for name in _SCALARS}}
     arrays = {"source": problem.source_values, "target": problem.target_values, "phi": solution.displacement_potential,
-              "displacement": solution.displacement, "potential": solution.potential,
+              "displacement": solution.transport_map.displacement, "potential": solution.potential,
               **{f"history_{name}": values for name, values in solution.history.items()}}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -95,11 +95,13 @@ def _rebuilt(header, arrays):
     problem.source_values = arrays["source"]  # normalising twice would change the last bits
     problem.floor = header["floor"]
     problem.source_log_mass, problem.target_log_mass = header["source_log_mass"], header["target_log_mass"]
-    displacement = arrays["displacement"]
-    if displacement.shape != (problem.ndim, *problem.grid.shape) or arrays["phi"].shape != problem.grid.shape:
+    displacement, subdivision = arrays["displacement"], header["subdivision"]
+    fine = problem.grid.with_shape([n * subdivision for n in problem.grid.shape])
+    if displacement.shape != (problem.ndim, *fine.shape) or arrays["phi"].shape != problem.grid.shape:
         raise ValueError(f"displacement of shape {displacement.shape} does not fit grid {problem.grid.shape}")
     history = {name[len("history_"):]: values for name, values in arrays.items() if name.startswith("history_")}
+    transport_map = PiecewiseAffineMap(fine, problem.target_grid, displacement)
     return Solution(problem=problem, status=Status[header["status"]], displacement_potential=arrays["phi"],
-                    displacement=displacement, history=history, stats=header["stats"],
-                    transport_map=PiecewiseAffineMap(problem.grid, problem.target_grid, displacement),
+                    displacement=at_centres(transport_map, problem.grid), history=history, stats=header["stats"],
+                    transport_map=transport_map,
                     **{name: header[name] for name in _SCALARS})
