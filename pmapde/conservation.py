@@ -34,9 +34,13 @@ LARGEST_SUBDIVISION = {2: 2**20, 3: 2**18}
 """Cells beyond which no grid is subdivided."""
 MOST_PARTS = {2: 4, 3: 2}
 """Parts of a cell per axis."""
-ROUNDS = 8
-SLOW = 0.9
-"""A round that leaves more of the misplaced mass is the last but one."""
+ROUNDS = 10
+ENOUGH, SLOW_GAIN = 0.014, 0.85
+"""Below the one, a round that leaves more than the other's share is the last."""
+SLOW = 0.97
+"""A round that leaves more of the misplaced mass is taken back, and half the correction tried."""
+LEAST_SHARE = 0.25
+"""Of the correction, below which it is given up."""
 
 
 def defect(transport_map, source_values, target_grid, target_values):
@@ -82,10 +86,10 @@ def subdivided(problem, factor=2):
     return fine
 
 
-def may_subdivide(original, grid):
-    """Whether cells of ``grid`` may be halved once more."""
+def may_subdivide(original, grid, most):
+    """Whether cells of ``grid`` may be halved once more, to at most ``most`` parts of the original's per axis."""
     parts = 2 * grid.shape[0] // original.grid.shape[0]
-    return parts <= MOST_PARTS[grid.ndim] and grid.size * 2**grid.ndim <= LARGEST_SUBDIVISION[grid.ndim]
+    return parts <= min(most, MOST_PARTS[grid.ndim]) and grid.size * 2**grid.ndim <= LARGEST_SUBDIVISION[grid.ndim]
 
 
 class Ledger:
@@ -100,23 +104,27 @@ class Ledger:
     """
 
     def __init__(self, original, operator):
-        self.original, self.operator, self.problem = original, operator, operator.problem
-        self.misplaced, self.best = [], None
+        self.original, self.operator, self._trial = original, operator, operator.problem
+        self.misplaced, self.best, self._share = [], None, 1.0
 
     def judge(self, phi):
-        """Book the map of ``phi``; whether another round is worth while."""
-        self.map = PiecewiseAffineMap(self.operator.grid, self.original.target_grid, self.operator.displacement(phi))
-        misplaced = self.map.misplaced_mass(self.operator.problem.source_values, self.original.target_values)
-        better = not self.misplaced or misplaced < min(self.misplaced)
-        slow = len(self.misplaced) > 1 and misplaced > SLOW**2 * self.misplaced[-2]
+        """Book the map of ``phi``, ``best`` if it is; whether another round is worth while."""
+        transport_map = PiecewiseAffineMap(self.operator.grid, self.original.target_grid,
+                                           self.operator.displacement(phi))
+        misplaced = transport_map.misplaced_mass(self.operator.problem.source_values, self.original.target_values)
+        least = min(self.misplaced, default=np.inf)
         self.misplaced.append(misplaced)
-        if better:
-            self.best = phi
-        return misplaced > AIM and not slow and len(self.misplaced) <= ROUNDS
+        if not self.misplaced[1:] or misplaced < least:
+            self.best, self.problem, self._map = phi, self._trial, transport_map
+        if misplaced > SLOW * least:
+            self._share /= 2
+        if misplaced < ENOUGH and misplaced > SLOW_GAIN * least:
+            return False
+        return min(self.misplaced) > AIM and self._share >= LEAST_SHARE and len(self.misplaced) <= ROUNDS
 
     def next_problem(self):
-        """The problem whose source is corrected by what the last map misplaced."""
-        ratio = defect(self.map, self.operator.problem.source_values, self.original.target_grid,
+        """The problem whose source is corrected by what the best map misplaced."""
+        ratio = defect(self._map, self.operator.problem.source_values, self.original.target_grid,
                        self.original.target_values)
-        self.problem = corrected(self.problem, self.map, ratio, self.original.target_grid)
-        return self.problem
+        self._trial = corrected(self.problem, self._map, self._share * ratio, self.original.target_grid)
+        return self._trial

@@ -67,6 +67,8 @@ class Solution:
     subdivision : int
         Parts per axis into which the cells were cut to put the mass in its place; 1 usually. The map between the cell
         centres is then that of the finer cells.
+    swapped : bool
+        Whether the swapped problem was solved, and its map inverted: residual, history and the like are then its own.
     history : dict of ndarray
         One entry per implicit step: ``level, cells, residual, drift, dt, damping, newton_iterations, rejected,
         applications``.
@@ -94,6 +96,7 @@ class Solution:
     straightened_mass: float
     push_forward_error: float
     subdivision: int
+    swapped: bool
     history: dict
     stats: dict
     transport_map: PiecewiseAffineMap = field(repr=False)
@@ -133,7 +136,7 @@ class Solution:
             phi = average(phi, problem.grid.shape)
         return cls(problem, status, operator.scheme, phi, at_centres(transport_map, problem.grid), extrapolation.cost,
                    extrapolation.cost_error, extrapolation.map_error, last.error, extrapolation.note, residual,
-                   float(last.tolerance), drift, margin, narrow, folded, straightened, misplaced, subdivision, history,
+                   float(last.tolerance), drift, margin, narrow, folded, straightened, misplaced, subdivision, False, history,
                    plain(stats), transport_map)
 
     @property
@@ -232,7 +235,7 @@ class Solution:
         """The scalars and counters as a dict that JSON can hold; None where a number is not finite."""
         names = ("success", "scheme", "cost", "w2", "cost_error", "map_error", "algebraic_error", "extrapolation",
                  "residual", "tolerance", "drift", "margin", "narrow_mass", "folded_mass", "straightened_mass", "push_forward_error",
-                 "subdivision")
+                 "subdivision", "swapped")
         rows = {name: plain(getattr(self, name)) for name in names}
         rows = {name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in rows.items()}

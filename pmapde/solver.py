@@ -149,13 +149,17 @@ def steps(problem, method=None, *, tolerance="discretization", start=None, threa
                    ALGEBRAIC_SHARE)[1]
 
 
-def _engine(problem, method, tolerance, start, threads, stats, coarser, share):
-    """The operator on the problem's grid, and the generator of :func:`steps`."""
-    method = method or PseudoTransient()
+def _check_types(problem, method):
     if not isinstance(problem, TransportProblem):
         raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
     if not isinstance(method, (PseudoTransient, BackwardEuler)):
         raise TypeError(f"`method` must be PseudoTransient(...) or BackwardEuler(...), got {method!r}.")
+
+
+def _engine(problem, method, tolerance, start, threads, stats, coarser, share):
+    """The operator on the problem's grid, and the generator of :func:`steps`."""
+    method = method or PseudoTransient()
+    _check_types(problem, method)
     if (not (isinstance(tolerance, str) and tolerance == "discretization")
             and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf and not isinstance(tolerance, bool))):
         raise ValueError(f"`tolerance` must be 'discretization' or a positive residual, got {tolerance!r}.")
@@ -252,15 +256,17 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
             use_threads(count, grid.size)
             return ledger.judge(step.phi)
 
-    def solved(operator, phi, evaluation=None, **place):
+    def solved(operator, phi, evaluation=None, residual=max(residual, CORRECTION_TOLERANCE), **place):
         goal = Goal(residual=residual, change=best.change)
         for count, reached in enumerate(_on_grid(operator, linear, method, phi, lambda norm: goal, evaluation, threads,
                                                  stats)):
             reached = replace(reached, **place)
             if reached.status is None:
                 yield reached
-            if reached.status is not None or count >= COARSE_STEP_LIMIT:
+            if reached.status is not None:
                 return reached
+            if count >= COARSE_STEP_LIMIT:
+                return replace(reached, status=Status.MAX_STEPS)
 
     while judged():
         if ledger.best is step.phi:
@@ -269,14 +275,18 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
             corrected = MongeAmpere(ledger.next_problem(), operator.scheme)
-        step = yield from solved(corrected, step.phi, level=step.level, levels=step.levels)
+        step = yield from solved(corrected, ledger.best, level=step.level, levels=step.levels)
         linear.release()
         if step.status is not Status.CONVERGED:
             break
     if ledger.best is step.phi:
         best = step
+    if residual < CORRECTION_TOLERANCE and ledger.problem is not operator.problem:
+        yield replace(best, status=None)
+        best = yield from solved(MongeAmpere(ledger.problem, operator.scheme), best.phi, residual=residual,
+                                 level=best.level, levels=best.levels)
     stats["misplaced"].append({"grid": "x".join(map(str, grid.shape)), "by round": list(ledger.misplaced)})
-    if min(ledger.misplaced) > conservation.LIMIT and conservation.may_subdivide(original, grid):
+    if best.status in (None, Status.CONVERGED) and min(ledger.misplaced) > conservation.LIMIT and conservation.may_subdivide(original, grid, method.subdivision):
         yield replace(best, status=None)
         linear.next_grid()
         with thread_settings(threads) as count:
@@ -289,7 +299,7 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         if step.status is Status.CONVERGED:
             yield from _conserve(original, fine, linear, method, step, residual, threads, stats)
             return
-    yield replace(best, status=Status.CONVERGED)
+    yield replace(best, status=best.status or Status.CONVERGED)
 
 
 def _on_grid(operator, linear, method, phi, goal, evaluation, threads, stats):
@@ -366,9 +376,9 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     Notes
     -----
     What the equation's residual cannot see is checked at the end: a map that leaves more than 2 % of the mass in the
-    wrong place is never ``CONVERGED`` (see :class:`Status`). Before that the source of the equation is corrected by what
-    its map misplaces, on subdivided cells if need be (``PseudoTransient(conserve=False)`` turns this off);
-    ``stats["misplaced"]`` has the record.
+    wrong place is never ``CONVERGED`` (see :class:`Status`). Before that the source of the equation is corrected by
+    what its map misplaces (``stats["misplaced"]``); then, on failure, the swapped problem is solved and its map
+    inverted, and both are tried on subdivided cells (``stats["attempts"]``).
 
     Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to
     three multigrid cycles a grid.
@@ -382,7 +392,7 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     >>> solution.success, abs(solution.cost / (0.6**2 / (4 * np.pi**2)) - 1) < 2e-3
     (True, True)
     """
-    from .solution import Solution
+    from . import fallback
     if isinstance(method, BackwardEuler):
         raise TypeError("`method` of solve must be PseudoTransient(...); use steps(problem, BackwardEuler(...)) to "
                         "follow the flow in time.")
@@ -393,6 +403,20 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         raise ValueError(f"`max_seconds` must be a time >= 0, got {max_seconds!r}.")
     if extrapolate not in (None, "cost", "map"):
         raise ValueError(f"`extrapolate` must be None, 'cost' or 'map', got {extrapolate!r}.")
+    method = method or PseudoTransient()
+    _check_types(problem, method)
+
+    def attempt(problem, method, extrapolate, start, seconds):
+        return _attempt(problem, method, tolerance, max_steps, seconds, extrapolate, start, callback, threads)
+    solution = fallback.solve(attempt, problem, method, extrapolate, start, max_seconds)
+    if throw and not solution.success:
+        raise SolverError(solution.status, solution)
+    return solution
+
+
+def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, start, callback, threads):
+    """:func:`solve` without its fall-backs: one run of the engine, with its checks."""
+    from .solution import Solution
     stats = new_stats()
     begin = time.perf_counter()
     coarser = CoarserGrids()
@@ -423,7 +447,4 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     stats["work"] = work.in_units(stats["work"], problem.grid.size)
     with thread_settings(threads) as count:
         use_threads(count, phi.size)
-        solution = Solution.build(problem, operator, phi, status, history, stats, coarser, extrapolate)
-    if throw and not solution.success:
-        raise SolverError(solution.status, solution)
-    return solution
+        return Solution.build(problem, operator, phi, status, history, stats, coarser, extrapolate)

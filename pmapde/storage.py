@@ -18,7 +18,8 @@ from .transport import PiecewiseAffineMap
 
 FORMAT = "pmapde solution 3"
 _SCALARS = ("scheme", "cost", "cost_error", "map_error", "algebraic_error", "extrapolation", "residual", "tolerance",
-            "drift", "margin", "narrow_mass", "folded_mass", "straightened_mass", "push_forward_error", "subdivision")
+            "drift", "margin", "narrow_mass", "folded_mass", "straightened_mass", "push_forward_error", "subdivision",
+            "swapped")
 
 
 def _grid_header(grid):

@@ -18,7 +18,6 @@ def with_value(value):
     (with_value(np.inf), ValueError, r"`source` must be finite, got inf at \(2, 3\)"),
     (with_value(-1e-3), ValueError, r"`source` must be non-negative, got -0.001 at \(2, 3\)"),
     (0 * ONES, ValueError, "`source` must have positive mass"),
-    (with_value(0), ValueError, "`source` is zero in 1 of 64 cells .* pass a positive floor"),
     (np.ones(8), ValueError, "`source` must have two or three axes"),
     (np.ones((2, 2, 2, 2)), ValueError, "`source` must have two or three axes"),
     (np.ones((1, 8)), ValueError, "at least two cells along every axis"),
@@ -89,10 +88,16 @@ def test_bad_settings_are_refused_when_built(build, error, message):
         build()
 
 
-def test_monotone_scheme_in_3d_is_refused_by_name():
-    with pytest.raises(ValueError, match="2D only"):
-        pmapde.solve(pmapde.TransportProblem(np.ones((4, 4, 4)), np.ones((4, 4, 4))),
-                     pmapde.PseudoTransient(scheme="monotone"))
+def test_zeros_get_a_floor_of_their_own_and_are_refused_where_the_floor_is_zero():
+    from pmapde.problem import ZERO_FLOOR
+    for source, target in ((with_value(0), ONES), (ONES, with_value(0))):
+        problem = pmapde.TransportProblem(source, target)
+        assert problem.floor == ZERO_FLOOR
+        assert min(problem.source_values.min(), problem.target_values.min()) > 0
+        with pytest.raises(ValueError, match="is zero in 1 of 64 cells .* pass a positive floor"):
+            pmapde.TransportProblem(source, target, floor=0.0)
+    assert not pmapde.TransportProblem(with_value(0), ONES).source_support[2, 3]
+    assert pmapde.TransportProblem(ONES, ONES).floor == 0 and pmapde.TransportProblem(ONES, ONES).source_support.all()
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int16, np.uint8, bool])
