@@ -9,8 +9,8 @@ Both sides rough and of the same kind (``random_fields.py``), default settings b
 * an honest failure: any other status, which is counted by name;
 * a silent failure: ``success`` that the verdict denies. There must be none; the exit status is 1 if there is one.
 
-``--cost``: the cost at 32^2 (contrast up to 50) against the exact linear programme between the pixel histograms,
-extrapolated over subdivided pixels since that of plain pixels is too large by about h^2/3 (needs POT).
+``--cost``: the cost at 32^2 or ``--size`` (contrast up to 50) against the exact linear programme between the pixel
+histograms, extrapolated over subdivided pixels since that of plain pixels is too large by about h^2/3 (needs POT).
 ``--schemes``: centred against monotone in 3D. Results in benchmarks/results/robustness.txt, robustness_cost.txt and
 robustness_3d.txt.
 """
@@ -30,7 +30,7 @@ import pmapde
 QUICK = {"shapes": ["32x32", "16x16x16"], "contrasts": [10.0, 1e3, 1e6], "pairs": 1}
 PAIRS = {(32, 32): 30, (64, 64): 30, (128, 128): 10, (256, 256): 3, (512, 512): 1, (16, 16, 16): 30, (32, 32, 32): 3,
          (64, 64, 64): 1}
-SECONDS = 30.0
+SECONDS = 20.0
 
 
 def shape_of(text):
@@ -55,7 +55,7 @@ def run(kind, shape, contrast, seed, method=None):
 def table(rows, across):
     """Sound of all by kind, one column per contrast, and the failures by status."""
     columns = list(dict.fromkeys(across(row) for row in rows))
-    lines = ["kind".ljust(20) + "".join(name.rjust(24) for name in columns)]
+    lines = ["kind".ljust(20) + "".join(name.rjust(32) for name in columns)]
     groups = defaultdict(list)
     for row in rows:
         groups[row["kind"], across(row)].append(row["outcome"])
@@ -67,7 +67,7 @@ def table(rows, across):
             bad = ", ".join(f"{count} {SHORT.get(status, status)}" for status, count in counts.items()
                             if status != "sound")
             cells.append(f"{counts['sound']}/{sum(counts.values())}" + (f" ({bad})" if bad and kind != "all" else ""))
-        lines.append(kind.ljust(20) + "".join(cell.rjust(24) for cell in cells))
+        lines.append(kind.ljust(20) + "".join(cell.rjust(32) for cell in cells))
     return lines
 
 
@@ -106,8 +106,8 @@ def success_table(shapes, contrasts, pairs, threads, write):
                   f"longest {max(row['seconds'] for row in done):.1f} s"]
         lines += table(done, lambda row: f"contrast {row['contrast']:g}")
         print("\n".join(lines[-len(KINDS) - 3:]), flush=True)
-        title = (f"Sound solutions of all, by kind and contrast; at most {SECONDS:.0f} s each, {threads} numba thread(s), "
-                 f"{time.perf_counter() - begin:.0f} s in all")
+        title = (f"Sound solutions of all, by kind and contrast; at most {SECONDS:.0f} s each, {threads} numba "
+                 f"thread(s), {time.perf_counter() - begin:.0f} s in all")
         if write:  # as far as it got
             silent = report("robustness", title, rows, lines, True)
     return silent if write else report("robustness", title, rows, lines, False)
@@ -128,7 +128,7 @@ def extrapolated_cost(source, target):
     return (4 * exact_cost(source, target, 2) - exact_cost(source, target, 1)) / 3
 
 
-def cost_table(pairs, write, size=32):
+def cost_table(pairs, write, size):
     lines, ratios = ["kind                contrast  W2^2 pmapde   W2^2 LP       relative"], []
     for contrast in (10.0, 50.0):
         for kind in KINDS:
@@ -182,8 +182,10 @@ def main(arguments=None):
     parser.add_argument("--quick", action="store_true", help="small grids, one pair of a kind: a minute or two")
     parser.add_argument("--shapes", nargs="+", default=["x".join(map(str, shape)) for shape in PAIRS])
     parser.add_argument("--contrasts", nargs="+", type=float, default=[10.0, 1e3, 1e6])
-    parser.add_argument("--pairs", type=int, help="pairs of each kind (default: 30 on small grids, fewer on large ones)")
+    parser.add_argument("--pairs", type=int, help="pairs of each kind (default: 30 on small grids, 1 on the largest)")
     parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--size", type=int, default=32,
+                        help="cells per axis for --cost (a minute each at 32, seconds at 16)")
     parser.add_argument("--schemes", action="store_true")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -191,7 +193,7 @@ def main(arguments=None):
     from numba import get_num_threads
     write = not options.quick
     if options.cost:
-        return cost_table(options.pairs or 2, write)
+        return cost_table(options.pairs or 2, write, options.size)
     if options.schemes:
         return int(scheme_table(options.pairs or 3, write) > 0)
     return int(success_table([shape_of(text) for text in options.shapes], options.contrasts, options.pairs,

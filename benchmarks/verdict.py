@@ -14,7 +14,8 @@ LIMIT = 0.02
 @dataclass(frozen=True)
 class Verdict:
     """``misplaced``: fraction of the mass in the wrong block; ``folded``: of the mass where the map turns space over;
-    ``crooked``: of the mass where it is one-to-one but not monotone; ``outside``: points that leave the target's box."""
+    ``crooked``: of the mass where it is not monotone (``DT`` plus its transpose not positive); ``outside``: points that
+    leave the target's box."""
 
     misplaced: float
     folded: float

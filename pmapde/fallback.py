@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from .conservation import LIMIT, MOST_PARTS
+from .conservation import LARGEST_SUBDIVISION, MOST_PARTS
 from .grid import Grid
-from .solution import at_centres
+from .solution import at_centres, checked
 from .status import Status
 from .transport import PiecewiseAffineMap
 
@@ -39,7 +39,7 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds):
                 break
             settings = replace(method, subdivision=parts)
             if swapped:
-                solution = inverted(problem, attempt(problem.swapped(), settings, None, None, seconds), parts)
+                solution = inverted(problem, attempt(problem.swapped(), settings, None, None, seconds))
             else:
                 solution = attempt(problem, settings, extrapolate, None, seconds)
             log.append({"swapped": swapped, "parts": parts, "status": solution.status.name,
@@ -59,15 +59,18 @@ def _rank(solution):
     return misplaced if math.isfinite(misplaced) else math.inf
 
 
-def inverted(problem, back, parts):
-    """The solution of ``problem`` from ``back``, one of ``problem.swapped()``: its inverse map, sampled at the cells, of
-    which there are as many as put the mass in its place."""
-    if not back.success:
-        return back_to_front(problem, back, 1)
-    for count in (1, 2, 4):
+def inverted(problem, back):
+    """The solution of ``problem`` from ``back``, one of ``problem.swapped()``: its inverse map, sampled at the cells.
+
+    Of which there are as many as put the mass in its place: the inverse jumps where the target has gaps, a layer of
+    simplices lies across them, and gets thinner.
+    """
+    for count in (1, 2, 4, 8):
         solution = back_to_front(problem, back, count)
-        if solution.success or count >= max(parts, 2):
-            return solution
+        if (solution.success or not back.success
+                or problem.grid.size * (2 * count) ** problem.ndim > LARGEST_SUBDIVISION[problem.ndim]):
+            break
+    return solution
 
 
 def back_to_front(problem, back, count):
@@ -80,16 +83,8 @@ def back_to_front(problem, back, count):
     for axis in range(source.ndim):
         source = np.repeat(source, count, axis)
     transport_map = PiecewiseAffineMap(fine, problem.target_grid, displacement)
-    straightened = transport_map.folded_mass(source)
-    if straightened:
-        transport_map = transport_map.unfolded(source)
-    folded = transport_map.folded_mass(source) if straightened else 0.0
-    misplaced = transport_map.misplaced_mass(source, problem.target_values)
-    status = back.status
-    if status is Status.CONVERGED:
-        status = Status.MASS_MISPLACED if not misplaced <= LIMIT else Status.FOLDED if folded else status
+    transport_map, status, checks = checked(transport_map, source, problem.target_values, back.status)
     phi = back.dual_potential - problem.quadratic(problem.grid.cell_centres())
     return replace(back, problem=problem, status=status, displacement_potential=phi - phi.mean(),
-                   displacement=at_centres(transport_map, problem.grid), folded_mass=folded,
-                   straightened_mass=straightened, push_forward_error=misplaced, subdivision=count, swapped=True,
-                   transport_map=transport_map)
+                   displacement=at_centres(transport_map, problem.grid), subdivision=count, swapped=True,
+                   transport_map=transport_map, **checks)

@@ -44,10 +44,11 @@ class MongeAmpere:
     ----------
     problem : TransportProblem
     scheme : {"monotone", "centred"}
-        ``"monotone"``: log of the MA-LBR determinant of Benamou, Collino & Mirebeau (2016) on the 3x3 stencil, in 3D its
-        counterpart on the 26 neighbours (after Mirebeau 2015): an infimum of linear degenerate-elliptic operators,
+        ``"monotone"``: log of the MA-LBR determinant of Benamou, Collino & Mirebeau (2016) on the 3x3 stencil, in 3D
+        its counterpart on the 26 neighbours (after Mirebeau 2015): an infimum of linear degenerate-elliptic operators,
         concave, monotone, its linearisation (up to the lower-order term) an M-matrix. Exact for Hessians (in index
-        space) of condition number up to 5.8 in any direction, 4 in 3D. ``"centred"``: the ordinary 9-point (19-point) differences. Both second order.
+        space) of condition number up to 5.8 in any direction, 4 in 3D. ``"centred"``:
+        the ordinary 9-point (19-point) differences. Both second order.
 
     Notes
     -----
@@ -236,7 +237,8 @@ class MongeAmpere:
         """
         margin, narrow = np.empty(self.grid.shape[0]), np.zeros(self.grid.shape[0])
         if self.scheme == "monotone":
-            self.determinants.monotone_checks(self._pad(phi), self.quadratic, self.problem.source_values, margin, narrow)
+            self.determinants.monotone_checks(self._pad(phi), self.quadratic, self.problem.source_values, margin,
+                                              narrow)
         else:
             self.kernels.centred_margin(self._pad(phi), self.quadratic, margin)
         return float(margin.min()), float(narrow.sum()) * self.grid.cell_volume

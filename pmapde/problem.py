@@ -9,9 +9,8 @@ from .density import GridDensity, LogDensity, checked_values
 from .grid import Grid
 from .transfer import average, interpolate_inside
 
-
 ZERO_FLOOR = 1e-4
-"""Floor of densities with zeros where none is given: what it moves is far below the misplaced mass that is a failure."""
+"""Floor of densities with zeros where none is given: it moves far less mass than what counts as a failure."""
 
 
 class TransportProblem:

@@ -103,20 +103,15 @@ class Solution:
 
     @classmethod
     def build(cls, problem, operator, phi, status, steps, stats, coarser, extrapolate):
-        """From the problem, the operator (on finer cells perhaps), the displacement potential, the records of the engine
-        and the solutions on coarser grids."""
+        """From the problem, the operator (on finer cells perhaps), the displacement potential, the records of the
+        engine and the solutions on coarser grids."""
         last, grid, subdivision = steps[-1], operator.grid, operator.grid.shape[0] // problem.grid.shape[0]
         displacement = operator.displacement(phi)
         change = last.change if last.grid.shape == grid.shape else math.nan
         extrapolation = coarser.extrapolation(operator, displacement, change, extrapolate if status.success else None)
         transport_map = PiecewiseAffineMap(grid, problem.target_grid, extrapolation.displacement)
-        straightened = transport_map.folded_mass(operator.problem.source_values)
-        if straightened:
-            transport_map = transport_map.unfolded(operator.problem.source_values)
-        folded = transport_map.folded_mass(operator.problem.source_values) if straightened else 0.0
-        misplaced = transport_map.misplaced_mass(operator.problem.source_values, problem.target_values)
-        if status is Status.CONVERGED:
-            status = Status.MASS_MISPLACED if not misplaced <= LIMIT else Status.FOLDED if folded else status
+        transport_map, status, checks = checked(transport_map, operator.problem.source_values, problem.target_values,
+                                                status)
         if last.status is Status.CONVERGED:
             residual, drift = last.residual, last.drift
         else:  # the engine's may be those of the extended operator, or of another grid
@@ -134,10 +129,12 @@ class Solution:
         history["cells"] = np.array([step.grid.size for step in steps])
         if subdivision > 1:
             phi = average(phi, problem.grid.shape)
-        return cls(problem, status, operator.scheme, phi, at_centres(transport_map, problem.grid), extrapolation.cost,
-                   extrapolation.cost_error, extrapolation.map_error, last.error, extrapolation.note, residual,
-                   float(last.tolerance), drift, margin, narrow, folded, straightened, misplaced, subdivision, False, history,
-                   plain(stats), transport_map)
+        return cls(problem=problem, status=status, scheme=operator.scheme, displacement_potential=phi,
+                   displacement=at_centres(transport_map, problem.grid), cost=extrapolation.cost,
+                   cost_error=extrapolation.cost_error, map_error=extrapolation.map_error, algebraic_error=last.error,
+                   extrapolation=extrapolation.note, residual=residual, tolerance=float(last.tolerance), drift=drift,
+                   margin=margin, narrow_mass=narrow, subdivision=subdivision, swapped=False, history=history,
+                   stats=plain(stats), transport_map=transport_map, **checks)
 
     @property
     def success(self):
@@ -234,8 +231,8 @@ class Solution:
     def summary(self):
         """The scalars and counters as a dict that JSON can hold; None where a number is not finite."""
         names = ("success", "scheme", "cost", "w2", "cost_error", "map_error", "algebraic_error", "extrapolation",
-                 "residual", "tolerance", "drift", "margin", "narrow_mass", "folded_mass", "straightened_mass", "push_forward_error",
-                 "subdivision", "swapped")
+                 "residual", "tolerance", "drift", "margin", "narrow_mass", "folded_mass", "straightened_mass",
+                 "push_forward_error", "subdivision", "swapped")
         rows = {name: plain(getattr(self, name)) for name in names}
         rows = {name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in rows.items()}
@@ -255,12 +252,26 @@ class Solution:
                 ("residual", f"{self.residual:.2e}" + (f" (goal {self.tolerance:.2e})" if self.tolerance else "")
                              + f", drift {self.drift:.2e}"),
                 ("checks", f"misplaced mass {self.push_forward_error:.2%}, folded {self.folded_mass:.2%} "
-                           f"(straightened {self.straightened_mass:.2%}), stencil too narrow {self.narrow_mass:.2%}, margin {self.margin:.2e}"),
+                           f"(straightened {self.straightened_mass:.2%}), stencil too narrow "
+                           f"{self.narrow_mass:.2%}, margin {self.margin:.2e}"),
                 ("work", f"{stats['newton_iterations']} Newton steps, {stats['rejected_steps']} refused; {linear}; "
                          f"{sum(stats['work'].values()):.1f} work units"),
                 ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in stats["seconds"].items()))]
         rows += [("fallback", text) for text in stats["fallbacks"]]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def checked(transport_map, source_values, target_values, status):
+    """The map without its folds, the status it deserves, and what was found, by the names of :class:`Solution`."""
+    straightened = transport_map.folded_mass(source_values)
+    if straightened:
+        transport_map = transport_map.unfolded(source_values)
+    folded = transport_map.folded_mass(source_values) if straightened else 0.0
+    misplaced = transport_map.misplaced_mass(source_values, target_values)
+    if status is Status.CONVERGED:
+        status = Status.MASS_MISPLACED if not misplaced <= LIMIT else Status.FOLDED if folded else status
+    return transport_map, status, {"folded_mass": folded, "straightened_mass": straightened,
+                                   "push_forward_error": misplaced}
 
 
 def at_centres(transport_map, grid):

@@ -256,7 +256,9 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
             use_threads(count, grid.size)
             return ledger.judge(step.phi)
 
-    def solved(operator, phi, evaluation=None, residual=max(residual, CORRECTION_TOLERANCE), **place):
+    rough = max(residual, CORRECTION_TOLERANCE)
+
+    def solved(operator, phi, evaluation=None, residual=rough, **place):
         goal = Goal(residual=residual, change=best.change)
         for count, reached in enumerate(_on_grid(operator, linear, method, phi, lambda norm: goal, evaluation, threads,
                                                  stats)):
@@ -286,7 +288,8 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         best = yield from solved(MongeAmpere(ledger.problem, operator.scheme), best.phi, residual=residual,
                                  level=best.level, levels=best.levels)
     stats["misplaced"].append({"grid": "x".join(map(str, grid.shape)), "by round": list(ledger.misplaced)})
-    if best.status in (None, Status.CONVERGED) and min(ledger.misplaced) > conservation.LIMIT and conservation.may_subdivide(original, grid, method.subdivision):
+    if (best.status is Status.CONVERGED and min(ledger.misplaced) > conservation.LIMIT
+            and conservation.may_subdivide(original, grid, method.subdivision)):
         yield replace(best, status=None)
         linear.next_grid()
         with thread_settings(threads) as count:
@@ -299,7 +302,7 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         if step.status is Status.CONVERGED:
             yield from _conserve(original, fine, linear, method, step, residual, threads, stats)
             return
-    yield replace(best, status=best.status or Status.CONVERGED)
+    yield best
 
 
 def _on_grid(operator, linear, method, phi, goal, evaluation, threads, stats):

@@ -38,7 +38,8 @@ class PseudoTransient:
     Parameters
     ----------
     scheme : {None, "monotone", "centred"}
-        See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, centred in 3D.
+        See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, centred in 3D (as
+        robust there on the random pairs tried, and several times cheaper: ``benchmarks/results/robustness_3d.txt``).
     linear : Automatic, GeometricMultigrid, BlackBoxMultigrid, AlgebraicMultigrid, Spectral or Direct
     newton : Newton
     conserve : bool

@@ -13,7 +13,8 @@ from .kernels import transport as kernels
 from .transfer import average
 
 BLOCK = 8  # target cells per axis over which masses are compared
-UNFOLDING_SWEEPS, LONG, GROWTH = 1000, 100, 1.05  # most sweeps, sweeps before the neighbourhood grows, lighter to heavier
+UNFOLDING_SWEEPS, LONG, GROWTH = 1000, 100, 1.05
+"""Most sweeps; sweeps before the neighbourhood grows; growth, a sweep, of the mass that counts as light."""
 SMALL_ERROR = 0.004  # misplaced mass that need not be known more precisely
 PARTS = 16  # of the source, summed in order whatever the number of threads, where the target has few cells
 
@@ -204,8 +205,8 @@ class PiecewiseAffineMap:
     def misplaced_mass(self, source_values, target_values):
         """Fraction of the mass that the map leaves in the wrong block of about ``BLOCK`` cells per axis of the target.
 
-        Half the L1 distance of the pushed and the expected mass, summed over blocks. Where that is not small, the masses
-        are taken on the target's cells first, which cuts wide images of source cells into more pieces.
+        Half the L1 distance of the pushed and the expected mass, summed over blocks. Where that is not small, the
+        masses are taken on the target's cells first, which cuts wide images of source cells into more pieces.
         """
         blocks = self.target_grid.with_shape(tuple(max(-(-n // BLOCK), 3 if wraps else 2) for n, wraps
                                                    in zip(self.target_grid.shape, self.target_grid.periodic)))

@@ -9,11 +9,11 @@ between wide stencils and power diagrams, M2AN 49, 2015; here in the logarithm, 
 exact for quadratics with Hessian M if Selling's decomposition of M^-1 uses one of these superbases.
 
 Within a superbase everything is the network K4: the offsets are its edges, w their conductances,
-``det(sum w v v')`` Kirchhoff's sum over spanning trees. The dual problem is ``max log det M(q) over q <= p`` where ``p``
-are the second differences and M(q) is the matrix with ``v' M v = q``; w = d log det / dq are its multipliers. If all w
-are non-negative at ``q = p`` that is it: Selling's formula. If not the maximum lies on a face, where some q are below
-their bounds and their w are zero: Newton's method finds it from below, which lets a superbase be given up as soon as it
-exceeds the least of the others.
+``det(sum w v v')`` Kirchhoff's sum over spanning trees. The dual problem is ``max log det M(q) over q <= p`` where
+``p`` are the second differences and M(q) is the matrix with ``v' M v = q``; w = d log det / dq are its multipliers. If
+all w are non-negative at ``q = p`` that is it: Selling's formula. If not the maximum lies on a face, where some q are
+below their bounds and their w are zero: Newton's method finds it from below, which lets a superbase be given up as soon
+as it exceeds the least of the others.
 """
 import itertools
 import math
@@ -75,7 +75,7 @@ def _conductances(q, w):
 
 @njit(cache=True, error_model="numpy")
 def _laplacian(w, out):
-    """Laplacian of K4 with conductances w: the inverse of M(q), with a fourth row and column that make its sums zero."""
+    """Laplacian of K4 with conductances w: the inverse of M(q), bordered so that its rows and columns add up to 0."""
     out[:] = 0.0
     for e in range(6):
         a, b = _ends(e)
@@ -183,8 +183,10 @@ def _seen_through(p, bound, q, w, space):
 
 @njit(cache=True, error_model="numpy")
 def _on_a_face(p, bound, determinant, q, w, space):
-    """The maximum over ``q <= p`` from a feasible ``q``: Newton in the coordinates below their bounds (log det is
-    self-concordant: a step of 1 / (1 + length) stays inside and rises), one more at its bound whenever it gets there."""
+    """The maximum over ``q <= p`` from a feasible ``q``: Newton in the coordinates below their bounds.
+
+    log det is self-concordant: a step of 1 / (1 + length) stays inside and rises. It ends at the first bound it meets.
+    """
     laplacian, matrix, direction, last, free = space
     for _ in range(STEPS):
         if determinant >= bound:

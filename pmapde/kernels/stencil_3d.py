@@ -3,7 +3,8 @@
     A w = shift w - sum_k W_k (w(i + e_k) - 2 w(i) + w(i - e_k)) - sum_a B_a (w(i + 1_a) - w(i - 1_a))
 
 with ``weights`` W (9, nx, ny, nz) of the offsets (1,0,0), (0,1,0), (0,0,1), (1,-1,0), (1,1,0), (1,0,-1), (1,0,1),
-(0,1,-1), (0,1,1), or (13, nx, ny, nz) with (1,-1,-1), (1,-1,1), (1,1,-1), (1,1,1) too, and ``drift`` B (3, nx, ny, nz). Conventions of fields, ghosts and ``shift`` as in 2D.
+(0,1,-1), (0,1,1), or (13, nx, ny, nz) with (1,-1,-1), (1,-1,1), (1,1,-1), (1,1,1) too, and ``drift`` B
+(3, nx, ny, nz). Conventions of fields, ghosts and ``shift`` as in 2D.
 """
 import numpy as np
 from numba import njit, prange
