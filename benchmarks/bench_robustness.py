@@ -11,7 +11,7 @@ Both sides rough and of the same kind (``random_fields.py``), default settings b
 
 ``--cost``: the cost at 32^2 or ``--size`` (contrast up to 50) against the exact linear programme between the pixel
 histograms, extrapolated over subdivided pixels since that of plain pixels is too large by about h^2/3 (needs POT).
-``--schemes``: centred against monotone in 3D. Results in benchmarks/results/robustness.txt, robustness_cost.txt and
+``--plain``: without corrections and fall-backs. ``--schemes``: centred against monotone in 3D. Results in benchmarks/results/robustness.txt, robustness_cost.txt and
 robustness_3d.txt.
 """
 import argparse
@@ -90,14 +90,14 @@ def report(name, title, rows, lines, write):
     return len(silent)
 
 
-def success_table(shapes, contrasts, pairs, threads, write):
+def success_table(shapes, contrasts, pairs, threads, write, method=None):
     begin, lines, rows = time.perf_counter(), [], []
     for shape in shapes:
         done = []
         for contrast in contrasts:
             for kind in KINDS:
                 for seed in range(pairs or PAIRS.get(shape, 3)):
-                    done.append(run(kind, shape, contrast, seed))
+                    done.append(run(kind, shape, contrast, seed, method))
                     if done[-1]["outcome"] != "sound":
                         print(f"  {done[-1]}", file=sys.stderr, flush=True)
         rows += done
@@ -183,6 +183,7 @@ def main(arguments=None):
     parser.add_argument("--shapes", nargs="+", default=["x".join(map(str, shape)) for shape in PAIRS])
     parser.add_argument("--contrasts", nargs="+", type=float, default=[10.0, 1e3, 1e6])
     parser.add_argument("--pairs", type=int, help="pairs of each kind (default: 30 on small grids, 1 on the largest)")
+    parser.add_argument("--plain", action="store_true", help="the equation alone, conserve=False; nothing is written")
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--size", type=int, default=32,
                         help="cells per axis for --cost (a minute each at 32, seconds at 16)")
@@ -191,13 +192,14 @@ def main(arguments=None):
     if options.quick:
         options.shapes, options.contrasts, options.pairs = QUICK["shapes"], QUICK["contrasts"], QUICK["pairs"]
     from numba import get_num_threads
-    write = not options.quick
+    write = not options.quick and not options.plain
+    method = pmapde.PseudoTransient(conserve=False) if options.plain else None
     if options.cost:
         return cost_table(options.pairs or 2, write, options.size)
     if options.schemes:
         return int(scheme_table(options.pairs or 3, write) > 0)
     return int(success_table([shape_of(text) for text in options.shapes], options.contrasts, options.pairs,
-                             get_num_threads(), write) > 0)
+                             get_num_threads(), write, method) > 0)
 
 
 if __name__ == "__main__":
