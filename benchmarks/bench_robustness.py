@@ -11,8 +11,8 @@ Both sides rough and of the same kind (``random_fields.py``), default settings b
 
 ``--cost``: the cost at 32^2 or ``--size`` (contrast up to 50) against the exact linear programme between the pixel
 histograms, extrapolated over subdivided pixels since that of plain pixels is too large by about h^2/3 (needs POT).
-``--plain``: without corrections and fall-backs. ``--schemes``: centred against monotone in 3D. Results in benchmarks/results/robustness.txt, robustness_cost.txt and
-robustness_3d.txt.
+``--plain``: without corrections and fall-backs. ``--schemes``: centred against monotone in 3D. Results in
+benchmarks/results/robustness.txt, robustness_cost.txt and robustness_3d.txt.
 """
 import argparse
 import sys
