@@ -352,7 +352,7 @@ def _coarse(problem, epsilon):
     if source is None and target is None:
         return problem
     return TransportProblem(source or GridDensity(problem.source_values, problem.grid),
-                            target or GridDensity(problem.target_values, problem.target_grid))
+                            target or GridDensity(problem.target_values, problem.target_grid), floor=0.0)
 
 
 def _annealed(problem, epsilon, settings, clock):

@@ -11,6 +11,7 @@ from .entropic import half_shift, sinkhorn
 from .integrators import half_range
 from .problem import TransportProblem
 from .solver import solve
+from .stepping import PseudoTransient
 from .trajectory import flow
 from .transfer import interpolate_cubic
 
@@ -228,7 +229,7 @@ def _interior(grid):
 def _marginal_distance(problem, first, second, threads):
     from .density import GridDensity
     pair = TransportProblem(GridDensity(first, problem.grid), GridDensity(second, problem.grid))
-    return solve(pair, threads=threads, throw=True).w2
+    return solve(pair, PseudoTransient(conserve=False), threads=threads, throw=True).w2
 
 
 class _Reference:

@@ -9,6 +9,9 @@ from .density import GridDensity, LogDensity, checked_values
 from .grid import Grid
 from .transfer import average, interpolate_inside
 
+ZERO_FLOOR = 1e-4
+"""Floor of densities with zeros where none is given: it moves far less mass than what counts as a failure."""
+
 
 class TransportProblem:
     """Find the convex ``u`` with ``det D2u(x) nu(grad u(x)) = mu(x)`` and ``grad u(source box) = target box``.
@@ -24,9 +27,12 @@ class TransportProblem:
     target_grid : Grid, optional
         The same for the target (default: the box of the source with the target's own number of cells).
         An axis must be periodic on both sides with equal periods, or on neither.
-    floor : float
-        Densities are replaced by ``max(density, floor * max)`` before they are normalised. The equation takes
-        logarithms, so a density with zeros needs a positive floor there (:func:`pmapde.sinkhorn` does without).
+    floor : float, optional
+        Densities are replaced by ``max(density, floor * max)`` before they are normalised. By default 0, and where a
+        density has zeros (the equation takes logarithms) ``ZERO_FLOOR``, which stands for the limit of a vanishing one.
+        Where the source is zero the map is then not determined by the transport, only continued by the limit: see
+        ``source_support``; what the target has where it is zero receives that part of the source alone. An explicit
+        0 keeps zeros, for :func:`pmapde.sinkhorn`; the equation then refuses them.
     interpolation : {"cubic", "linear"}, optional
         How a target *array* is interpolated; see :class:`GridDensity`.
 
@@ -37,6 +43,8 @@ class TransportProblem:
         The normalised source at the cells: ``source_values.sum() * grid.cell_volume == 1``.
     source_log_mass, target_log_mass : float
         Logarithms of the masses before normalisation.
+    source_support : ndarray of bool
+        The cells of the source with mass, before the floor: where the map is determined.
     ndim : int
 
     Raises
@@ -52,15 +60,20 @@ class TransportProblem:
     TransportProblem(2D, source (8, 8) on [0, 1] x [0, 1], target (12, 10) on [0, 1] x [0, 1], no-flux)
     """
 
-    def __init__(self, source, target, *, grid=None, target_grid=None, floor=0.0, interpolation=None):
-        if not (isinstance(floor, (int, float, np.number)) and 0 <= floor < 1):
+    def __init__(self, source, target, *, grid=None, target_grid=None, floor=None, interpolation=None):
+        if floor is not None and not (isinstance(floor, (int, float, np.number)) and 0 <= floor < 1):
             raise ValueError(f"`floor` must be a number in [0, 1), got {floor!r}.")
         for name, value in (("grid", grid), ("target_grid", target_grid)):
             if value is not None and not isinstance(value, Grid):
                 raise TypeError(f"`{name}` must be a pmapde.Grid, got {type(value).__name__}.")
-        self.floor = float(floor)
         source, self.grid = _placed(source, grid, None, "source", None)
         target, self.target_grid = _placed(target, target_grid, self.grid, "target", interpolation)
+        if floor is None:
+            zeros = any(isinstance(side, GridDensity) and side.values.min() == 0 for side in (source, target))
+            floor = ZERO_FLOOR if zeros else 0.0
+        self.floor = float(floor)
+        self.source_support = (source.values > 0 if isinstance(source, GridDensity)
+                               else np.ones(self.grid.shape, bool))
         self._check_boxes()
         self.source_values, self.source_log_mass = _sampled(source, self.grid, self.floor, "source")
         self.source_values.flags.writeable = False
@@ -123,7 +136,7 @@ class TransportProblem:
         """The problem from target to source, whose map is the inverse."""
         target = GridDensity(self.source_values, self.grid)
         source = GridDensity(self.target_values, self.target_grid)
-        return TransportProblem(source, target, grid=self.target_grid, target_grid=self.grid)
+        return TransportProblem(source, target, grid=self.target_grid, target_grid=self.grid, floor=0.0)
 
     def with_source(self, values, name="source"):
         """The same grid and target with another source, given by its cell averages."""

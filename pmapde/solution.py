@@ -8,9 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
+from .conservation import LIMIT
 from .problem import TransportProblem
 from .reductions import rms
 from .status import Status
+from .transfer import average
 from .transport import PiecewiseAffineMap, component_first
 
 NARROW_WARNING = 0.05
@@ -57,8 +59,16 @@ class Solution:
         :class:`StencilWarning` is given above 5 %).
     folded_mass : float
         Source mass of simplices where the map is not injective.
+    straightened_mass : float
+        Source mass of simplices where ``grad u``, sampled at the cells, was not injective, before they were unfolded.
     push_forward_error : float
-        Fraction of the mass that the map leaves in the wrong block of 8 cells per axis of the target grid.
+        Fraction of the mass that the map leaves in the wrong block of 8 cells per axis of the target grid. More than
+        2 % is a failure, ``Status.MASS_MISPLACED``.
+    subdivision : int
+        Parts per axis into which the cells were cut to put the mass in its place; 1 usually. The map between the cell
+        centres is then that of the finer cells.
+    swapped : bool
+        Whether the swapped problem was solved, and its map inverted: residual, history and the like are then its own.
     history : dict of ndarray
         One entry per implicit step: ``level, cells, residual, drift, dt, damping, newton_iterations, rejected,
         applications``.
@@ -83,23 +93,26 @@ class Solution:
     margin: float
     narrow_mass: float
     folded_mass: float
+    straightened_mass: float
     push_forward_error: float
+    subdivision: int
+    swapped: bool
     history: dict
     stats: dict
     transport_map: PiecewiseAffineMap = field(repr=False)
 
     @classmethod
-    def build(cls, operator, phi, status, steps, stats, coarser, extrapolate):
-        """From the operator, the displacement potential, the records of the engine and the solutions on coarser
-        grids."""
-        problem, last = operator.problem, steps[-1]
-        grid = problem.grid
+    def build(cls, problem, operator, phi, status, steps, stats, coarser, extrapolate):
+        """From the problem, the operator (on finer cells perhaps), the displacement potential, the records of the
+        engine and the solutions on coarser grids."""
+        last, grid, subdivision = steps[-1], operator.grid, operator.grid.shape[0] // problem.grid.shape[0]
         displacement = operator.displacement(phi)
         change = last.change if last.grid.shape == grid.shape else math.nan
         extrapolation = coarser.extrapolation(operator, displacement, change, extrapolate if status.success else None)
-        displacement = extrapolation.displacement
-        transport_map = PiecewiseAffineMap(grid, problem.target_grid, displacement)
-        if status is Status.CONVERGED:
+        transport_map = PiecewiseAffineMap(grid, problem.target_grid, extrapolation.displacement)
+        transport_map, status, checks = checked(transport_map, operator.problem.source_values, problem.target_values,
+                                                status)
+        if last.status is Status.CONVERGED:
             residual, drift = last.residual, last.drift
         else:  # the engine's may be those of the extended operator, or of another grid
             log_residual = operator.residual(phi)
@@ -114,12 +127,14 @@ class Solution:
                  "applications")
         history = {name: np.array([getattr(step, name) for step in steps]) for name in names}
         history["cells"] = np.array([step.grid.size for step in steps])
-        return cls(problem, status, operator.scheme, phi, displacement, extrapolation.cost, extrapolation.cost_error,
-                   extrapolation.map_error, last.error, extrapolation.note, residual, float(last.tolerance), drift,
-                   margin, narrow,
-                   transport_map.folded_mass(problem.source_values),
-                   transport_map.misplaced_mass(problem.source_values, problem.target_values), history, plain(stats),
-                   transport_map)
+        if subdivision > 1:
+            phi = average(phi, problem.grid.shape)
+        return cls(problem=problem, status=status, scheme=operator.scheme, displacement_potential=phi,
+                   displacement=at_centres(transport_map, problem.grid), cost=extrapolation.cost,
+                   cost_error=extrapolation.cost_error, map_error=extrapolation.map_error, algebraic_error=last.error,
+                   extrapolation=extrapolation.note, residual=residual, tolerance=float(last.tolerance), drift=drift,
+                   margin=margin, narrow_mass=narrow, subdivision=subdivision, swapped=False, history=history,
+                   stats=plain(stats), transport_map=transport_map, **checks)
 
     @property
     def success(self):
@@ -150,7 +165,8 @@ class Solution:
         grid = self.problem.target_grid
         y = grid.cell_centres().reshape(grid.ndim, -1)
         x, lift = self.transport_map.inverse(y)
-        u = self.problem.quadratic(x) + self.transport_map.interpolate(self.displacement_potential, x)
+        lattice = PiecewiseAffineMap(self.problem.grid, grid, self.displacement)
+        u = self.problem.quadratic(x) + lattice.interpolate(self.displacement_potential, x)
         # on periodic axes u* - |y|^2/2 is what is periodic
         dual = ((x * (y + lift)).sum(axis=0) - u + self._centred_potential[1]
                 + ((y**2 - (y + lift) ** 2) / 2).sum(axis=0))
@@ -173,8 +189,15 @@ class Solution:
     def push_forward(self):
         """Density of ``T_# source`` on the target grid; carries the whole mass, blurred by about half a cell."""
         grid = self.problem.target_grid
-        mass = self.problem.source_values * self.problem.grid.cell_volume
-        return self.transport_map.deposited(mass, grid, True) / grid.cell_volume
+        return self.transport_map.deposited(self._source_mass, grid, True) / grid.cell_volume
+
+    @property
+    def _source_mass(self):
+        """Masses of the cells of the map: the source's, or their parts."""
+        mass = self.problem.source_values * self.transport_map.grid.cell_volume
+        for axis in range(mass.ndim):
+            mass = np.repeat(mass, self.subdivision, axis)
+        return mass
 
     def interpolate(self, s):
         """Density of the displacement interpolation ``((1 - s) x + s T(x))_# source``, ``0 <= s <= 1``.
@@ -187,8 +210,7 @@ class Solution:
         box = [((1 - s) * a + s * c, (1 - s) * b + s * d)
                for (a, b), (c, d) in zip(problem.grid.box, problem.target_grid.box)]
         grid = type(problem.grid)(problem.grid.shape, box, problem.grid.periodic)
-        mass = problem.source_values * problem.grid.cell_volume
-        return self.transport_map.deposited(mass, grid, True, float(s)) / grid.cell_volume
+        return self.transport_map.deposited(self._source_mass, grid, True, float(s)) / grid.cell_volume
 
     def sample(self, n, rng):
         """``n`` independent draws of the target, (n, d): draws of the source, mapped."""
@@ -209,7 +231,8 @@ class Solution:
     def summary(self):
         """The scalars and counters as a dict that JSON can hold; None where a number is not finite."""
         names = ("success", "scheme", "cost", "w2", "cost_error", "map_error", "algebraic_error", "extrapolation",
-                 "residual", "tolerance", "drift", "margin", "narrow_mass", "folded_mass", "push_forward_error")
+                 "residual", "tolerance", "drift", "margin", "narrow_mass", "folded_mass", "straightened_mass",
+                 "push_forward_error", "subdivision", "swapped")
         rows = {name: plain(getattr(self, name)) for name in names}
         rows = {name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in rows.items()}
@@ -228,13 +251,35 @@ class Solution:
                            + ("" if self.extrapolation == "none" else f"; extrapolated: {self.extrapolation}")),
                 ("residual", f"{self.residual:.2e}" + (f" (goal {self.tolerance:.2e})" if self.tolerance else "")
                              + f", drift {self.drift:.2e}"),
-                ("checks", f"misplaced mass {self.push_forward_error:.2%}, folded {self.folded_mass:.2%}, stencil too "
-                           f"narrow {self.narrow_mass:.2%}, margin {self.margin:.2e}"),
+                ("checks", f"misplaced mass {self.push_forward_error:.2%}, folded {self.folded_mass:.2%} "
+                           f"(straightened {self.straightened_mass:.2%}), stencil too narrow "
+                           f"{self.narrow_mass:.2%}, margin {self.margin:.2e}"),
                 ("work", f"{stats['newton_iterations']} Newton steps, {stats['rejected_steps']} refused; {linear}; "
                          f"{sum(stats['work'].values()):.1f} work units"),
                 ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in stats["seconds"].items()))]
         rows += [("fallback", text) for text in stats["fallbacks"]]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def checked(transport_map, source_values, target_values, status):
+    """The map without its folds, the status it deserves, and what was found, by the names of :class:`Solution`."""
+    straightened = transport_map.folded_mass(source_values)
+    if straightened:
+        transport_map = transport_map.unfolded(source_values)
+    folded = transport_map.folded_mass(source_values) if straightened else 0.0
+    misplaced = transport_map.misplaced_mass(source_values, target_values)
+    if status is Status.CONVERGED:
+        status = Status.MASS_MISPLACED if not misplaced <= LIMIT else Status.FOLDED if folded else status
+    return transport_map, status, {"folded_mass": folded, "straightened_mass": straightened,
+                                   "push_forward_error": misplaced}
+
+
+def at_centres(transport_map, grid):
+    """``T(x) - x`` at the cell centres of ``grid``, which may be coarser than the map's own."""
+    if grid.shape == transport_map.grid.shape:
+        return transport_map.displacement
+    centres = grid.cell_centres()
+    return transport_map.forward(centres.reshape(grid.ndim, -1)).reshape(centres.shape) - centres
 
 
 def plain(value):

@@ -10,7 +10,7 @@ from numbers import Real
 
 import numpy as np
 
-from . import stepping, work
+from . import conservation, stepping, work
 from .extrapolation import CoarserGrids
 from .grid import Grid
 from .integrators import Integrator, integrate
@@ -37,6 +37,8 @@ SINGLE_GRID_TOLERANCE = 1e-8
 """Residual where there is no coarser grid to compare with."""
 FLOW_TOLERANCE = 1e-4
 """Relative local error of the flow in true time."""
+CORRECTION_TOLERANCE = 1e-3
+"""Residual of equations whose source was corrected, if the tolerance is the discretisation's."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Step:
 def new_stats():
     """Counters of one run, filled in place."""
     return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "work": {},
-            "newton_iterations": 0, "rejected_steps": 0}
+            "newton_iterations": 0, "rejected_steps": 0, "misplaced": []}
 
 
 def _levels(problem, method):
@@ -90,10 +92,7 @@ def _levels(problem, method):
 
 def chosen_scheme(problem, method):
     """The scheme of ``method``, or the default of the dimension."""
-    scheme = method.scheme or ("monotone" if problem.ndim == 2 else "centred")
-    if scheme == "monotone" and problem.ndim == 3:
-        raise ValueError("`scheme`='monotone' exists in 2D only; use scheme='centred' (the default) in 3D.")
-    return scheme
+    return method.scheme or ("monotone" if problem.ndim == 2 else "centred")
 
 
 def displacement_potential(start, problem):
@@ -133,14 +132,18 @@ def steps(problem, method=None, *, tolerance="discretization", start=None, threa
                    ALGEBRAIC_SHARE)[1]
 
 
-def _engine(problem, method, tolerance, start, threads, stats, coarser, share):
-    """The operator on the problem's grid, and the generator of :func:`steps`."""
-    method = method or PseudoTransient()
+def _check_types(problem, method):
     if not isinstance(problem, TransportProblem):
         raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
     if not isinstance(method, (PseudoTransient, Integrator)):
         raise TypeError(f"`method` must be PseudoTransient(...), or BackwardEuler(...), TRBDF2(...) or "
                         f"ESDIRK3(...), got {method!r}.")
+
+
+def _engine(problem, method, tolerance, start, threads, stats, coarser, share):
+    """The operator on the problem's grid, and the generator of :func:`steps`."""
+    method = method or PseudoTransient()
+    _check_types(problem, method)
     if (not (isinstance(tolerance, str) and tolerance == "discretization")
             and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf and not isinstance(tolerance, bool))):
         raise ValueError(f"`tolerance` must be 'discretization' or a positive residual, got {tolerance!r}.")
@@ -207,9 +210,16 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
                 return Goal(share=share, change=extrapolated, before=coarser.last_size, one_step=one_step)
             return Goal(residual=SINGLE_GRID_TOLERANCE if finest else COARSEST_TOLERANCE)
 
-        for taken, step in enumerate(_on_grid(operator, linear, method, phi, goal, threads, stats)):
+        engine = _on_grid(operator, linear, method, phi, goal, threads, stats)
+        for taken, step in enumerate(engine):
             step = replace(step, level=level, levels=len(problems))
             logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, taken, step.residual, step.dt)
+            if finest and method.conserve and step.status is Status.CONVERGED:
+                engine.close()  # with its arrays
+                linear.release()
+                residual = CORRECTION_TOLERANCE if tolerance == "discretization" else float(tolerance)
+                yield from _conserve(problem, operator, linear, method, step, residual, threads, stats)
+                return
             yield step
             phi = step.phi
             if not finest and taken >= COARSE_STEP_LIMIT:
@@ -218,6 +228,62 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
             with thread_settings(threads) as count:
                 use_threads(count, grid.size)
                 coarser.add(operator, phi)
+
+
+def _conserve(original, operator, linear, method, step, residual, threads, stats):
+    """From the converged ``step``: correct the source of the equation until the map puts the mass in its place, on
+    finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status."""
+    ledger, best, grid = conservation.Ledger(original, operator), step, operator.grid
+
+    def judged():
+        with thread_settings(threads) as count:
+            use_threads(count, grid.size)
+            return ledger.judge(step.phi)
+
+    rough = max(residual, CORRECTION_TOLERANCE)
+
+    def solved(operator, phi, residual=rough, **place):
+        goal = Goal(residual=residual, change=best.change)
+        for count, reached in enumerate(_on_grid(operator, linear, method, phi, lambda norm: goal, threads, stats)):
+            reached = replace(reached, **place)
+            if reached.status is None:
+                yield reached
+            if reached.status is not None:
+                return reached
+            if count >= COARSE_STEP_LIMIT:
+                return replace(reached, status=Status.MAX_STEPS)
+
+    while judged():
+        if ledger.best is step.phi:
+            best = step
+        yield replace(step, status=None)
+        with thread_settings(threads) as count:
+            use_threads(count, grid.size)
+            corrected = MongeAmpere(ledger.next_problem(), operator.scheme)
+        step = yield from solved(corrected, ledger.best, level=step.level, levels=step.levels)
+        linear.release()
+        if step.status is not Status.CONVERGED:
+            break
+    if ledger.best is step.phi:
+        best = step
+    if residual < CORRECTION_TOLERANCE and ledger.problem is not operator.problem:
+        yield replace(best, status=None)
+        best = yield from solved(MongeAmpere(ledger.problem, operator.scheme), best.phi, residual=residual,
+                                 level=best.level, levels=best.levels)
+    stats["misplaced"].append({"grid": "x".join(map(str, grid.shape)), "by round": list(ledger.misplaced)})
+    if (best.status is Status.CONVERGED and min(ledger.misplaced) > conservation.LIMIT
+            and conservation.may_subdivide(original, grid, method.subdivision)):
+        yield replace(best, status=None)
+        linear.next_grid()
+        with thread_settings(threads) as count:
+            use_threads(count, grid.size)
+            fine = MongeAmpere(conservation.subdivided(operator.problem), operator.scheme)
+            phi = interpolate_cubic(best.phi, fine.grid.shape, fine.grid.periodic)
+        step = yield from solved(fine, phi, level=best.levels, levels=best.levels + 1)
+        if step.status is Status.CONVERGED:
+            yield from _conserve(original, fine, linear, method, step, residual, threads, stats)
+            return
+    yield best
 
 
 def _on_grid(operator, linear, method, phi, goal, threads, stats):
@@ -293,6 +359,11 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
 
     Notes
     -----
+    What the equation's residual cannot see is checked at the end: a map that leaves more than 2 % of the mass in the
+    wrong place is never ``CONVERGED`` (see :class:`Status`). Before that the source of the equation is corrected by
+    what its map misplaces (``stats["misplaced"]``); then, on failure, the swapped problem is solved and its map
+    inverted, and both are tried on subdivided cells (``stats["attempts"]``).
+
     Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to
     three multigrid cycles a grid.
 
@@ -305,7 +376,7 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     >>> solution.success, abs(solution.cost / (0.6**2 / (4 * np.pi**2)) - 1) < 2e-3
     (True, True)
     """
-    from .solution import Solution
+    from . import fallback
     if isinstance(method, Integrator):
         raise TypeError("`method` of solve must be PseudoTransient(...); use flow(problem, times, method) or "
                         "steps(problem, method) to follow the flow in time.")
@@ -316,6 +387,20 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         raise ValueError(f"`max_seconds` must be a time >= 0, got {max_seconds!r}.")
     if extrapolate not in (None, "cost", "map"):
         raise ValueError(f"`extrapolate` must be None, 'cost' or 'map', got {extrapolate!r}.")
+    method = method or PseudoTransient()
+    _check_types(problem, method)
+
+    def attempt(problem, method, extrapolate, start, seconds):
+        return _attempt(problem, method, tolerance, max_steps, seconds, extrapolate, start, callback, threads)
+    solution = fallback.solve(attempt, problem, method, extrapolate, start, max_seconds)
+    if throw and not solution.success:
+        raise SolverError(solution.status, solution)
+    return solution
+
+
+def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, start, callback, threads):
+    """:func:`solve` without its fall-backs: one run of the engine, with its checks."""
+    from .solution import Solution
     stats = new_stats()
     begin = time.perf_counter()
     coarser = CoarserGrids()
@@ -337,13 +422,13 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
             engine.close()
             break
     phi = last.phi
-    if last.grid.shape != problem.grid.shape:  # stopped on a coarse grid: hand over what there is, on the right grid
+    if last.grid.size > problem.grid.size:  # finer cells were needed
+        operator = MongeAmpere(conservation.subdivided(problem, last.grid.shape[0] // problem.grid.shape[0]),
+                               operator.scheme)
+    elif last.grid.shape != problem.grid.shape:  # stopped on a coarse grid: hand over what there is, on the right grid
         phi = interpolate_cubic(phi, problem.grid.shape, problem.grid.periodic)
     stats["seconds"]["total"] = time.perf_counter() - begin
     stats["work"] = work.in_units(stats["work"], problem.grid.size)
     with thread_settings(threads) as count:
         use_threads(count, phi.size)
-        solution = Solution.build(operator, phi, status, history, stats, coarser, extrapolate)
-    if throw and not status.success:
-        raise SolverError(status, solution)
-    return solution
+        return Solution.build(problem, operator, phi, status, history, stats, coarser, extrapolate)

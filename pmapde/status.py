@@ -23,6 +23,8 @@ class Status(Enum):
     STAGNATED = "The residual stopped falling above the tolerance, at the level of rounding errors: loosen tolerance."
     NEWTON_STALLED = "No step, however damped, lowered the residual: the target varies too fast for this grid; use a finer grid, a larger floor or a smoother target, or solve problem.swapped()."
     STEP_TOO_SMALL = "The implicit step shrank to nothing: the densities vary too fast for this grid; use a finer grid, a larger floor or a smoother target."
+    MASS_MISPLACED = "The equation is solved, but its map leaves more than 2 % of the mass in the wrong place: the densities vary too much from cell to cell for this grid; use a finer grid, a larger floor or smoother densities."
+    FOLDED = "The equation is solved, but its map is not one-to-one and could not be straightened: the densities vary too much from cell to cell for this grid; use a finer grid, a larger floor or smoother densities."
     LINEAR_STALLED = "The linear solver missed its tolerance with every preconditioner allowed: use linear=Automatic(), or raise max_applications."
     DIVERGED = "The marginals of the entropic plan ran away: take step below 2 epsilon, overrelaxation='auto', or a start that is a convex potential."
     NONFINITE = "NaN or infinity appeared in the residual: the target's log-density is not finite where the map goes; check its function and box."

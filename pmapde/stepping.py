@@ -40,9 +40,15 @@ class PseudoTransient:
     Parameters
     ----------
     scheme : {None, "monotone", "centred"}
-        See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, centred in 3D.
+        See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, centred in 3D (as
+        robust there on the random pairs tried, and several times cheaper: ``benchmarks/results/robustness_3d.txt``).
     linear : Automatic, GeometricMultigrid, BlackBoxMultigrid, AlgebraicMultigrid, Spectral or Direct
     newton : Newton
+    conserve : bool
+        Correct the equation's source by the mass that its map misplaces, where that is more than 1 %; on failure try
+        the swapped problem.
+    subdivision : int
+        Most parts of a cell per axis where the correction is not enough (2D: at most 4, 3D: 2).
     nested : bool
         Start on a coarse grid and interpolate (cubic) from grid to grid.
     coarsest : int, optional
@@ -62,6 +68,8 @@ class PseudoTransient:
     scheme: str = None
     linear: object = field(default_factory=Automatic)
     newton: Newton = field(default_factory=Newton)
+    conserve: bool = True
+    subdivision: int = 4
     nested: bool = True
     coarsest: int = None
     initial_step: float = math.inf
@@ -76,6 +84,8 @@ class PseudoTransient:
         if not (self.initial_step > 0 and self.growth >= 1 and 0 < self.cut < 1 and self.smallest_step > 0):
             raise ValueError(f"PseudoTransient needs initial_step > 0, growth >= 1, 0 < cut < 1, smallest_step > 0, "
                              f"got {self}.")
+        if self.subdivision not in (1, 2, 4):
+            raise ValueError(f"`subdivision` must be 1, 2 or 4 parts of a cell per axis, got {self.subdivision!r}.")
         if self.coarsest is not None and self.coarsest < 3:
             raise ValueError(f"`coarsest` must be at least 3 cells, got {self.coarsest!r}.")
 

@@ -13,15 +13,16 @@ from .density import GridDensity
 from .grid import Grid
 from .plan import SinkhornPlan
 from .problem import TransportProblem
-from .solution import Solution, plain
+from .solution import Solution, at_centres, plain
 from .status import Status
 from .transport import PiecewiseAffineMap
 
-FORMAT = "pmapde solution 2"
+FORMAT = "pmapde solution 3"
 PLAN = "pmapde sinkhorn plan 1"
 TRAJECTORY = "pmapde trajectory 1"
 _SCALARS = ("scheme", "cost", "cost_error", "map_error", "algebraic_error", "extrapolation", "residual", "tolerance",
-            "drift", "margin", "narrow_mass", "folded_mass", "push_forward_error")
+            "drift", "margin", "narrow_mass", "folded_mass", "straightened_mass", "push_forward_error", "subdivision",
+            "swapped")
 
 
 def _grid_header(grid):
@@ -37,7 +38,7 @@ def save(solution, path):
     """Write ``solution`` to ``path`` (.npz appended if missing);
     an existing file is replaced only when all is written."""
     _write(path, solution, {"format": FORMAT, **{name: plain(getattr(solution, name)) for name in _SCALARS}},
-           {"phi": solution.displacement_potential, "displacement": solution.displacement,
+           {"phi": solution.displacement_potential, "displacement": solution.transport_map.displacement,
             "potential": solution.potential})
 
 
@@ -120,7 +121,7 @@ def load(path):
 def _rebuilt_problem(header, arrays):
     grids = [Grid(**header[name]) for name in ("grid", "target_grid")]
     problem = TransportProblem(GridDensity(arrays["source"], grids[0]),
-                               GridDensity(arrays["target"], grids[1], header["interpolation"]))
+                               GridDensity(arrays["target"], grids[1], header["interpolation"]), floor=0.0)
     problem.source_values = arrays["source"]  # normalising twice would change the last bits
     problem.floor = header["floor"]
     problem.source_log_mass, problem.target_log_mass = header["source_log_mass"], header["target_log_mass"]
@@ -133,11 +134,13 @@ def _prefixed(arrays, prefix):
 
 def _rebuilt(header, arrays):
     problem, displacement = _rebuilt_problem(header, arrays), arrays["displacement"]
-    if displacement.shape != (problem.ndim, *problem.grid.shape) or arrays["phi"].shape != problem.grid.shape:
+    fine = problem.grid.with_shape([n * header["subdivision"] for n in problem.grid.shape])
+    if displacement.shape != (problem.ndim, *fine.shape) or arrays["phi"].shape != problem.grid.shape:
         raise ValueError(f"displacement of shape {displacement.shape} does not fit grid {problem.grid.shape}")
+    transport_map = PiecewiseAffineMap(fine, problem.target_grid, displacement)
     return Solution(problem=problem, status=Status[header["status"]], displacement_potential=arrays["phi"],
-                    displacement=displacement, history=_prefixed(arrays, "history_"), stats=header["stats"],
-                    transport_map=PiecewiseAffineMap(problem.grid, problem.target_grid, displacement),
+                    displacement=at_centres(transport_map, problem.grid), history=_prefixed(arrays, "history_"),
+                    stats=header["stats"], transport_map=transport_map,
                     **{name: header[name] for name in _SCALARS})
 
 

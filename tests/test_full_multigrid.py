@@ -54,12 +54,13 @@ def test_cycles_do_not_grow_with_contrast():
     assert max(per_step) <= 2 * per_step[0]  # observed 4, 1, 5, 5
 
 
-@pytest.mark.parametrize(("pair", "misplaced"), [(("grace_hopper", "relief"), 0.0075), (("relief", "terrain"), 0.003),
-                                                 (("grace_hopper", "mri"), 0.0075), (("mri", "grace_hopper"), 0.0115)])
+@pytest.mark.parametrize(("pair", "misplaced"), [(("grace_hopper", "relief"), 0.0085), (("relief", "terrain"), 0.003),
+                                                 (("grace_hopper", "mri"), 0.0085), (("mri", "grace_hopper"), 0.0145)])
 def test_photographs_stop_well_below_the_discretisation_error(pair, misplaced):
     source, target = (gallery.load(name, (256, 256)) for name in pair)
     problem = pmapde.TransportProblem(source, target, floor=0.03)
-    solution, converged = pmapde.solve(problem), pmapde.solve(problem, tolerance=1e-8)
+    plain = pmapde.PseudoTransient(conserve=False)  # the equation itself
+    solution, converged = pmapde.solve(problem, plain), pmapde.solve(problem, plain, tolerance=1e-8)
     assert solution.success and converged.success
     assert counts(solution, "newton_iterations")[-1] <= 4  # observed 3
     assert counts(solution)[-1] <= 20  # observed 6 to 14

@@ -33,8 +33,8 @@ def test_bad_sources_are_named(source, error, message):
 
 
 def test_zeros_are_refused_by_the_equation_only():
-    for name, problem in (("source", pmapde.TransportProblem(with_value(0), ONES)),
-                          ("target", pmapde.TransportProblem(ONES, with_value(0)))):
+    for name, problem in (("source", pmapde.TransportProblem(with_value(0), ONES, floor=0.0)),
+                          ("target", pmapde.TransportProblem(ONES, with_value(0), floor=0.0))):
         with pytest.raises(ValueError, match=f"`{name}` is zero in 1 of 64 cells .* pass a positive floor"):
             pmapde.solve(problem)
         assert pmapde.sinkhorn(problem, 0.1, 1).success
@@ -96,10 +96,14 @@ def test_bad_settings_are_refused_when_built(build, error, message):
         build()
 
 
-def test_monotone_scheme_in_3d_is_refused_by_name():
-    with pytest.raises(ValueError, match="2D only"):
-        pmapde.solve(pmapde.TransportProblem(np.ones((4, 4, 4)), np.ones((4, 4, 4))),
-                     pmapde.PseudoTransient(scheme="monotone"))
+def test_zeros_get_a_floor_of_their_own():
+    from pmapde.problem import ZERO_FLOOR
+    for source, target in ((with_value(0), ONES), (ONES, with_value(0))):
+        problem = pmapde.TransportProblem(source, target)
+        assert problem.floor == ZERO_FLOOR
+        assert min(problem.source_values.min(), problem.target_values.min()) > 0
+    assert not pmapde.TransportProblem(with_value(0), ONES).source_support[2, 3]
+    assert pmapde.TransportProblem(ONES, ONES).floor == 0 and pmapde.TransportProblem(ONES, ONES).source_support.all()
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int16, np.uint8, bool])

@@ -72,7 +72,7 @@ def problem_of(name, rng=0):
     }[name]
     source, target = (random_density(grid.shape, rng, 1) for grid in grids)
     source.flat[3] = target.flat[[0, -2]] = 0.0
-    return TransportProblem(GridDensity(source, grids[0]), GridDensity(target, grids[1]))
+    return TransportProblem(GridDensity(source, grids[0]), GridDensity(target, grids[1]), floor=0.0)
 
 
 @pytest.mark.parametrize("name", ["square", "boxes", "torus", "mixed", "cube", "torus3d"])
@@ -464,7 +464,8 @@ def test_point_masses():
     """Dirac to two Diracs: everything is known."""
     epsilon, source, target = 1e-3, np.zeros((10, 10)), np.zeros((10, 10))
     source[2, 3] = target[0, 0] = target[7, 8] = 1
-    for problem, far in ((TransportProblem(source, target), 0.315), (TransportProblem(target, source), 0.315)):
+    for pair in ((source, target), (target, source)):
+        problem, far = TransportProblem(*pair, floor=0.0), 0.315
         plan = sinkhorn(problem, epsilon)
         assert plan.success and plan.cost == pytest.approx(far) and plan.entropic_cost == pytest.approx(far)
         assert plan.debiased_cost == pytest.approx(far - epsilon * math.log(2))

@@ -3,7 +3,8 @@
     A w = shift w - sum_k W_k (w(i + e_k) - 2 w(i) + w(i - e_k)) - sum_a B_a (w(i + 1_a) - w(i - 1_a))
 
 with ``weights`` W (9, nx, ny, nz) of the offsets (1,0,0), (0,1,0), (0,0,1), (1,-1,0), (1,1,0), (1,0,-1), (1,0,1),
-(0,1,-1), (0,1,1) and ``drift`` B (3, nx, ny, nz). Conventions of fields, ghosts and ``shift`` as in 2D.
+(0,1,-1), (0,1,1), or (13, nx, ny, nz) with (1,-1,-1), (1,-1,1), (1,1,-1), (1,1,1) too, and ``drift`` B
+(3, nx, ny, nz). Conventions of fields, ghosts and ``shift`` as in 2D.
 """
 import numpy as np
 from numba import njit, prange
@@ -39,6 +40,18 @@ def stencil_rows(weights, drift, offsets, shift, neighbours_x, neighbours_y, nei
 
 
 @njit(cache=True, error_model="numpy")
+def _add_corners(weights, field, i, j, out, diagonal):
+    """What the offsets along the diagonals of the cube add to one row of ``rhs - A w``, and to the diagonal of A."""
+    own = field[i + 1, j + 1]
+    for e in range(9, 13):
+        line, y, z = weights[e, i, j], 1 if e > 10 else -1, -1 if e % 2 == 1 else 1
+        above, below = field[i + 2, j + 1 + y], field[i, j + 1 - y]
+        for k in range(out.shape[0]):
+            out[k] += line[k] * (above[k + 1 + z] + below[k + 1 - z] - 2.0 * own[k + 1])
+            diagonal[k] += 2.0 * line[k]
+
+
+@njit(cache=True, error_model="numpy")
 def _residual_row(weights, drift, shift, rhs, field, i, j, out, diagonal):
     """One row of ``rhs - A w``, and the diagonal of A there."""
     right = rhs[min(np.int64(i), rhs.shape[0] - 1), j]  # one slab of zeros stands for all
@@ -58,6 +71,8 @@ def _residual_row(weights, drift, shift, rhs, field, i, j, out, diagonal):
                   + w8[k] * (north[k + 2] + south[k] - twice) + bx[k] * (east[k + 1] - west[k + 1])
                   + by[k] * (north[k + 1] - south[k + 1]) + bz[k] * (own[k + 2] - own[k]))
         diagonal[k] = 2.0 * (w0[k] + w1[k] + w2[k] + w3[k] + w4[k] + w5[k] + w6[k] + w7[k] + w8[k])
+    if weights.shape[0] == 13:
+        _add_corners(weights, field, i, j, out, diagonal)
     if shift.shape[0] == 1:
         if shift[0, 0, 0] != 0.0:
             for k in range(out.shape[0]):
@@ -117,7 +132,7 @@ def relax_from_zero(weights, shift, rhs, omega, periodic, field):
         diagonal = np.empty(nz)
         for j in range(ny):
             diagonal[:] = 0.0
-            for e in range(9):
+            for e in range(weights.shape[0]):
                 line = weights[e, i, j]
                 for k in range(nz):
                     diagonal[k] += 2.0 * line[k]
@@ -208,7 +223,11 @@ def prolong_add(coarse, first_x, weight_x, first_y, weight_y, first_z, weight_z,
 @njit(cache=True, parallel=True, error_model="numpy")
 def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y, weight_y, first_z, weight_z,
             coarse_weights, coarse_drift, coarse_shift):
-    """Coarse couplings as in 2D: averaged, in the coarse index space, made M-matrix rows where the drift dominates."""
+    """Coarse couplings as in 2D: averaged, in the coarse index space, made M-matrix rows where the drift dominates.
+
+    Always nine: the diagonals of the cube become those of its faces, ``vv'`` with v = (1, s, t) being the sum of those
+    of (1, s, 0), (1, 0, t) and (0, s, t) less the three axes.
+    """
     nz = weights.shape[3]
     mx, my, mz = coarse_shift.shape
     for i in prange(mx):
@@ -233,6 +252,14 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
                         else:
                             for k in range(nz):
                                 total[e, k] += scale[k] * line[k]
+                    for e in range(9, weights.shape[0]):
+                        line, up, right = weights[e, x, y], e > 10, e % 2 == 0
+                        for k in range(nz):
+                            for axis in range(3):
+                                total[axis, k] -= scale[k] * line[k]
+                            total[4 if up else 3, k] += scale[k] * line[k]
+                            total[6 if right else 5, k] += scale[k] * line[k]
+                            total[8 if up == right else 7, k] += scale[k] * line[k]
             for k in range(mz):
                 for e in range(13):
                     value[e] = 0.0

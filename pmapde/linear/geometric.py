@@ -102,7 +102,7 @@ class _Hierarchy:
             level.restriction = [array for table in tables for array in table[:2]]
             level.prolongation = [array for table in tables for array in table[2:]]
             ratio = np.array(coarse) / np.array(shape)
-            weights, drift = np.empty((len(weights), *coarse)), np.empty((len(coarse), *coarse))
+            weights, drift = np.empty((min(len(weights), 9), *coarse)), np.empty((len(coarse), *coarse))
             coarse_shift = np.empty(coarse)
             self.kernels.coarsen(level.weights, level.drift, shift, row_weight, ratio, *level.restriction, weights,
                                  drift, coarse_shift)
@@ -117,7 +117,8 @@ class _Hierarchy:
         if not large.any():
             return shape
         sample = weights[(slice(None), *(slice(None, None, max(1, n // 32)) for n in shape))]  # enough for a mean
-        strength = np.array([sample[self.offsets[:, axis] != 0].sum() for axis in range(len(shape))])
+        offsets = self.offsets[:len(weights)]
+        strength = np.array([sample[offsets[:, axis] != 0].sum() for axis in range(len(shape))])
         strong = large & (strength * self.settings.anisotropy >= strength[large].max())
         return tuple((n + 1) // 2 if coarsen else n for n, coarsen in zip(shape, strong))
 
@@ -127,7 +128,8 @@ class _Hierarchy:
         shape = level.weights.shape[1:]
         size = int(np.prod(shape))
         matrix = np.ones((size + 1, size + 1))
-        matrix[:size, :size] = Stencil(level.weights, level.drift, self.offsets, self.periodic).matrix().toarray()
+        offsets = self.offsets[:len(level.weights)]
+        matrix[:size, :size] = Stencil(level.weights, level.drift, offsets, self.periodic).matrix().toarray()
         matrix[np.arange(size), np.arange(size)] += np.broadcast_to(level.shift, shape).ravel()
         if level.row_weight.size:
             matrix[:size, :size] *= level.row_weight.reshape(-1, 1)

@@ -124,6 +124,11 @@ class LinearSolver:
             self._index, self._rate = index, None
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
 
+    def release(self):
+        """Free a preconditioner that would not be used again."""
+        if not self.method.keep:
+            self._kept = None
+
     def correct(self, stencil, rhs, rtol, spacing, atol):
         """Correction for ``rhs`` whose error, in the RMS of its gradient, is below ``atol``, or ``SLACK`` of
         its size if that is less, or below ``rtol size``.

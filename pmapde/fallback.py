@@ -1,0 +1,90 @@
+"""What is tried after a plain run has failed: the swapped problem, then both on subdivided cells."""
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from .conservation import LARGEST_SUBDIVISION, MOST_PARTS
+from .grid import Grid
+from .solution import at_centres, checked
+from .status import Status
+from .transport import PiecewiseAffineMap
+
+FINAL = (Status.STOPPED, Status.MAX_SECONDS, Status.MAX_STEPS, Status.NONFINITE)
+"""Statuses after which nothing else is tried: they say what the caller asked for."""
+
+
+def solve(attempt, problem, method, extrapolate, start, max_seconds):
+    """The first success of the chain, or the failure that misplaces the least mass.
+
+    Parameters
+    ----------
+    attempt : callable
+        ``(problem, method, extrapolate, start, seconds)`` to a Solution.
+
+    The rougher density had better be the source, where it is only a right-hand side: the swapped problem's map is the
+    inverse, and its inverse, sampled at the cells, the map. Finer cells cost 2^d times as much each time, so they come
+    last. Each attempt is booked in ``stats["attempts"]``.
+    """
+    begin, log, best = time.perf_counter(), [], None
+    if not method.conserve or start is not None:
+        return attempt(problem, method, extrapolate, start, max_seconds)
+    for parts in sorted({1, min(method.subdivision, MOST_PARTS[problem.ndim])}):
+        for swapped in (False, True):
+            seconds = max_seconds - (time.perf_counter() - begin) if math.isfinite(max_seconds) else math.inf
+            if best is not None and seconds <= 0:
+                break
+            settings = replace(method, subdivision=parts)
+            if swapped:
+                solution = inverted(problem, attempt(problem.swapped(), settings, None, None, seconds))
+            else:
+                solution = attempt(problem, settings, extrapolate, None, seconds)
+            log.append({"swapped": swapped, "parts": parts, "status": solution.status.name,
+                        "misplaced": solution.push_forward_error})
+            final = not best and solution.status in FINAL
+            if solution.success or final or best is None or _rank(solution) < _rank(best):
+                best = solution
+            if solution.success or final:
+                best.stats["attempts"] = log
+                return best
+    best.stats["attempts"] = log
+    return best
+
+
+def _rank(solution):
+    misplaced = solution.push_forward_error
+    return misplaced if math.isfinite(misplaced) else math.inf
+
+
+def inverted(problem, back):
+    """The solution of ``problem`` from ``back``, one of ``problem.swapped()``: its inverse map, sampled at the cells.
+
+    Of which there are as many as put the mass in its place: the inverse jumps where the target has gaps, a layer of
+    simplices lies across them, and gets thinner.
+    """
+    for count in (1, 2, 4, 8):
+        solution = back_to_front(problem, back, count)
+        if (solution.success or not back.success
+                or problem.grid.size * (2 * count) ** problem.ndim > LARGEST_SUBDIVISION[problem.ndim]):
+            break
+    return solution
+
+
+def back_to_front(problem, back, count):
+    """``back`` seen from the other side, on cells cut into ``count`` parts per axis."""
+    fine = Grid(tuple(n * count for n in problem.grid.shape), problem.grid.box, problem.grid.periodic)
+    centres = fine.cell_centres().reshape(fine.ndim, -1)
+    image, lift = back.transport_map.inverse(centres)
+    displacement = (image - centres - lift).reshape(fine.ndim, *fine.shape)
+    source = problem.source_values
+    for axis in range(source.ndim):
+        source = np.repeat(source, count, axis)
+    transport_map = PiecewiseAffineMap(fine, problem.target_grid, displacement)
+    transport_map, status, checks = checked(transport_map, source, problem.target_values, back.status)
+    phi = back.dual_potential - problem.quadratic(problem.grid.cell_centres())
+    return replace(back, problem=problem, status=status, displacement_potential=phi - phi.mean(),
+                   displacement=at_centres(transport_map, problem.grid), subdivision=count, swapped=True,
+                   transport_map=transport_map, **checks)

@@ -1,0 +1,182 @@
+"""Hard data: a small battery with an independent verdict, no silent failure, zeros, remedies that work."""
+import warnings
+
+import numpy as np
+import pytest
+import random_fields
+import verdict
+from random_fields import KINDS, pair
+
+import pmapde
+from pmapde import conservation, exact
+from pmapde.status import Status
+from pmapde.transport import PiecewiseAffineMap
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pmapde.StencilWarning)
+        yield
+
+
+def solved(source, target, **arguments):
+    return pmapde.solve(pmapde.TransportProblem(source, target), **arguments)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 10, 12)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_densities_have_their_contrast_and_repeat(kind, shape):
+    source, target = pair(kind, shape, 1e3, 7)
+    for values in (source, target):
+        assert values.shape == shape
+        assert values.max() == 1 and values.min() == pytest.approx(1e-3)
+    assert not np.array_equal(source, target)
+    assert np.array_equal(pair(kind, shape, 1e3, 7)[1], target)
+
+
+def test_rough_fields_are_rougher_than_smooth_ones():
+    rng = np.random.default_rng(0)
+    jumps = [np.abs(np.diff(random_fields.unit(random_fields.gaussian((64, 64), s, rng)), axis=0)).mean()
+             for s in (0.25, 1.0, 2.5)]
+    assert jumps[0] > 1.3 * jumps[1] > 1.3**2 * jumps[2]
+
+
+@pytest.mark.parametrize("contrast", [10.0, 1e3, 1e6])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_failure_is_silent(kind, contrast):
+    """Sound, or an honest status; up to a contrast of 1000 sound."""
+    source, target = pair(kind, (32, 32), contrast, 0)
+    solution = solved(source, target, method=None if contrast < 1e4 else pmapde.PseudoTransient(subdivision=1))
+    judged = verdict.judge(solution, source, target)
+    if contrast < 1e4:
+        assert solution.success, str(solution)
+    if solution.success:
+        assert judged.sound, judged
+    assert judged.outside == 0 and judged.folded == 0  # straightened even where the mass is misplaced
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rough_volumes_are_sound(kind):
+    source, target = pair(kind, (16, 16, 16), 10.0, 0)
+    solution = solved(source, target)
+    assert solution.success and verdict.judge(solution, source, target).sound
+
+
+def test_the_verdict_sees_misplaced_mass_folds_and_points_outside():
+    class Made:
+        def __init__(self, function):
+            self.map = function
+    source = np.ones((32, 32))
+    half = np.repeat([1.0, 3.0], 16)[:, None] * source
+    identity = Made(lambda x: x)
+    assert verdict.judge(identity, source, source) == verdict.Verdict(pytest.approx(0, abs=1e-12), 0, 0, 0)
+    assert verdict.judge(identity, source, half).misplaced == pytest.approx(0.25)
+    assert verdict.judge(Made(lambda x: x[:, ::-1]), source, source).folded == pytest.approx(1)
+    turned = verdict.judge(Made(lambda x: 1 - x), source, source)
+    assert turned.folded == 0 and turned.crooked == pytest.approx(1)  # a half turn keeps the orientation
+    assert verdict.judge(Made(lambda x: x + 0.1), source, source).outside > 1000
+
+
+def test_the_correction_moves_the_mass_to_its_place_and_leaves_smooth_data_alone():
+    source, target = pair("white noise", (32, 32), 10.0, 0)
+    plain = solved(source, target, method=pmapde.PseudoTransient(conserve=False))
+    assert plain.status is Status.MASS_MISPLACED and plain.push_forward_error > 0.018  # observed 0.022
+    solution = solved(source, target)
+    assert solution.success and solution.push_forward_error < 0.01
+    record = solution.stats["misplaced"][0]["by round"]
+    assert record[0] == pytest.approx(plain.push_forward_error) and min(record) == solution.push_forward_error
+    smooth = exact.manufactured((64, 64)).problem
+    one, other = (pmapde.solve(smooth, pmapde.PseudoTransient(conserve=c)) for c in (True, False))
+    assert np.array_equal(one.potential, other.potential)
+
+
+def test_a_misplaced_map_is_raised_with_its_remedy_and_a_finer_grid_is_one():
+    source, target = pair("microscopy", (32, 32), 1e3, 0)
+    method = pmapde.PseudoTransient(conserve=False)
+    with pytest.raises(pmapde.SolverError, match="MASS_MISPLACED: .* use a finer grid") as caught:
+        solved(source, target, method=method, throw=True)
+    assert caught.value.solution.push_forward_error > 0.02
+    fine = [np.kron(values, np.ones((4, 4))) for values in (source, target)]
+    assert solved(*fine).success
+    floored = pmapde.TransportProblem(source, target, floor=0.3)
+    assert pmapde.solve(floored).success
+
+
+def test_subdivided_cells_give_a_solution_on_the_grid_asked_for(tmp_path):
+    source, target = pair("log-Gaussian", (32, 32), 1e3, 0)
+    solution = solved(source, target)
+    assert solution.success and solution.subdivision > 1
+    assert solution.displacement.shape == (2, 32, 32) and solution.potential.shape == (32, 32)
+    centres = solution.problem.grid.cell_centres().reshape(2, -1)
+    assert np.allclose(solution.map(centres.T).T.reshape(2, 32, 32), centres.reshape(2, 32, 32) + solution.displacement)
+    assert solution.push_forward().sum() / 32**2 == pytest.approx(1)
+    y = np.random.default_rng(1).random((500, 2))
+    assert np.abs(solution.map(solution.inverse_map(y)) - y).max() < 1e-12
+    solution.save(tmp_path / "fine")
+    again = pmapde.load(tmp_path / "fine")
+    assert np.array_equal(again.displacement, solution.displacement)
+    assert np.array_equal(again.map(y), solution.map(y))
+
+
+def test_folds_are_straightened_and_nothing_else_is_touched():
+    grid = pmapde.Grid((24, 24))
+    rng = np.random.default_rng(2)
+    displacement = np.zeros((2, 24, 24))
+    displacement[:, 8:12, 8:12] = 0.08 * rng.standard_normal((2, 4, 4))
+    crumpled = PiecewiseAffineMap(grid, grid, displacement)
+    assert crumpled.folded_mass(np.ones((24, 24))) > 0
+    straight = crumpled.unfolded(np.ones((24, 24)))
+    assert straight.folded_mass(np.ones((24, 24))) == 0
+    assert not straight.displacement[:, 20:, 20:].any()
+
+
+def test_a_target_rougher_than_the_source_is_solved_from_the_other_side():
+    n = 32
+    x, y = pmapde.Grid((n, n)).cell_centres()
+    two = (np.hypot(x - 0.27, y - 0.3) < 0.18) | (np.hypot(x - 0.72, y - 0.7) < 0.2)
+    solution = solved(np.ones((n, n)), two.astype(float))
+    assert solution.success and solution.swapped
+    assert [tried["swapped"] for tried in solution.stats["attempts"]][:2] == [False, True]
+    back = solved(two.astype(float), np.ones((n, n)))
+    assert solution.cost == pytest.approx(back.cost, rel=1e-4)  # its floored densities are normalised twice
+    assert verdict.judge(solution, np.ones((n, n)), two.astype(float)).sound
+
+
+@pytest.mark.parametrize("name", ["hole", "disconnected", "bars"])
+def test_sources_that_vanish_on_regions_need_no_floor(name):
+    n = 64
+    x, y = pmapde.Grid((n, n)).cell_centres()
+    source = {"hole": np.hypot(x - 0.5, y - 0.5) > 0.25, "bars": (6 * x) % 1 < 0.5,
+              "disconnected": (np.hypot(x - 0.27, y - 0.3) < 0.18) | (np.hypot(x - 0.72, y - 0.7) < 0.2)}[name]
+    solution = solved(source.astype(float), np.ones((n, n)))
+    assert solution.success
+    assert np.array_equal(solution.problem.source_support, source)
+    assert verdict.judge(solution, source.astype(float), np.ones((n, n))).sound
+
+
+def test_the_limit_of_a_vanishing_floor_is_reached_where_the_source_has_mass():
+    n = 64
+    x, y = pmapde.Grid((n, n)).cell_centres()
+    source = (np.hypot(x - 0.5, y - 0.5) > 0.25).astype(float)
+    maps = [pmapde.solve(pmapde.TransportProblem(source, np.ones((n, n)), floor=floor)).displacement
+            for floor in (1e-2, 1e-3, 1e-4)]
+    inside = source > 0
+    changes = [np.abs(a - b)[:, inside].mean() for a, b in zip(maps, maps[1:])]
+    assert changes[1] < 0.3 * changes[0]  # first order in the floor
+
+
+def test_defect_is_nothing_where_the_mass_is_in_its_place():
+    grid = pmapde.Grid((16, 16), periodic=(True, False))
+    values = 1 + np.random.default_rng(3).random((16, 16))
+    identity = PiecewiseAffineMap(grid, grid, np.zeros((2, 16, 16)))
+    assert np.abs(conservation.defect(identity, values, grid, values)).max() < 1e-12
+    assert conservation.defect(identity, values, grid, values[::-1])[1:-1, 1:-1].std() > 1e-3
+
+
+def test_cost_agrees_with_the_extrapolated_linear_programme():
+    pytest.importorskip("ot", reason="needs POT (extra 'peers')")
+    from bench_robustness import extrapolated_cost
+    for kind in ("Gaussian, moderate", "logit"):
+        source, target = pair(kind, (16, 16), 10.0, 0)
+        assert solved(source, target).cost == pytest.approx(extrapolated_cost(source, target), rel=0.05)
