@@ -279,10 +279,11 @@ def _tolerance(text):
 
 
 @contextmanager
-def _output(directory):
+def _output(directory, own):
     """A temporary folder inside ``directory``; its files are moved up only when the block has ended well.
 
-    Enter it before the work: a place that cannot be written is found out first. On failure the folders made here go.
+    Of the files ``own``, those of an earlier run that were not written again go. Enter it before the work: a place that
+    cannot be written is found out first. On failure the folders made here go.
     """
     if not str(directory):
         raise Failure("--out must not be empty.")
@@ -302,7 +303,7 @@ def _output(directory):
         for name in written:
             os.replace(temporary / name, directory / name)
         # figures of an earlier run would belong to another solution
-        for name in (OURS | FLOWS) - written if written else ():
+        for name in own - written if written else ():
             (directory / name).unlink(missing_ok=True)
     finally:
         if temporary:
@@ -406,7 +407,7 @@ def _solve(arguments):
     problem = _problem(arguments)
     import pmapde
     method = pmapde.PseudoTransient(scheme=_scheme(arguments), linear=getattr(pmapde, SOLVERS[arguments.solver])())
-    with _output(arguments.out) as temporary:
+    with _output(arguments.out, OURS) as temporary:
         with _progress() as callback:
             solution = pmapde.solve(problem, method, tolerance=tolerance, extrapolate=arguments.extrapolate,
                                     threads=arguments.threads, max_steps=arguments.max_steps, callback=callback)
@@ -423,7 +424,7 @@ def _flow(arguments):
     problem = _problem(arguments)
     import pmapde
     method = getattr(pmapde, INTEGRATORS[arguments.integrator])(step=arguments.step, scheme=_scheme(arguments))
-    with _output(arguments.out) as temporary:
+    with _output(arguments.out, FLOWS) as temporary:
         with _progress(lambda step: (f"time {step.time:.3g} of {times[-1]:g}, step {step.dt:.1e}", 1)) as callback:
             trajectory = pmapde.flow(problem, times, method, tolerance=arguments.tolerance, ledger=arguments.ledger,
                                      threads=arguments.threads, callback=callback)
@@ -446,7 +447,7 @@ def _rates(arguments):
     from . import plotting, rates
     chosen = arguments.only or STUDIES
     slopes = {}
-    with _output(arguments.out) as temporary:
+    with _output(arguments.out, set()) as temporary:
         with _study_progress(chosen) as names:
             for name in names:
                 study = rates.STUDIES[name](arguments.quick)
@@ -494,7 +495,7 @@ def _demo(arguments):
     for folder, title, problem in cases:
         print(f"== {title}")
         directory = Path(arguments.out) / folder if arguments.out else ""
-        with _output(directory) as temporary:
+        with _output(directory, OURS) as temporary:
             with _progress() as callback:
                 solution = pmapde.solve(problem, callback=callback)
             if not solution.success:

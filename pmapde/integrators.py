@@ -194,8 +194,9 @@ def implicit_stage(operator, linear, evaluation, rhs, gamma_dt, guess, base, bou
 
     Ends when the estimated error, relative to the distance from ``base`` (half the range both), is below
     ``tolerance``. The operator is extended where its value is not inside ``bounds``. R is blind to constants: the mean
-    of the equation gives the mean of ``psi``, which is left out, and told as ``gained``, without ``keep_mean``: a long
-    step adds much of it, at the cost of the digits of the rest. ``miss``: as the last such stage found it, see :class:`_Stage`.
+    of the equation gives the mean of ``psi``; without ``keep_mean`` what it gains is left out and told as ``gained``: a
+    long step adds much of it, at the cost of the digits of the rest. ``miss``: as the last such stage found it, see
+    :class:`_Stage`.
     """
     shift, psi, spacing = 1 / gamma_dt, guess, operator.grid.spacing
     mass = operator.problem.source_values * operator.grid.cell_volume
@@ -219,10 +220,9 @@ def implicit_stage(operator, linear, evaluation, rhs, gamma_dt, guess, base, bou
         first = first or (size / max(moved, 1e-300), min(1.0, norm / max(before, 1e-300)))
         if size * left <= max(tolerance * moved, rounding(operator.problem, psi)) and not evaluation.extended:
             gained = inner(mass, rhs - psi) + gamma_dt * inner(mass, evaluation.residual)
-            if keep_mean:
-                psi += gained
-            else:
+            if not keep_mean:
                 return _Stage(psi, None, iteration, first, gained=gained)
+            psi += gained
             return _Stage(psi, (psi - rhs) * shift, iteration, first)
         rtol = 0.3 * tolerance * moved / max(size * left, 1e-300)
     return _Stage(psi, None, method.max_iterations, failure=

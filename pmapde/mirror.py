@@ -24,6 +24,8 @@ from .trajectory import checked_ledger, checked_share
 
 SHORTENINGS = 40
 """Halvings of an explicit step that loses convexity."""
+CONVEX_SHARE = 0.5
+"""Of the way to where an explicit step might lose convexity, for the limit that schedules are told."""
 HOMOTOPY = 4
 """Times an implicit step is tried from the solution of one an eighth as long."""
 
@@ -45,7 +47,8 @@ class MirrorRun:
     log_ratio : ndarray, (*shape)
         ``log(rho_K / mu)`` of the last iterate.
     etas, limits : ndarray, (K,)
-        Steps taken, and the predicted limit of an explicit step at each (:func:`explicit_limit`).
+        Steps taken, and the limit of an explicit step at each: that predicted by :func:`explicit_limit`, for the family
+        of ``modes``, but at most half the way to where the step might lose convexity.
     shortened : int
         Halvings of steps that lost convexity.
     ledger : Ledger or None
@@ -212,7 +215,9 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
         if book:
             book.start(run.phi, run.log_ratio)
         for k in range(int(iterations)):
-            limit = predicted_limit(run.evaluation) * _relief(problem.grid, modes)
+            limit = predicted_limit(run.evaluation)
+            if kind == "explicit":
+                limit = run.convex_limit(limit * _relief(problem.grid, modes))
             eta = float(schedule(k, limit))
             if not (eta > 0 and math.isfinite(eta)):
                 raise ValueError(f"`schedule` must give positive step sizes, got {eta!r} in iteration {k}.")
@@ -269,14 +274,25 @@ class _Descent:
         self.operator, self.method, self.phi, self.tolerance, self.modes = operator, method, phi, tolerance, modes
         self.stats, self.etas, self.shortened, self.mean = new_stats(), [], 0, 0.0
         self.linear = LinearSolver(method.linear, self.stats, threads)
-        self.miss = (1.0, 0.0)
+        self.miss, self.margin = (1.0, 0.0), None
         self.evaluation = operator.evaluate(phi)
         self.bounds = value_bounds(self.evaluation)
         self.log_ratio = self.evaluation.residual.copy()
 
-    def explicit(self, eta, halvings):
-        direction = self.log_ratio if self.modes is None else low_modes(
+    def _direction(self):
+        return self.log_ratio if self.modes is None else low_modes(
             self.log_ratio, self.modes, self.operator.grid.periodic)
+
+    def convex_limit(self, limit):
+        """``limit``, or ``CONVEX_SHARE`` of a shorter step that keeps convexity: the smallest second difference is a
+        concave function of the potential, so two values bound it in between."""
+        if self.margin is None:
+            self.margin = self.operator.margin(self.phi)
+        lost = self.margin - self.operator.margin(self.phi + limit * self._direction())
+        return min(limit, CONVEX_SHARE * limit * self.margin / lost) if lost > 0 else limit
+
+    def explicit(self, eta, halvings):
+        direction, self.margin = self._direction(), None
         for _ in range(halvings + 1):
             phi = self.phi + eta * direction
             self.operator.evaluate(phi, out=self.evaluation)

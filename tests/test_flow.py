@@ -147,10 +147,10 @@ def test_rough_data_give_finite_densities_between_steps():
     """Hermite interpolants of rough potentials may lose convexity; linear ones do not."""
     rough = pmapde.TransportProblem(np.exp(2 * np.random.default_rng(3).standard_normal((32, 32))), np.ones((32, 32)))
     times = np.geomspace(1e-5, 0.1, 12)
-    with pytest.warns(pmapde.ImbalanceWarning), np.errstate(over="ignore"):
-        for method, tolerance in ((ESDIRK3(), 0.1), (TRBDF2(), 0.01)):
+    for method, tolerance in ((ESDIRK3(), 0.1), (TRBDF2(), 0.01)):
+        with pytest.warns(pmapde.ImbalanceWarning):
             run = pmapde.flow(rough, times, method, tolerance=tolerance, ledger=None, throw=True)
-            assert np.isfinite(run.log_ratios).all() and len(run.times) == len(times)
+        assert np.isfinite(run.log_ratios).all() and len(run.times) == len(times)
 
 
 # closed forms
@@ -309,7 +309,7 @@ def test_bregman_distance_from_maps(shape):
 def test_cells_whose_map_was_not_inverted_are_warned_about():
     rough = pmapde.TransportProblem(np.exp(np.random.default_rng(0).standard_normal((24, 24)) * 1.5),
                                     np.ones((24, 24)), floor=1e-3)
-    with pytest.warns(RuntimeWarning, match="could not be inverted") as caught, np.errstate(over="ignore"):
+    with pytest.warns(RuntimeWarning, match="could not be inverted") as caught:
         run = pmapde.flow(rough, 0.05, tolerance=1e-2, ledger="full")
     assert run.ledger["missed"].max() > 1e-3
     assert any(warning.filename == __file__ for warning in caught)

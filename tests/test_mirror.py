@@ -170,6 +170,15 @@ def test_a_step_that_loses_convexity_is_reported_shortened_or_refused():
     assert len(caught.value.solution.etas) == len(stopped.etas)
 
 
+@pytest.mark.parametrize(("shape", "modes"), [((24, 24), None), ((24, 24), 4), ((10, 10, 10), None)])
+def test_the_automatic_step_is_safe_for_rough_data_too(shape, modes):
+    rough = pmapde.TransportProblem(np.exp(np.random.default_rng(1).standard_normal(shape) * 2), np.ones(shape))
+    run = pmapde.mirror_descent(rough, schedules.automatic(0.95), 100, modes=modes)
+    assert run.success and (run.etas < run.limits).all()
+    assert run.limits[0] < 0.9 * pmapde.explicit_limit(rough)[0] or modes
+    assert run.ledger["kl_reverse"][-1] < run.ledger["kl_reverse"][0]
+
+
 def test_dual_descent_is_that_of_the_swapped_problem():
     known = exact.gaussians((24, 20), "expanding")
     problem = pmapde.TransportProblem(known.problem.source_values, known.problem.target_values)
