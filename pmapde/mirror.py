@@ -93,7 +93,8 @@ class MirrorRun:
 
 
 def predicted_limit(evaluation):
-    """``1 / (2 max sum W)``: up to it an explicit step is monotone and, by Gershgorin's circles, stable."""
+    """``1 / (2 max sum W)``: up to it an explicit step is monotone and, by Gershgorin's circles, stable, where weights
+    are not negative (2D; nearly so in 3D) and outweigh the drift of a target that varies."""
     return 0.5 / float(evaluation.weights.sum(axis=0).max())
 
 
@@ -153,6 +154,7 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
         axes) with fewer half waves per axis are used. Its steps are limited by the square of ``modes``, not by the
         grid; what is left out appears in the ledger's bound.
     ledger, comparator, exact_map : as in :func:`pmapde.flow`
+        For ``dual`` those of the swapped problem: a density on the target's grid, the map from target to source.
     method : BackwardEuler, optional
         Scheme and linear solver.
     tolerance : float

@@ -18,7 +18,7 @@ class Status(Enum):
     MAX_STEPS = "The step limit was reached before the tolerance: raise max_steps, or loosen tolerance if the residual no longer falls."
     MAX_SECONDS = "The time limit was reached before the tolerance: raise max_seconds, or start from the partial potential with start=."
     STAGNATED = "The residual stopped falling above the tolerance, at the level of rounding errors: loosen tolerance."
-    NEWTON_STALLED = "No step, however damped, lowered the residual: the target varies too fast for this grid; use a finer grid, a larger floor or a smoother target, or solve problem.swapped()."
+    NEWTON_STALLED = "No step, however damped, lowered the residual: the target varies too fast for this grid; use a finer grid, a larger floor or a smoother target, or solve problem.swapped(); a fixed step of the flow: take a shorter one, or none for error control."
     STEP_TOO_SMALL = "The implicit step shrank to nothing: the densities vary too fast for this grid; use a finer grid, a larger floor or a smoother target."
     LINEAR_STALLED = "The linear solver missed its tolerance with every preconditioner allowed: use linear=Automatic(), or raise max_applications."
     NONFINITE = "NaN or infinity appeared in the residual: the target's log-density is not finite where the map goes; check its function and box."

@@ -52,7 +52,8 @@ class Trajectory:
         ``newton_iterations, rejected``.
     error_estimate : float
         Sum of the local error estimates, relative to the distance travelled: a bound on the error in time of the last
-        potential (sup modulo constants), up to the estimates' own accuracy, since the flow does not expand distances;
+        potential (sup modulo constants), up to the estimates' own accuracy, since the flow does not expand distances.
+        That of :class:`ESDIRK3` is its embedded method's: the error is well below it, and it may exceed the tolerance.
         NaN with a fixed step.
     drift : float
         Log of the mass of ``rho_t`` on the grid at the end: the discrete mass imbalance, O(h^2), which ``u_t`` gains
@@ -276,7 +277,7 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
             engine.close()
             break
     if abs(output.drift) > IMBALANCE:
-        warnings.warn(f"the model density has {math.expm1(output.drift):+.1%} too much mass on this grid: a few cells "
+        warnings.warn(f"the mass of the model density on this grid is off by {math.expm1(output.drift):+.1%}: a few cells "
                       f"carry much of the target's, as where a map contracts on a no-flux box; results are of first "
                       f"order only: match the boxes to the tails of the densities, or refine.", ImbalanceWarning,
                       stacklevel=2)
