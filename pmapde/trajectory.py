@@ -277,9 +277,9 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
             engine.close()
             break
     if abs(output.drift) > IMBALANCE:
-        warnings.warn(f"the mass of the model density on this grid is off by {math.expm1(output.drift):+.1%}: a few cells "
-                      f"carry much of the target's, as where a map contracts on a no-flux box; results are of first "
-                      f"order only: match the boxes to the tails of the densities, or refine.", ImbalanceWarning,
+        warnings.warn(f"the mass of the model density on this grid is off by {math.expm1(output.drift):+.1%}: a few "
+                      f"cells carry much of the target's, as where a map contracts on a no-flux box; results are of "
+                      f"first order only: match the boxes to the tails of the densities, or refine.", ImbalanceWarning,
                       stacklevel=2)
     stats["seconds"]["total"] = clock.perf_counter() - begin
     stats["work"] = work.in_units(stats["work"], problem.grid.size)
