@@ -6,13 +6,13 @@ import json
 import math
 import os
 import shlex
-import shutil
 import signal
 import sys
-import tempfile
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from . import console
 
 OURS = {"solution.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "push_forward.png",
         "interpolation.png", "residual_history.png"}
@@ -21,18 +21,8 @@ PLANS = {"plan.npz", "summary.json", "densities.png", "deformed_grid.png", "disp
          "marginal_errors.png"}
 SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": "BlackBoxMultigrid",
            "algebraic": "AlgebraicMultigrid", "spectral": "Spectral", "direct": "Direct"}
-
-
 INTEGRATORS = {"esdirk3": "ESDIRK3", "tr-bdf2": "TRBDF2", "backward-euler": "BackwardEuler"}
 STUDIES = ("space", "time", "decay", "sublinear", "regret", "evi", "limit")
-
-
-class Failure(Exception):
-    """One sentence for standard error, and the exit status."""
-
-    def __init__(self, sentence, code=2):
-        super().__init__(sentence)
-        self.code = code
 
 
 class Terminated(BaseException):
@@ -140,7 +130,7 @@ def main(argv=None):
         with _one_line_warnings(), _stoppable():
             arguments.run(arguments)
             sys.stdout.flush()
-    except Failure as failure:
+    except console.Failure as failure:
         return _complain(failure, failure.code)
     except BrokenPipeError:  # the reader, `head` for instance, has gone: nothing to say, and nobody to say it to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -187,232 +177,11 @@ def _stoppable():
         signal.signal(signal.SIGTERM, before)
 
 
-# input
-
-
-def _shape(text):
-    try:
-        shape = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        shape = ()
-    if not 1 <= len(shape) <= 3 or min(shape) < 2:
-        raise Failure(f"--size must be N, NxM or NxMxK with at least 2 cells each, got {text!r}.")
-    return shape
-
-
-def _read(name, what):
-    """The array of a file, or None for a gallery name."""
-    from . import gallery
-    path = Path(name)
-    if not path.exists():
-        if name in gallery.names():
-            return None
-        import difflib
-        close = difflib.get_close_matches(name, gallery.names(), 1)
-        hint = f"; did you mean the gallery's {close[0]!r}?" if close else "; `pmapde info` lists the gallery."
-        raise Failure(f"{what} {name!r} is neither a file nor a name of the gallery{hint}")
-    if path.is_dir():
-        raise Failure(f"{what} {name!r} is a folder; name an image, .npy or .npz file.")
-    return _read_array(path, what) if path.suffix.lower() in (".npy", ".npz") else _read_image(path, what)
-
-
-def _read_array(path, what):
-    import zipfile
-    import zlib
-
-    import numpy as np
-    try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.lib.npyio.NpzFile):
-            with content:
-                keys = ([key for key in ("density", "values") if key in content.files][:1]
-                        or [key for key in content.files if content[key].ndim in (2, 3)])
-                if len(keys) != 1:
-                    raise Failure(f"{what} {str(path)!r} holds {len(keys)} arrays of two or three axes"
-                                  f"{': ' if keys else ''}{', '.join(keys)}; name one of them 'density'.")
-                content = content[keys[0]]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise Failure(f"{what} {str(path)!r} is not a readable array file ({error}).") from None
-    return content
-
-
-def _read_image(path, what):
-    import numpy as np
-    from PIL import Image, ImageOps, UnidentifiedImageError
-    try:
-        with Image.open(path) as image:
-            if "A" in image.getbands() or "transparency" in image.info:
-                raise Failure(f"{what} {str(path)!r} has transparency; flatten it onto a background first.")
-            image = ImageOps.exif_transpose(image)  # cameras store the way up beside the pixels
-            grey = image if image.mode in ("I", "F") or image.mode.startswith("I;") else image.convert("L")
-            return np.asarray(grey, dtype=float)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise Failure(f"{what} {str(path)!r} is not an image that can be read ({error}).") from None
-
-
-def _densities(arguments):
-    """Source and target arrays, resampled where --size asks for it."""
-    from . import gallery
-    from .density import checked_values
-    from .transfer import average
-    names = {"SOURCE": arguments.source, "TARGET": arguments.target}
-    arrays = {what: _read(name, what) for what, name in names.items()}
-    arrays = {what: None if array is None else checked_values(array, what) for what, array in arrays.items()}
-    given = [array.shape for array in arrays.values() if array is not None]
-    dimensions = {len(shape) for shape in given} or {
-        2 if all(name in gallery.names(2) for name in names.values()) else 3}
-    if len(dimensions) > 1:
-        raise Failure(f"SOURCE and TARGET must both be pictures or both be volumes, "
-                      f"got shapes {given[0]} and {given[1]}.")
-    dimension = dimensions.pop()
-    shape = given[0] if given else (128, 128) if dimension == 2 else (32, 32, 32)
-    if arguments.size:
-        size = _shape(arguments.size)
-        dimension = len(size) if len(size) > 1 and not given else dimension
-        shape = size * dimension if len(size) == 1 else size
-        if len(shape) != dimension:
-            raise Failure(f"--size {arguments.size} has {len(shape)} axes, the densities have {dimension}.")
-    for what, name in names.items():
-        if arrays[what] is None:
-            arrays[what] = gallery.load(name, shape)
-        elif arguments.size:
-            arrays[what] = average(arrays[what], shape)
-    return arrays["SOURCE"], arrays["TARGET"]
-
-
-def _tolerance(text):
-    if text == "discretization":
-        return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise Failure(f"--tolerance must be 'discretization' or a positive number, got {text!r}.")
-    return value
-
-
-# output
-
-
-@contextmanager
-def _output(directory):
-    """A temporary folder inside ``directory``; its files are moved up only when the block has ended well.
-
-    Enter it before the work: a place that cannot be written is found out first. On failure the folders made here go.
-    """
-    if not str(directory):
-        raise Failure("--out must not be empty.")
-    directory = Path(directory)
-    if directory.exists() and not directory.is_dir():
-        raise Failure(f"--out {str(directory)!r} exists and is not a folder.")
-    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-    temporary = None
-    try:
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(dir=directory, prefix=".writing-"))
-        except OSError as error:
-            raise Failure(f"--out {str(directory)!r} cannot be written ({error.strerror}).") from None
-        yield temporary
-        written = {path.name for path in temporary.iterdir()}
-        for name in written:
-            os.replace(temporary / name, directory / name)
-        # figures of an earlier run would belong to another solution
-        for name in (OURS | FLOWS | PLANS) - written if written else ():
-            (directory / name).unlink(missing_ok=True)
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):  # not empty: it holds the results, or somebody else's files
-                folder.rmdir()
-
-
-@contextmanager
-def _progress(describe=None):
-    """A callback that draws a bar on a terminal, and nothing elsewhere; ``describe`` says what of a step."""
-    describe = describe or _describe_step
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-    with tqdm(unit="step", leave=False, file=sys.stderr, bar_format="{desc} {n_fmt} steps [{elapsed}]") as bar:
-        def callback(step):
-            text, count = describe(step)
-            bar.set_description_str(text)
-            bar.update(count)
-        yield callback
-
-
-def _describe_step(step):
-    shape = "x".join(map(str, step.grid.shape))
-    goal = f" goal {step.tolerance:.1e}" if step.tolerance else ""
-    return (f"grid {step.level + 1}/{step.levels} ({shape}) residual {step.residual:.1e}{goal}",
-            step.newton_iterations)
-
-
-@contextmanager
-def _study_progress(names):
-    """The names, with a bar on a terminal."""
-    from tqdm import tqdm
-    with tqdm(names, leave=False, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
-        yield bar
-
-
-def _describe_sweep(sweep):
-    shape = "x".join(map(str, sweep.phi.shape))
-    return f"epsilon {sweep.epsilon:.2e} ({shape}) marginal error {sweep.source.distance:.1e}", 1
-
-
-def _json(report):
-    def finite(value):
-        if isinstance(value, dict):
-            return {name: finite(item) for name, item in value.items()}
-        if isinstance(value, list):
-            return [finite(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-    return json.dumps(finite(report), indent=2, allow_nan=False)
-
-
-def _write(solution, temporary, extra, figures=True):
-    """Data, summary and figures of a solution into a temporary folder; returns the names of the files."""
-    solution.save(temporary / "solution.npz")
-    (temporary / "summary.json").write_text(_json({**extra, **solution.summary()}) + "\n")
-    if figures and math.isfinite(solution.residual):
-        from . import plotting
-        plotting.save_figures(solution, temporary)
-    return sorted(path.name for path in temporary.iterdir())
-
-
-def _write_plan(plan, temporary, extra, figures):
-    plan.save(temporary / "plan.npz")
-    (temporary / "summary.json").write_text(_json({**extra, **plan.summary()}) + "\n")
-    if figures and math.isfinite(plan.marginal_error[-1]):
-        from . import plotting
-        plotting.save_plan_figures(plan, temporary)
-    return sorted(path.name for path in temporary.iterdir())
-
-
-def _write_flow(trajectory, temporary, extra, figures):
-    trajectory.save(temporary / "trajectory.npz")
-    trajectory.ledger.write_csv(temporary / "ledger.csv")
-    (temporary / "summary.json").write_text(_json({**extra, **trajectory.summary()}) + "\n")
-    if figures and len(trajectory.times):
-        from . import plotting
-        plotting.save_flow_figures(trajectory, temporary)
-    return sorted(path.name for path in temporary.iterdir())
-
-
-def _failed(solution, what="not solved"):
-    return Failure(f"{what} ({solution.status.name}): {solution.status.value}", 1)
-
-
 # commands
 
 
 def _problem(arguments):
-    source, target = _densities(arguments)
+    source, target = console.densities(arguments)
     import pmapde
     grid = pmapde.Grid(source.shape, periodic=arguments.boundary == "periodic")
     return pmapde.TransportProblem(source, target, grid=grid, floor=arguments.floor)
@@ -422,37 +191,35 @@ def _scheme(arguments):
     return None if arguments.scheme == "auto" else arguments.scheme
 
 
-def _finish(result, arguments, write):
-    """Write a result and print it; a failed one only if asked for."""
+def _finish(result, arguments, temporary, write):
+    """Write a result, a failed one only if asked for; returns what was put in and the names of the files."""
     if not (result.success or arguments.keep_failed):
-        raise _failed(result)
+        raise console.failed(result)
     inputs = {"command": arguments.line, "source": arguments.source, "target": arguments.target,
-              "floor": arguments.floor, "boundary": arguments.boundary, "versions": _versions()}
-    names = write(inputs)
-    return inputs, names
+              "floor": arguments.floor, "boundary": arguments.boundary, "versions": console.versions()}
+    return inputs, write(result, temporary, inputs, not arguments.no_figures)
 
 
 def _report(result, arguments, inputs, names):
     if arguments.json:
-        print(_json({**inputs, **result.summary()}))
+        print(console.json_text({**inputs, **result.summary()}))
     else:
         print(result)
         _print_paths(arguments.out, names)
     if not result.success:
-        raise _failed(result)
+        raise console.failed(result)
 
 
 def _solve(arguments):
-    tolerance = _tolerance(arguments.tolerance)
+    tolerance = console.tolerance(arguments.tolerance)
     problem = _problem(arguments)
     import pmapde
     method = pmapde.PseudoTransient(scheme=_scheme(arguments), linear=getattr(pmapde, SOLVERS[arguments.solver])())
-    with _output(arguments.out) as temporary:
-        with _progress() as callback:
+    with console.output(arguments.out, OURS) as temporary:
+        with console.progress() as callback:
             solution = pmapde.solve(problem, method, tolerance=tolerance, extrapolate=arguments.extrapolate,
                                     threads=arguments.threads, max_steps=arguments.max_steps, callback=callback)
-        inputs, names = _finish(solution, arguments,
-                                lambda inputs: _write(solution, temporary, inputs, not arguments.no_figures))
+        inputs, names = _finish(solution, arguments, temporary, console.write_solution)
     _report(solution, arguments, inputs, names)
 
 
@@ -460,16 +227,18 @@ def _flow(arguments):
     try:
         times = [float(part) for part in arguments.times.split(",")]
     except ValueError:
-        raise Failure(f"--times must be numbers separated by commas, got {arguments.times!r}.") from None
+        raise console.Failure(f"--times must be numbers separated by commas, got {arguments.times!r}.") from None
     problem = _problem(arguments)
     import pmapde
     method = getattr(pmapde, INTEGRATORS[arguments.integrator])(step=arguments.step, scheme=_scheme(arguments))
-    with _output(arguments.out) as temporary:
-        with _progress(lambda step: (f"time {step.time:.3g} of {times[-1]:g}, step {step.dt:.1e}", 1)) as callback:
+    with console.output(arguments.out, FLOWS) as temporary:
+        def describe(step):
+            return f"time {step.time:.3g} of {times[-1]:g}, step {step.dt:.1e}", 1
+
+        with console.progress(describe) as callback:
             trajectory = pmapde.flow(problem, times, method, tolerance=arguments.tolerance, ledger=arguments.ledger,
                                      threads=arguments.threads, callback=callback)
-        inputs, names = _finish(trajectory, arguments,
-                                lambda inputs: _write_flow(trajectory, temporary, inputs, not arguments.no_figures))
+        inputs, names = _finish(trajectory, arguments, temporary, console.write_flow)
     _report(trajectory, arguments, inputs, names)
 
 
@@ -477,18 +246,18 @@ def _rates(arguments):
     from . import plotting, rates
     chosen = arguments.only or STUDIES
     slopes = {}
-    with _output(arguments.out) as temporary:
-        with _study_progress(chosen) as names:
+    with console.output(arguments.out, set()) as temporary:
+        with console.study_progress(chosen) as names:
             for name in names:
                 study = rates.STUDIES[name](arguments.quick)
                 slopes[name] = study.slopes()
                 study.write_csv(temporary / f"{name}.csv")
                 plotting.save_study(study, temporary / f"{name}.png")
-        summary = {"command": arguments.line, "slopes": slopes, "versions": _versions()}
-        (temporary / "summary.json").write_text(_json(summary) + "\n")
+        summary = {"command": arguments.line, "slopes": slopes, "versions": console.versions()}
+        (temporary / "summary.json").write_text(console.json_text(summary) + "\n")
         written = sorted(path.name for path in temporary.iterdir())
     if arguments.json:
-        print(_json(summary))
+        print(console.json_text(summary))
         return
     for name, fitted in slopes.items():
         for label, slope in fitted.items():
@@ -499,14 +268,13 @@ def _rates(arguments):
 def _sinkhorn(arguments):
     problem = _problem(arguments)
     import pmapde
-    with _output(arguments.out) as temporary:
-        with _progress(_describe_sweep) as callback:
+    with console.output(arguments.out, PLANS) as temporary:
+        with console.progress(console.describe_sweep) as callback:
             plan = pmapde.sinkhorn(problem, arguments.epsilon, arguments.sweeps, tolerance=arguments.tolerance,
                                    step=arguments.step, overrelaxation=arguments.overrelaxation,
                                    annealing=False if arguments.no_annealing else None, callback=callback,
                                    threads=arguments.threads, max_seconds=arguments.max_seconds)
-        inputs, names = _finish(plan, arguments,
-                                lambda inputs: _write_plan(plan, temporary, inputs, not arguments.no_figures))
+        inputs, names = _finish(plan, arguments, temporary, console.write_plan)
     _report(plan, arguments, inputs, names)
 
 
@@ -539,12 +307,13 @@ def _demo(arguments):
     for folder, title, problem in cases:
         print(f"== {title}")
         directory = Path(arguments.out) / folder if arguments.out else ""
-        with _output(directory) as temporary:
-            with _progress() as callback:
+        with console.output(directory, OURS) as temporary:
+            with console.progress() as callback:
                 solution = pmapde.solve(problem, callback=callback)
             if not solution.success:
-                raise _failed(solution, f"the demo's case {folder!r} was not solved")
-            names = _write(solution, temporary, {"command": arguments.line, "case": title, "versions": _versions()})
+                raise console.failed(solution, f"the demo's case {folder!r} was not solved")
+            inputs = {"command": arguments.line, "case": title, "versions": console.versions()}
+            names = console.write_solution(solution, temporary, inputs)
         print(solution)
         if folder == "known":
             print(f"error     map {known.map_error(solution.displacement):.2e} in L2(source), "
@@ -553,17 +322,6 @@ def _demo(arguments):
     points = np.array([[0.25, 0.25], [0.5, 0.75]])
     print(f"the map takes {points.tolist()} to {np.round(solution.map(points), 6).tolist()}, exactly "
           f"{np.round(known.map(points), 6).tolist()}")
-
-
-def _versions():
-    from importlib.metadata import PackageNotFoundError, version
-    found = {"python": sys.version.split()[0]}
-    for name in ("pmapde", "numpy", "scipy", "numba", "pyamg", "matplotlib", "pillow", "threadpoolctl", "tqdm"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    return found
 
 
 def _info(arguments):
@@ -577,7 +335,7 @@ def _info(arguments):
     from .threads import SERIAL_BELOW
     GridDensity([[1, 2], [1, 2]]).log_density([[0.5, 0.5]])  # numba chooses its threading layer at the first kernel
     report = {
-        "versions": _versions(),
+        "versions": console.versions(),
         "threads": {"processors": os.cpu_count(), "numba threads": numba.get_num_threads(),
                     "threading layer": numba.threading_layer(), "serial below (cells)": SERIAL_BELOW},
         "memory available (GiB)": round(available_memory() / 2**30, 1),

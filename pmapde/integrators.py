@@ -16,6 +16,9 @@ SAFETY, SHRINK, GROW = 0.85, 0.2, 5.0
 """Of the next step: a share of the one that would just do, and its bounds relative to the last one."""
 REFUSED = 0.25
 """Reduction of a step whose equations were not solved."""
+STALE = 3
+"""Refusals in a row after which a step starts from the slope at its potential. The last stage's, the first choice, is
+smoother, but differs from it by an algebraic error that no shorter step would diminish: the estimate would see it."""
 REST_SHARE = 0.1
 """Error allowed, beside the share of the step's own movement, per doubling of the time and distance travelled."""
 EXTRAPOLATED_SHARE = 0.3
@@ -30,7 +33,12 @@ MOST_EXTRAPOLATED = 12.0
 MARGIN = 0.7
 """The operator is extended where u_t leaves the range it has at the start by more, so that Newton cannot go astray."""
 SMALLEST_STEP = 1e-12
-"""In natural times (squared box length times slope of the map); below it the status is STEP_TOO_SMALL."""
+"""In natural times (:func:`natural_time`); below it the status is STEP_TOO_SMALL."""
+ROUNDING = 1e-14
+"""Relative to the largest value of phi, or to the natural time, the size of q: what errors are never asked to be below.
+"""
+SLIVER = 1e-9
+"""A last step longer than the one before by less, relative to it, is made in one: no step of the size of rounding."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +170,7 @@ class _Stage:
     iterations: int
     miss: tuple = None  # of the guess, relative to the distance moved; the share of the residual Newton left of it
     failure: Status = None
+    gained: float = 0.0
 
 
 def half_range(field):
@@ -169,12 +178,25 @@ def half_range(field):
     return 0.5 * float(np.ptp(field))
 
 
-def implicit_stage(operator, linear, evaluation, rhs, gamma_dt, guess, base, bounds, tolerance, miss, method):
+def natural_time(problem):
+    """Squared length of the source's box times slope of the map, the largest over the axes: the unit of u and of t."""
+    return float(np.max(problem.slopes * problem.grid.lengths**2))
+
+
+def rounding(problem, phi):
+    """Errors of a potential below this are rounding; in the units of the potential, whatever those of the boxes."""
+    return ROUNDING * (natural_time(problem) + float(np.abs(phi).max()))
+
+
+def implicit_stage(operator, linear, evaluation, rhs, gamma_dt, guess, base, bounds, tolerance, miss, method,
+                   keep_mean=True):
     """Solve ``psi - gamma_dt R(psi) = rhs`` by Newton's method from ``guess``; ``evaluation`` is of ``psi`` after.
 
     Ends when the estimated error, relative to the distance from ``base`` (half the range both), is below
     ``tolerance``. The operator is extended where its value is not inside ``bounds``. R is blind to constants: the mean
-    of the equation gives the mean of ``psi``. ``miss``: as the last such stage found it, see :class:`_Stage`.
+    of the equation gives the mean of ``psi``; without ``keep_mean`` what it gains is left out and told as ``gained``: a
+    long step adds much of it, at the cost of the digits of the rest. ``miss``: as the last such stage found it, see
+    :class:`_Stage`.
     """
     shift, psi, spacing = 1 / gamma_dt, guess, operator.grid.spacing
     mass = operator.problem.source_values * operator.grid.cell_volume
@@ -196,9 +218,11 @@ def implicit_stage(operator, linear, evaluation, rhs, gamma_dt, guess, base, bou
         left = result.error / result.size + min(1.0, norm / before) if result.size > 0 and before > 0 else 0.0
         size, moved = half_range(result.correction), half_range(psi - base)
         first = first or (size / max(moved, 1e-300), min(1.0, norm / max(before, 1e-300)))
-        rounding = 1e-14 * (1 + float(np.abs(psi).max()))
-        if size * left <= max(tolerance * moved, rounding) and not evaluation.extended:
-            psi += inner(mass, rhs + gamma_dt * evaluation.residual - psi)
+        if size * left <= max(tolerance * moved, rounding(operator.problem, psi)) and not evaluation.extended:
+            gained = inner(mass, rhs - psi) + gamma_dt * inner(mass, evaluation.residual)
+            if not keep_mean:
+                return _Stage(psi, None, iteration, first, gained=gained)
+            psi += gained
             return _Stage(psi, (psi - rhs) * shift, iteration, first)
         rtol = 0.3 * tolerance * moved / max(size * left, 1e-300)
     return _Stage(psi, None, method.max_iterations, failure=
@@ -245,10 +269,10 @@ def integrate(operator, linear, phi, method, tolerance, stop=math.inf, first=Non
     """
     tableau = method.tableau
     stages, gamma, exponent = len(tableau.c), tableau.a[-1][-1], 1 / (tableau.estimate_order - 1)
-    natural_time = float(np.max(operator.problem.slopes * operator.grid.lengths**2))
+    smallest = SMALLEST_STEP * natural_time(operator.problem)
     evaluation = operator.evaluate(phi)
     bounds = value_bounds(evaluation)
-    slope = evaluation.residual.copy()
+    slope = log_ratio = evaluation.residual.copy()
     distance, dt = 0.0, method.step
     if not method.step:
         distance, dt = _expectations(operator, linear, evaluation, tolerance ** exponent, min(stop, first or stop))
@@ -258,7 +282,7 @@ def integrate(operator, linear, phi, method, tolerance, stop=math.inf, first=Non
     guesses = _Guesses(0.0, slope)
     while time < stop:
         remaining = stop - time
-        step = min(dt, remaining)
+        step = remaining if remaining <= dt * (1 + SLIVER) else dt
         if not method.step and 0.5 * remaining < step < remaining:
             step = 0.5 * remaining  # two even steps instead of a sliver at the end
         slopes, psi, failure, mark = [slope], phi, None, len(guesses.entries)
@@ -266,8 +290,8 @@ def integrate(operator, linear, phi, method, tolerance, stop=math.inf, first=Non
             row, at = tableau.a[stage], time + tableau.c[stage] * step
             rhs = phi + step * _combination(row[:-1], slopes)
             guess = rhs + (gamma * step) * guesses.slope(at)
-            for first in (guess, psi):  # an extrapolation that fails gives way to where the last stage ended
-                found = implicit_stage(operator, linear, evaluation, rhs, gamma * step, first, phi, bounds,
+            for begin in (guess, psi):  # an extrapolation that fails gives way to where the last stage ended
+                found = implicit_stage(operator, linear, evaluation, rhs, gamma * step, begin, phi, bounds,
                                        ALGEBRAIC_SHARE * tolerance, guesses.misses.get(stage, (1.0, 0.0)), method)
                 iterations += found.iterations
                 if not found.failure or not method.step:
@@ -286,21 +310,23 @@ def integrate(operator, linear, phi, method, tolerance, stop=math.inf, first=Non
                 allowed = tolerance * EXTRAPOLATED_SHARE * far
             else:
                 allowed = tolerance * (moved + REST_SHARE * far * math.log2(1 + step / (time + step)))
-            allowed = max(allowed, 1e-14 * (1 + float(np.abs(psi).max())))
+            allowed = max(allowed, rounding(operator.problem, psi))
             error = half_range(step * _combination(tableau.error, slopes))
             factor = min(GROW, max(SHRINK, SAFETY * (allowed / max(error, 1e-300)) ** exponent))
         if failure or error > allowed:
             del guesses.entries[mark:]
             rejected += 1
+            if rejected == STALE and not method.step:
+                slope = log_ratio
             dt = step * (REFUSED if failure else min(factor, SAFETY))
-            if dt < SMALLEST_STEP * natural_time or (failure and method.step):
+            if dt < smallest or time + dt == time or (failure and method.step):
                 yield FlowStep(time, step, phi, slope, slope, None, error, allowed, iterations, rejected,
                                failure or Status.STEP_TOO_SMALL)
                 return
             continue
         end = stop if step == remaining else time + step
-        yield FlowStep(end, step, psi, slope, slopes[-1], evaluation.residual.copy(), error, allowed, iterations,
-                       rejected)
+        log_ratio = evaluation.residual.copy()
+        yield FlowStep(end, step, psi, slope, slopes[-1], log_ratio, error, allowed, iterations, rejected)
         if not method.step:
             dt = step * (min(factor, 1.0) if rejected else factor)
             travelled += moved

@@ -4,6 +4,7 @@ from __future__ import annotations
 import math
 import time as clock
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 from scipy import fft
@@ -16,13 +17,15 @@ from .linear.solver import LinearSolver
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import TransportProblem
-from .solver import chosen_scheme, displacement_potential, new_stats
+from .solver import checked_limits, chosen_scheme, displacement_potential, new_stats
 from .status import SolverError, Status
 from .threads import thread_settings, use_threads
-from .trajectory import checked_ledger
+from .trajectory import checked_ledger, checked_share
 
 SHORTENINGS = 40
 """Halvings of an explicit step that loses convexity."""
+CONVEX_SHARE = 0.5
+"""Of the way to where an explicit step might lose convexity, for the limit that schedules are told."""
 HOMOTOPY = 4
 """Times an implicit step is tried from the solution of one an eighth as long."""
 
@@ -44,7 +47,8 @@ class MirrorRun:
     log_ratio : ndarray, (*shape)
         ``log(rho_K / mu)`` of the last iterate.
     etas, limits : ndarray, (K,)
-        Steps taken, and the predicted limit of an explicit step at each (:func:`explicit_limit`).
+        Steps taken, and the limit of an explicit step at each: that predicted by :func:`explicit_limit`, for the family
+        of ``modes``, but at most half the way to where the step might lose convexity.
     shortened : int
         Halvings of steps that lost convexity.
     ledger : Ledger or None
@@ -89,7 +93,8 @@ class MirrorRun:
 
 
 def predicted_limit(evaluation):
-    """``1 / (2 max sum W)``: up to it an explicit step is monotone and, by Gershgorin's circles, stable."""
+    """``1 / (2 max sum W)``: up to it an explicit step is monotone and, by Gershgorin's circles, stable, where weights
+    are not negative (2D; nearly so in 3D) and outweigh the drift of a target that varies."""
     return 0.5 / float(evaluation.weights.sum(axis=0).max())
 
 
@@ -149,6 +154,7 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
         axes) with fewer half waves per axis are used. Its steps are limited by the square of ``modes``, not by the
         grid; what is left out appears in the ledger's bound.
     ledger, comparator, exact_map : as in :func:`pmapde.flow`
+        For ``dual`` those of the swapped problem: a density on the target's grid, the map from target to source.
     method : BackwardEuler, optional
         Scheme and linear solver.
     tolerance : float
@@ -186,11 +192,15 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
     if not (isinstance(iterations, (int, np.integer)) and iterations >= 1):
         raise ValueError(f"`iterations` must be a whole number >= 1, got {iterations!r}.")
     if not callable(schedule):
+        if not isinstance(schedule, Real) or isinstance(schedule, bool):
+            raise TypeError(f"`schedule` must be a step size or a function (k, limit) -> step size, as in "
+                            f"pmapde.schedules, got {schedule!r}.")
         schedule = schedules.constant(float(schedule))
     if modes is not None and not (isinstance(modes, (int, np.integer)) and modes >= 2 and scheme != "implicit"):
         raise ValueError(f"`modes` must be a whole number >= 2, for explicit steps only, got {modes!r} with "
                          f"scheme={scheme!r}.")
-    keep, maps = checked_ledger(ledger)
+    keep, maps = checked_ledger(ledger, comparator, exact_map)
+    tolerance, max_seconds = checked_share(tolerance), checked_limits(1, max_seconds)
     method = BackwardEuler(max_iterations=25) if method is None else method
     if not isinstance(method, BackwardEuler):
         raise TypeError(f"`method` must be BackwardEuler(...), got {method!r}.")
@@ -207,7 +217,9 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
         if book:
             book.start(run.phi, run.log_ratio)
         for k in range(int(iterations)):
-            limit = predicted_limit(run.evaluation) * _relief(problem.grid, modes)
+            limit = predicted_limit(run.evaluation)
+            if kind == "explicit":
+                limit = run.convex_limit(limit * _relief(problem.grid, modes))
             eta = float(schedule(k, limit))
             if not (eta > 0 and math.isfinite(eta)):
                 raise ValueError(f"`schedule` must give positive step sizes, got {eta!r} in iteration {k}.")
@@ -219,8 +231,8 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
             limits.append(limit)
             use_threads(count, phi.size)
             if book:
-                book.add(sum(run.etas), run.phi, run.log_ratio)
-            if callback is not None and callback(k, run.phi):
+                book.add(sum(run.etas), run.etas[-1], run.phi, run.log_ratio)
+            if callback is not None and callback(k, run.phi + run.mean):
                 status = Status.STOPPED
                 break
             if clock.perf_counter() - begin > max_seconds and k + 1 < iterations:
@@ -229,7 +241,7 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
     run.stats["seconds"]["total"] = clock.perf_counter() - begin
     work.book(run.stats["work"], problem.grid.shape, operator.work)
     run.stats["work"] = work.in_units(run.stats["work"], problem.grid.size)
-    result = MirrorRun(problem, status, scheme, run.phi, run.log_ratio, np.array(run.etas), np.array(limits),
+    result = MirrorRun(problem, status, scheme, run.phi + run.mean, run.log_ratio, np.array(run.etas), np.array(limits),
                        run.shortened, book.ledger if book else None, run.stats)
     if not status.success and (throw or (status is Status.CONVEXITY_LOST and on_convexity_loss == "raise")):
         raise SolverError(status, result)
@@ -257,20 +269,32 @@ def _relief(grid, modes):
 
 
 class _Descent:
-    """The iterate and its evaluation."""
+    """The iterate and its evaluation; ``mean`` is what the implicit steps have added to ``phi`` besides: steps that
+    grow geometrically add so much of it that it would swallow the digits of the rest."""
 
     def __init__(self, operator, method, phi, tolerance, modes, threads):
         self.operator, self.method, self.phi, self.tolerance, self.modes = operator, method, phi, tolerance, modes
-        self.stats, self.etas, self.shortened = new_stats(), [], 0
+        self.stats, self.etas, self.shortened, self.mean = new_stats(), [], 0, 0.0
         self.linear = LinearSolver(method.linear, self.stats, threads)
-        self.miss = (1.0, 0.0)
+        self.miss, self.margin = (1.0, 0.0), None
         self.evaluation = operator.evaluate(phi)
         self.bounds = value_bounds(self.evaluation)
         self.log_ratio = self.evaluation.residual.copy()
 
-    def explicit(self, eta, halvings):
-        direction = self.log_ratio if self.modes is None else low_modes(
+    def _direction(self):
+        return self.log_ratio if self.modes is None else low_modes(
             self.log_ratio, self.modes, self.operator.grid.periodic)
+
+    def convex_limit(self, limit):
+        """``limit``, or ``CONVEX_SHARE`` of a shorter step that keeps convexity: the smallest second difference is a
+        concave function of the potential, so two values bound it in between."""
+        if self.margin is None:
+            self.margin = self.operator.margin(self.phi)
+        lost = self.margin - self.operator.margin(self.phi + limit * self._direction())
+        return min(limit, CONVEX_SHARE * limit * self.margin / lost) if lost > 0 else limit
+
+    def explicit(self, eta, halvings):
+        direction, self.margin = self._direction(), None
         for _ in range(halvings + 1):
             phi = self.phi + eta * direction
             self.operator.evaluate(phi, out=self.evaluation)
@@ -287,13 +311,14 @@ class _Descent:
         if found.failure:
             return found.failure
         self.phi, self.log_ratio, self.miss = found.psi, self.evaluation.residual.copy(), found.miss
+        self.mean += found.gained
         self.etas.append(eta)
         return None
 
     def _stage(self, eta, depth):
         def from_guess(guess):
             return implicit_stage(self.operator, self.linear, self.evaluation, self.phi, eta, guess, self.phi,
-                                  self.bounds, self.tolerance, self.miss, self.method)
+                                  self.bounds, self.tolerance, self.miss, self.method, keep_mean=False)
 
         found = from_guess(self.phi)
         self.stats["newton_iterations"] += found.iterations

@@ -1,6 +1,7 @@
 """Step sizes of mirror descent: callables of the iteration number k = 0, 1, ... and of the explicit step limit there.
 
-The limit (see :func:`pmapde.explicit_limit`) is what an explicit step may be at most; a schedule is free to ignore it.
+The limit (see :func:`pmapde.explicit_limit`, and ``limits`` of :class:`~pmapde.mirror.MirrorRun`) is what an explicit
+step may be at most; a schedule is free to ignore it.
 Any callable ``(k, limit) -> eta > 0`` will do. With ``relative=True`` the first step is given in units of the limit.
 """
 from __future__ import annotations
@@ -61,5 +62,6 @@ def geometric(eta, ratio, relative=False):
 
 
 def automatic(safety=0.9):
-    """``eta_k = safety * limit``: the largest explicit step that is safe; never unstable for ``safety < 1``."""
+    """``eta_k = safety * limit``: an explicit step that is safe for ``safety < 1``, by linear stability and because
+    convexity is kept."""
     return Schedule(f"{safety:g} of the limit", safety, lambda k: 1.0, True)

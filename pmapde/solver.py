@@ -95,6 +95,16 @@ def chosen_scheme(problem, method):
     return method.scheme or ("monotone" if problem.ndim == 2 else "centred")
 
 
+def checked_limits(max_steps, max_seconds):
+    """``max_seconds``, infinity for None; refuses limits that are none."""
+    if not (isinstance(max_steps, (int, np.integer)) and max_steps >= 1):
+        raise ValueError(f"`max_steps` must be a whole number >= 1, got {max_steps!r}.")
+    max_seconds = math.inf if max_seconds is None else max_seconds
+    if not max_seconds >= 0:
+        raise ValueError(f"`max_seconds` must be a time >= 0, got {max_seconds!r}.")
+    return max_seconds
+
+
 def displacement_potential(start, problem):
     """The displacement potential of a potential given on the grid, its mean kept."""
     start = np.asarray(start, float)
@@ -380,11 +390,7 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     if isinstance(method, Integrator):
         raise TypeError("`method` of solve must be PseudoTransient(...); use flow(problem, times, method) or "
                         "steps(problem, method) to follow the flow in time.")
-    if not (isinstance(max_steps, (int, np.integer)) and max_steps >= 1):
-        raise ValueError(f"`max_steps` must be a whole number >= 1, got {max_steps!r}.")
-    max_seconds = math.inf if max_seconds is None else max_seconds
-    if not max_seconds >= 0:
-        raise ValueError(f"`max_seconds` must be a time >= 0, got {max_seconds!r}.")
+    max_seconds = checked_limits(max_steps, max_seconds)
     if extrapolate not in (None, "cost", "map"):
         raise ValueError(f"`extrapolate` must be None, 'cost' or 'map', got {extrapolate!r}.")
     method = method or PseudoTransient()

@@ -21,7 +21,7 @@ class Status(Enum):
     MAX_SWEEPS = "The sweep limit was reached before the marginal tolerance: raise iterations, loosen tolerance, take a larger epsilon, or leave overrelaxation and annealing to their defaults."
     MAX_SECONDS = "The time limit was reached before the tolerance: raise max_seconds, or start from the partial potential with start=."
     STAGNATED = "The residual stopped falling above the tolerance, at the level of rounding errors: loosen tolerance."
-    NEWTON_STALLED = "No step, however damped, lowered the residual: the target varies too fast for this grid; use a finer grid, a larger floor or a smoother target, or solve problem.swapped()."
+    NEWTON_STALLED = "No step, however damped, lowered the residual: the target varies too fast for this grid; use a finer grid, a larger floor or a smoother target, or solve problem.swapped(); a fixed step of the flow: take a shorter one, or none for error control."
     STEP_TOO_SMALL = "The implicit step shrank to nothing: the densities vary too fast for this grid; use a finer grid, a larger floor or a smoother target."
     MASS_MISPLACED = "The equation is solved, but its map leaves more than 2 % of the mass in the wrong place: the densities vary too much from cell to cell for this grid; use a finer grid, a larger floor or smoother densities."
     FOLDED = "The equation is solved, but its map is not one-to-one and could not be straightened: the densities vary too much from cell to cell for this grid; use a finer grid, a larger floor or smoother densities."

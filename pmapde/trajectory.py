@@ -5,6 +5,7 @@ import math
 import time as clock
 import warnings
 from dataclasses import dataclass, field
+from numbers import Real
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from .ledger import Bookkeeper, Ledger, log_mass
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import TransportProblem
-from .solver import FLOW_TOLERANCE, chosen_scheme, displacement_potential, flow_steps, new_stats
+from .solver import FLOW_TOLERANCE, checked_limits, chosen_scheme, displacement_potential, flow_steps, new_stats
 from .status import SolverError, Status
 from .threads import thread_settings, use_threads
 from .transport import PiecewiseAffineMap, component_first
@@ -51,7 +52,8 @@ class Trajectory:
         ``newton_iterations, rejected``.
     error_estimate : float
         Sum of the local error estimates, relative to the distance travelled: a bound on the error in time of the last
-        potential (sup modulo constants), up to the estimates' own accuracy, since the flow does not expand distances;
+        potential (sup modulo constants), up to the estimates' own accuracy, since the flow does not expand distances.
+        That of :class:`ESDIRK3` is its embedded method's: the error is well below it, and it may exceed the tolerance.
         NaN with a fixed step.
     drift : float
         Log of the mass of ``rho_t`` on the grid at the end: the discrete mass imbalance, O(h^2), which ``u_t`` gains
@@ -141,11 +143,23 @@ class Trajectory:
         return "\n".join(f"{name:<9} {text}" for name, text in rows)
 
 
-def checked_ledger(ledger):
+def checked_ledger(ledger, comparator, exact_map):
     """Whether to keep a ledger, and whether with maps."""
+    for name, value in (("comparator", comparator), ("exact_map", exact_map)):
+        if ledger is None and value is not None:
+            raise ValueError(f"`{name}` is for the ledger: leave ledger=None out.")
+        if name == "exact_map" and value is not None and not callable(value):
+            raise TypeError(f"`exact_map` must be a function of points (n, d), got {type(value).__name__}.")
     if ledger not in (None, "densities", "full"):
         raise ValueError(f"`ledger` must be None, 'densities' or 'full', got {ledger!r}.")
     return ledger is not None, ledger == "full"
+
+
+def checked_share(tolerance):
+    """A relative tolerance."""
+    if not (isinstance(tolerance, Real) and not isinstance(tolerance, bool) and 0 < tolerance < 1):
+        raise ValueError(f"`tolerance` must be between 0 and 1, got {tolerance!r}.")
+    return float(tolerance)
 
 
 def _checked_times(times):
@@ -185,7 +199,7 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
     exact_map : callable, optional
         The exact Brenier map, points (n, d) to (n, d), for the ledger's ``map_error``.
     callback : callable, optional
-        Called with every :class:`~pmapde.integrators.FlowStep`; returning True stops the run.
+        Called with every accepted :class:`~pmapde.integrators.FlowStep`; returning True stops the run.
     threads : int, optional
     max_steps : int
         Accepted steps allowed.
@@ -196,8 +210,8 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
     Returns
     -------
     Trajectory
-        Between steps the potentials are cubic Hermite interpolants, of third order or more. On failure
-        ``trajectory.times`` holds the times that were reached.
+        Between steps the potentials are cubic Hermite interpolants, of third order or more (bent towards linear ones
+        where rough data make those lose convexity). On failure ``trajectory.times`` holds the times that were reached.
 
     Raises
     ------
@@ -224,9 +238,8 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
         raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
     if not isinstance(method, Integrator):
         raise TypeError(f"`method` must be ESDIRK3(...), TRBDF2(...) or BackwardEuler(...), got {method!r}.")
-    times, (keep, maps) = _checked_times(times), checked_ledger(ledger)
-    if not (isinstance(tolerance, (int, float)) and 0 < tolerance < 1):
-        raise ValueError(f"`tolerance` must be between 0 and 1, got {tolerance!r}.")
+    times, (keep, maps) = _checked_times(times), checked_ledger(ledger, comparator, exact_map)
+    tolerance, max_seconds = checked_share(tolerance), checked_limits(max_steps, max_seconds)
     refuse_oversized(problem)
     begin, stats = clock.perf_counter(), new_stats()
     scheme = chosen_scheme(problem, method)
@@ -249,11 +262,12 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
                 use_threads(count, phi.size)
                 output.take(step)
                 if book:
-                    book.add(step.time, step.phi, step.log_ratio, output.middle(step) if maps else None)
+                    book.add(step.time, step.dt, step.phi, step.log_ratio, output.middle(step) if maps else None)
             output.previous = step.phi
+            stop = callback is not None and callback(step)
             if step.time >= times[-1]:
                 status = Status.FINAL_TIME
-            elif callback is not None and callback(step):
+            elif stop:
                 status = Status.STOPPED
             elif len(records) >= max_steps:
                 status = Status.MAX_STEPS
@@ -263,9 +277,9 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
             engine.close()
             break
     if abs(output.drift) > IMBALANCE:
-        warnings.warn(f"the model density has {math.expm1(output.drift):+.1%} too much mass on this grid: a few cells "
-                      f"carry much of the target's, as where a map contracts on a no-flux box; results are of first "
-                      f"order only: match the boxes to the tails of the densities, or refine.", ImbalanceWarning,
+        warnings.warn(f"the mass of the model density on this grid is off by {math.expm1(output.drift):+.1%}: a few "
+                      f"cells carry much of the target's, as where a map contracts on a no-flux box; results are of "
+                      f"first order only: match the boxes to the tails of the densities, or refine.", ImbalanceWarning,
                       stacklevel=2)
     stats["seconds"]["total"] = clock.perf_counter() - begin
     stats["work"] = work.in_units(stats["work"], problem.grid.size)
@@ -295,11 +309,16 @@ class _Output:
             self.ratios.append(self.start_ratio)
 
     def between(self, step, time):
-        """Cubic Hermite interpolation in a step."""
+        """Cubic Hermite interpolation in a step; nearer to the linear one, which is convex, where that is not."""
         s = 1 - (step.time - time) / step.dt
-        phi = (self.previous + s * s * (3 - 2 * s) * (step.phi - self.previous)
-               + step.dt * s * (1 - s) * ((1 - s) * step.slope_before - s * step.slope))
-        return phi, self.operator.residual(phi)
+        moved = step.phi - self.previous
+        bend = s * (1 - s) * ((1 - 2 * s) * -moved + step.dt * ((1 - s) * step.slope_before - s * step.slope))
+        for share in (1.0, 0.5, 0.25, 0.0):
+            phi = self.previous + s * moved + share * bend
+            ratio = self.operator.residual(phi)
+            if np.isfinite(ratio).all():
+                break
+        return phi, ratio
 
     def middle(self, step):
         return self.between(step, step.time - step.dt / 2)

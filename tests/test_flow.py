@@ -1,6 +1,7 @@
 """The flow in true time: closed forms, orders, the ledger's identities, honest ends."""
 import math
 
+import numba
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
@@ -115,6 +116,41 @@ def test_work_of_a_flow_is_bounded():
     assert sum(run.stats["work"].values()) <= 2000
     assert run.history["newton_iterations"].sum() <= 2 * 3 * len(run.history["time"]) + 10
     assert set(run.stats["linear"]) == {"geometric"} and not run.stats["fallbacks"]
+
+
+def test_a_fixed_step_that_divides_the_time_leaves_no_sliver():
+    run = pmapde.flow(two_gaussians(16), 1.0, BackwardEuler(step=0.1))  # 0.1 added ten times is less than 1
+    assert len(run.history["dt"]) == 10 and run.history["time"][-1] == 1.0
+    assert np.isfinite(run.ledger["kl_reverse"]).all()
+    short = pmapde.flow(two_gaussians(16), 0.25, BackwardEuler(step=0.1), ledger=None)
+    assert short.history["dt"] == pytest.approx([0.1, 0.1, 0.05])
+
+
+@pytest.mark.parametrize("length", [1e-7, 1e4])
+def test_units_of_the_boxes_do_not_matter(length):
+    def run(length):
+        grid = pmapde.Grid((16, 16), [(0, length)] * 2)
+        problem = pmapde.TransportProblem(gallery.load("two_gaussians", (16, 16)), np.ones((16, 16)), floor=0.1,
+                                          grid=grid, target_grid=grid)
+        flow = pmapde.flow(problem, 0.1 * length**2, tolerance=1e-5, ledger="full")
+        descent = pmapde.mirror_descent(problem, 0.01 * length**2, 3, scheme="implicit", ledger=None)
+        return flow, descent.displacement_potential / length**2
+
+    (one, implicit), (other, scaled) = run(1.0), run(length)
+    assert len(one.history["dt"]) == len(other.history["dt"])
+    assert np.abs(one.potentials - other.potentials / length**2).max() < 1e-9
+    assert np.abs(implicit - scaled).max() < 1e-9
+    assert other.ledger["identity"][-1] == pytest.approx(one.ledger["identity"][-1], rel=1e-5)
+
+
+def test_rough_data_give_finite_densities_between_steps():
+    """Hermite interpolants of rough potentials may lose convexity; linear ones do not."""
+    rough = pmapde.TransportProblem(np.exp(2 * np.random.default_rng(3).standard_normal((32, 32))), np.ones((32, 32)))
+    times = np.geomspace(1e-5, 0.1, 12)
+    for method, tolerance in ((ESDIRK3(), 0.1), (TRBDF2(), 0.01)):
+        with pytest.warns(pmapde.ImbalanceWarning):
+            run = pmapde.flow(rough, times, method, tolerance=tolerance, ledger=None, throw=True)
+        assert np.isfinite(run.log_ratios).all() and len(run.times) == len(times)
 
 
 # closed forms
@@ -270,6 +306,29 @@ def test_bregman_distance_from_maps(shape):
         SmoothPotential(known.problem, phi * 1.01), density)[0] / (2 * 1e-4), rel=0.05)
 
 
+def test_cells_whose_map_was_not_inverted_are_warned_about():
+    rough = pmapde.TransportProblem(np.exp(np.random.default_rng(0).standard_normal((24, 24)) * 1.5),
+                                    np.ones((24, 24)), floor=1e-3)
+    with pytest.warns(RuntimeWarning, match="could not be inverted") as caught:
+        run = pmapde.flow(rough, 0.05, tolerance=1e-2, ledger="full")
+    assert run.ledger["missed"].max() > 1e-3
+    assert any(warning.filename == __file__ for warning in caught)
+    for name in ("bregman", "gap", "identity", "evi"):
+        assert np.isfinite(run.ledger[name]).all(), name
+
+
+def test_identities_are_nan_where_there_is_nothing_to_compare_with():
+    same = pmapde.TransportProblem(np.ones((16, 16)), np.ones((16, 16)))
+    ledger = pmapde.flow(same, 1.0, ledger="full", throw=True).ledger
+    assert np.isnan(ledger["identity"][1:]).all() and abs(ledger["gap"]).max() < 1e-14
+    problem = two_gaussians(16)
+    ledger = pmapde.flow(problem, 0.1, ledger="full", comparator=np.ones((16, 16)), throw=True).ledger  # D_0 = 0
+    assert np.isnan(ledger["evi"][1:]).all() and np.isfinite(ledger["identity"]).all()
+    settled = pmapde.solve(problem, tolerance=1e-10).potential
+    ledger = pmapde.flow(problem, 0.1, start=settled, ledger="full", throw=True).ledger
+    assert np.isnan(ledger["identity"][1:]).all()
+
+
 # ends
 
 
@@ -306,6 +365,7 @@ def test_flow_can_be_continued():
         whole.displacement_potentials[-1])
 
 
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two numba threads")
 def test_threads_do_not_change_a_bit():
     problem = two_gaussians(136)
     runs = [pmapde.flow(problem, 1e-3, tolerance=1e-2, threads=threads) for threads in (1, 2)]
@@ -329,6 +389,9 @@ def test_trajectory_survives_the_disk(tmp_path):
 
 def test_a_run_stops_when_asked_and_keeps_what_it_has():
     problem = two_gaussians(32)
+    seen = []
+    whole = pmapde.flow(problem, 0.01, callback=lambda step: seen.append(step.time), max_seconds=None)
+    assert seen == whole.history["time"].tolist()  # the last step too
     stopped = pmapde.flow(problem, [1e-3, 1.0], callback=lambda step: step.time > 0.01)
     assert stopped.status is pmapde.Status.STOPPED and stopped.times.tolist() == [1e-3]
     short = pmapde.flow(problem, 1.0, max_steps=3)
@@ -362,6 +425,10 @@ def test_bad_arguments_of_flow_are_refused(arguments, error, message):
     ({"start": -np.ones((16, 16)) * np.linspace(-1, 1, 16) ** 2}, "`start` must be a strictly convex"),
     ({"comparator": np.ones((16, 16))}, "`comparator` needs the maps"),
     ({"ledger": "full", "comparator": np.ones((8, 8))}, "shape"),
+    ({"ledger": None, "comparator": np.ones((16, 16))}, "`comparator` is for the ledger"),
+    ({"ledger": None, "exact_map": lambda x: x}, "`exact_map` is for the ledger"),
+    ({"exact_map": lambda x: x[:3]}, "`exact_map` must take points"), ({"max_steps": 0}, "`max_steps` must be"),
+    ({"max_seconds": math.nan}, "`max_seconds` must be"), ({"tolerance": True}, "`tolerance` must be between"),
     ({"ledger": "full", "comparator": np.eye(16)}, "`comparator` is zero in 240"),
 ])
 def test_bad_settings_of_flow_are_refused(arguments, message):

@@ -122,6 +122,17 @@ def test_implicit_steps_that_grow_geometrically_converge_geometrically():
     assert np.ptp(run.displacement_potential - solution.displacement_potential) < 1e-7
 
 
+def test_huge_steps_do_not_drown_the_potential_in_its_mean():
+    """The mean gains eta times the drift; steps that grow make that 1e20 times the rest."""
+    run = pmapde.mirror_descent(two_gaussians(24), schedules.geometric(0.001, 10.0), 25, scheme="implicit")
+    assert run.success and run.etas[-1] == pytest.approx(1e21)
+    assert (np.abs(run.ledger["kl_reverse"][8:]) < 1e-13).all()
+    assert run.displacement_potential.mean() == pytest.approx(
+        np.sum(run.etas * run.ledger["drift"][1:]), rel=1e-6)
+    with_small = pmapde.mirror_descent(two_gaussians(16), schedules.geometric(0.1, 0.5), 60, scheme="implicit")
+    assert np.array_equal(with_small.ledger["eta"][1:], with_small.etas)  # below the last digit of their sum
+
+
 def test_the_implicit_step_is_the_backward_euler_step():
     problem = two_gaussians(32)
     run = pmapde.mirror_descent(problem, 0.02, 3, scheme="implicit", tolerance=1e-9)
@@ -157,6 +168,15 @@ def test_a_step_that_loses_convexity_is_reported_shortened_or_refused():
     with pytest.raises(pmapde.SolverError, match="CONVEXITY_LOST") as caught:
         pmapde.mirror_descent(problem, eta, 200, on_convexity_loss="raise")
     assert len(caught.value.solution.etas) == len(stopped.etas)
+
+
+@pytest.mark.parametrize(("shape", "modes"), [((24, 24), None), ((24, 24), 4), ((10, 10, 10), None)])
+def test_the_automatic_step_is_safe_for_rough_data_too(shape, modes):
+    rough = pmapde.TransportProblem(np.exp(np.random.default_rng(1).standard_normal(shape) * 2), np.ones(shape))
+    run = pmapde.mirror_descent(rough, schedules.automatic(0.95), 100, modes=modes)
+    assert run.success and (run.etas < run.limits).all()
+    assert run.limits[0] < 0.9 * pmapde.explicit_limit(rough)[0] or modes
+    assert run.ledger["kl_reverse"][-1] < run.ledger["kl_reverse"][0]
 
 
 def test_dual_descent_is_that_of_the_swapped_problem():
@@ -219,6 +239,8 @@ def test_comparator_and_callback():
     ((lambda k, limit: math.nan, 5), {}, ValueError, "`schedule` must give positive step sizes, got nan"),
     ((0.1, 5), {"modes": 4, "scheme": "implicit"}, ValueError, "`modes` must be"),
     ((0.1, 5), {"method": pmapde.TRBDF2()}, TypeError, "`method` must be BackwardEuler"),
+    (("constant", 5), {}, TypeError, "`schedule` must be a step size or a function"),
+    ((0.1, 5), {"scheme": "implicit", "tolerance": 0.0}, ValueError, "`tolerance` must be between"),
     ((0.1, 5), {"start": np.full((16, 16), np.nan)}, ValueError, "`start` must be finite"),
 ])
 def test_bad_arguments_of_mirror_descent_are_refused(arguments, settings, error, message):

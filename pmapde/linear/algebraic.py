@@ -61,6 +61,8 @@ class _Hierarchy:
             hierarchy = pyamg.smoothed_aggregation_solver(matrix, symmetry="nonsymmetric", max_coarse=50)
             np.random.set_state(state)  # noqa: NPY002
         self.levels, self.coarse_solver = hierarchy.levels, hierarchy.coarse_solver
+        if not all(np.isfinite(level.A.data).all() for level in self.levels):  # interpolation divided by zero
+            raise RuntimeError("a coarse operator is not finite")
 
     def apply(self, residual, threads=1):
         """One V-cycle from zero, with one ghost layer. Called level by level because ``hierarchy.solve`` spends two

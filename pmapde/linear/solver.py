@@ -237,7 +237,7 @@ class LinearSolver:
             try:
                 with serial_blas() if method.uses_blas else nullcontext():
                     self._kept = method.build(stencil, self.threads)
-            except RuntimeError:  # SuperLU: exactly singular in floating point
+            except RuntimeError:  # SuperLU: exactly singular in floating point; pyamg: no coarse operator
                 self._kept = None
             self.stats["seconds"]["linear set-up"] += time.perf_counter() - begin
             counters["setups"] += 1
