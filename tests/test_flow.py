@@ -306,6 +306,7 @@ def test_bregman_distance_from_maps(shape):
         SmoothPotential(known.problem, phi * 1.01), density)[0] / (2 * 1e-4), rel=0.05)
 
 
+@pytest.mark.filterwarnings("ignore::pmapde.ImbalanceWarning")
 def test_cells_whose_map_was_not_inverted_are_warned_about():
     rough = pmapde.TransportProblem(np.exp(np.random.default_rng(0).standard_normal((24, 24)) * 1.5),
                                     np.ones((24, 24)), floor=1e-3)

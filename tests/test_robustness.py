@@ -79,13 +79,16 @@ def test_the_verdict_sees_misplaced_mass_folds_and_points_outside():
 
 
 def test_the_correction_moves_the_mass_to_its_place_and_leaves_smooth_data_alone():
-    source, target = pair("white noise", (32, 32), 10.0, 0)
-    plain = solved(source, target, method=pmapde.PseudoTransient(conserve=False))
-    assert plain.status is Status.MASS_MISPLACED and plain.push_forward_error > 0.018  # observed 0.022
-    solution = solved(source, target)
-    assert solution.success and solution.push_forward_error < 0.01
-    record = solution.stats["misplaced"][0]["by round"]
-    assert record[0] == pytest.approx(plain.push_forward_error) and min(record) == solution.push_forward_error
+    for kind, contrast, misplaced in (("white noise", 10.0, 0.011), ("microscopy", 1e3, 0.031)):  # observed
+        source, target = pair(kind, (32, 32), contrast, 0)
+        plain = solved(source, target, method=pmapde.PseudoTransient(conserve=False))
+        assert plain.push_forward_error == pytest.approx(misplaced, rel=0.1)
+        assert plain.status is (Status.MASS_MISPLACED if misplaced > 0.018 else Status.CONVERGED)
+        solution = solved(source, target)
+        assert solution.success and solution.push_forward_error < 0.7 * misplaced
+        record = solution.stats["misplaced"][0]["by round"]
+        assert record[0] == pytest.approx(plain.push_forward_error, rel=0.05)
+        assert min(record) == pytest.approx(solution.push_forward_error, rel=0.05)
     smooth = exact.manufactured((64, 64)).problem
     one, other = (pmapde.solve(smooth, pmapde.PseudoTransient(conserve=c)) for c in (True, False))
     assert np.array_equal(one.potential, other.potential)
