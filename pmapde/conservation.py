@@ -122,6 +122,11 @@ class Ledger:
             return False
         return min(self.misplaced) > AIM and self._share >= LEAST_SHARE and len(self.misplaced) <= ROUNDS
 
+    @property
+    def found(self):
+        """The best map, and the mass it misplaces."""
+        return self._map, min(self.misplaced)
+
     def next_problem(self):
         """The problem whose source is corrected by what the best map misplaced."""
         ratio = defect(self._map, self.operator.problem.source_values, self.original.target_grid,

@@ -102,16 +102,18 @@ class Solution:
     transport_map: PiecewiseAffineMap = field(repr=False)
 
     @classmethod
-    def build(cls, problem, operator, phi, status, steps, stats, coarser, extrapolate):
+    def build(cls, problem, operator, phi, status, steps, stats, coarser, extrapolate, judged=None):
         """From the problem, the operator (on finer cells perhaps), the displacement potential, the records of the
-        engine and the solutions on coarser grids."""
+        engine, the solutions on coarser grids, and the map with its misplaced mass if the engine knows them."""
         last, grid, subdivision = steps[-1], operator.grid, operator.grid.shape[0] // problem.grid.shape[0]
-        displacement = operator.displacement(phi)
+        transport_map, misplaced = judged or (None, None)
+        displacement = transport_map.displacement if judged else operator.displacement(phi)
         change = last.change if last.grid.shape == grid.shape else math.nan
         extrapolation = coarser.extrapolation(operator, displacement, change, extrapolate if status.success else None)
-        transport_map = PiecewiseAffineMap(grid, problem.target_grid, extrapolation.displacement)
+        if extrapolation.displacement is not displacement or not judged:
+            transport_map, misplaced = PiecewiseAffineMap(grid, problem.target_grid, extrapolation.displacement), None
         transport_map, status, checks = checked(transport_map, operator.problem.source_values, problem.target_values,
-                                                status)
+                                                status, misplaced)
         if last.status is Status.CONVERGED:
             residual, drift = last.residual, last.drift
         else:  # the engine's may be those of the extended operator, or of another grid
@@ -261,13 +263,17 @@ class Solution:
         return "\n".join(f"{name:<9} {text}" for name, text in rows)
 
 
-def checked(transport_map, source_values, target_values, status):
-    """The map without its folds, the status it deserves, and what was found, by the names of :class:`Solution`."""
+def checked(transport_map, source_values, target_values, status, misplaced=None):
+    """The map without its folds, the status it deserves, and what was found, by the names of :class:`Solution`.
+
+    ``misplaced``: the mass that the map misplaces, if it is known.
+    """
     straightened = transport_map.folded_mass(source_values)
     if straightened:
         transport_map = transport_map.unfolded(source_values)
     folded = transport_map.folded_mass(source_values) if straightened else 0.0
-    misplaced = transport_map.misplaced_mass(source_values, target_values)
+    if straightened or misplaced is None:
+        misplaced = transport_map.misplaced_mass(source_values, target_values)
     if status is Status.CONVERGED:
         status = Status.MASS_MISPLACED if not misplaced <= LIMIT else Status.FOLDED if folded else status
     return transport_map, status, {"folded_mass": folded, "straightened_mass": straightened,

@@ -51,7 +51,8 @@ class Step:
     ``dt`` the step (infinity: a Newton step), ``damping`` the fraction of the Newton correction taken, ``rejected`` the
     steps refused before, ``applications`` the preconditioner applications spent, ``tolerance`` the residual asked for
     on this grid (0: none). The first step of a grid is its start (no iterations). ``status`` is set on the last step of
-    a grid, ``level == levels - 1`` is the finest.
+    a grid, ``level == levels - 1`` is the finest. ``judged``: the map of ``phi`` and the mass it misplaces, where the
+    engine has looked at them.
     """
 
     level: int
@@ -70,6 +71,7 @@ class Step:
     applications: int
     tolerance: float
     status: Status = None
+    judged: tuple = None
 
 
 def new_stats():
@@ -293,7 +295,7 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         if step.status is Status.CONVERGED:
             yield from _conserve(original, fine, linear, method, step, residual, threads, stats)
             return
-    yield best
+    yield replace(best, judged=ledger.found) if ledger.best is best.phi else best
 
 
 def _on_grid(operator, linear, method, phi, goal, threads, stats):
@@ -415,7 +417,7 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
     history, last, status = [], None, None
     on_level = 0
     for step in engine:
-        history.append(replace(step, phi=None))
+        history.append(replace(step, phi=None, judged=None))
         on_level = on_level + 1 if last is not None and step.level == last.level else 0
         last, status = step, step.status if step.level == step.levels - 1 else None
         if callback is not None and callback(step):
@@ -437,4 +439,4 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
     stats["work"] = work.in_units(stats["work"], problem.grid.size)
     with thread_settings(threads) as count:
         use_threads(count, phi.size)
-        return Solution.build(problem, operator, phi, status, history, stats, coarser, extrapolate)
+        return Solution.build(problem, operator, phi, status, history, stats, coarser, extrapolate, last.judged)
