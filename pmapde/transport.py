@@ -13,8 +13,11 @@ from .kernels import transport as kernels
 from .transfer import average
 
 BLOCK = 8  # target cells per axis over which masses are compared
-UNFOLDING_SWEEPS, LONG, GROWTH = 1000, 100, 1.05
-"""Most sweeps; sweeps before the neighbourhood grows; growth, a sweep, of the mass that counts as light."""
+UNFOLDING_SWEEPS, LONG, GROWTH, LIGHT = 1000, 100, 1.05, 0.01
+"""Most sweeps; sweeps before the neighbourhood grows; growth, a sweep, of the mass that counts as light; that mass at
+first, of the mean."""
+WINDOW_MARGIN, WINDOW_SWEEPS = 4, 300
+"""Cells around folds that are straightened by themselves, and sweeps there."""
 SMALL_ERROR = 0.004  # misplaced mass that need not be known more precisely
 PARTS = 16  # of the source, summed in order whatever the number of threads, where the target has few cells
 
@@ -147,27 +150,41 @@ class PiecewiseAffineMap:
 
         Those that carry little of the source first, so that the mass stays where it is; repeated, on a slowly growing
         neighbourhood, until no simplex is turned over, all else untouched. Barycentric nodes make a piecewise affine
-        map one-to-one in the plane (Tutte 1963, How to draw a graph); in space it usually works too.
+        map one-to-one in the plane (Tutte 1963, How to draw a graph); in space it usually works too. In windows around
+        the folds first, then on the whole grid what is left.
         """
+        folded = self._folded_nodes()
+        near = ndimage.maximum_filter(folded, 1 + 2 * WINDOW_MARGIN, mode="nearest")
+        displacement, nodes = self.displacement.copy(), self.nodes.reshape(self.dimension, *self.shape + 2)
+        for window in ndimage.find_objects(ndimage.label(near)[0]):
+            around = (slice(None), *(slice(part.start, part.stop + 2) for part in window))
+            moved = _straightened(nodes[around].copy(), source_values[window], source_values.mean(), self._permutations)
+            inner = (slice(None), *(slice(1, -1),) * self.dimension)
+            displacement[(slice(None), *window)] += moved[inner] - nodes[around][inner]
+        return PiecewiseAffineMap(self.grid, self.target_grid, displacement)._unfolded_everywhere(source_values)
+
+    def _folded_nodes(self):
+        """Whether a node (cell centre) is one of a folded simplex, or of a cell with one, (*shape)."""
+        folded = self.folded_cells() > 0
+        for axis, periodic in enumerate(self.grid.periodic):  # lattice cells to the nodes at their ends
+            n = self.grid.shape[axis]
+            folded = (folded | np.roll(folded, 1, axis) if periodic
+                      else np.take(folded, range(n), axis) | np.take(folded, range(1, n + 1), axis))
+        return folded
+
+    def _unfolded_everywhere(self, source_values):
+        """The same on the whole grid at once: what windows with fixed borders, or none on wrapping faces, left over."""
         grid, result = self.grid, self
-        inside = (slice(None), *(slice(1, -1),) * self.dimension)
-        light = 0.01 * source_values.mean()
+        light = LIGHT * source_values.mean()
         for sweep in range(UNFOLDING_SWEEPS):
-            folded = result.folded_cells() > 0
+            folded = result._folded_nodes()
             if not folded.any():
                 break
-            for axis, periodic in enumerate(grid.periodic):  # lattice cells to the nodes at their ends
-                n = grid.shape[axis]
-                folded = (folded | np.roll(folded, 1, axis) if periodic
-                          else np.take(folded, range(n), axis) | np.take(folded, range(1, n + 1), axis))
             for axis, periodic in enumerate(grid.periodic):
                 folded = ndimage.maximum_filter1d(folded, 1 + 2 * (sweep // LONG), axis,
                                                   mode="wrap" if periodic else "nearest")
             nodes = result.nodes.reshape(self.dimension, *self.shape + 2)
-            mean = sum(np.roll(nodes, step, axis)[inside] for axis in range(1, self.dimension + 1)
-                       for step in (1, -1)) / (2 * self.dimension)
-            mobility = 0.8 * light / (light + source_values)
-            change = np.where(folded, mobility * (mean - nodes[inside]), 0.0)
+            change = _towards_neighbours(nodes, source_values, light, folded)
             result = PiecewiseAffineMap(grid, self.target_grid, result.displacement + change)
             light *= GROWTH
         return result
@@ -219,3 +236,32 @@ class PiecewiseAffineMap:
             return error
         arrived = self.deposited(source_values, self.target_grid, False) * self.grid.cell_volume
         return distance(average(arrived, blocks.shape) * (arrived.size / np.prod(blocks.shape)))
+
+
+def _towards_neighbours(nodes, source_values, light, chosen):
+    """Change of the inner nodes that are ``chosen``: towards the mean of their neighbours, light ones farther."""
+    dimension = len(nodes)
+    inside = (slice(None), *(slice(1, -1),) * dimension)
+    mean = sum(nodes[(*inside[:axis], slice(1 + step, nodes.shape[axis] - 1 + step), *inside[axis + 1:])]
+               for axis in range(1, dimension + 1) for step in (1, -1)) / (2 * dimension)
+    mobility = 0.8 * light / (light + source_values)
+    return np.where(chosen, mobility * (mean - nodes[inside]), 0.0)
+
+
+def _straightened(nodes, source_values, mean_value, permutations):
+    """A window of nodes (d, *m), its border fixed, without folds if ``WINDOW_SWEEPS`` are enough."""
+    dimension, shape = len(nodes), np.array(nodes.shape[1:])
+    strides = np.array([int(np.prod(shape[axis + 1:])) for axis in range(dimension)])
+    first, light = np.zeros(dimension, dtype=np.int64), LIGHT * mean_value
+    out, inner = np.empty(int((shape - 1).prod())), (slice(None), *(slice(1, -1),) * dimension)
+    for _ in range(WINDOW_SWEEPS):
+        kernels.folded(nodes.reshape(dimension, -1), strides, permutations, shape - 2, first, out)
+        folded = out.reshape(shape - 1) > 0
+        if not folded.any():
+            break
+        for axis in range(dimension):
+            count = shape[axis] - 2
+            folded = np.take(folded, range(count), axis) | np.take(folded, range(1, count + 1), axis)
+        nodes[inner] += _towards_neighbours(nodes, source_values, light, folded)
+        light *= GROWTH
+    return nodes
