@@ -262,6 +262,17 @@ def test_identities_close_at_second_order():
         assert 1.8 < math.log2(left[coarse][1] / left[fine][1]) < 2.3
 
 
+def test_what_the_step_leaves_over_in_the_identity_falls_with_it():
+    problem = two_gaussians(32)
+    end = pmapde.flow(problem, 0.05, tolerance=1e-6, ledger="full").ledger["identity"][-1]  # the grid's part
+    for method, order in ((BackwardEuler, 1.7), (TRBDF2, 1.8), (ESDIRK3, 2.8)):
+        left = []
+        for count in (20, 40):
+            run = pmapde.flow(problem, 0.05, method(step=0.05 / count), tolerance=1e-8, ledger="full", throw=True)
+            left.append(abs(run.ledger["identity"][-1] - end))
+        assert math.log2(left[0] / left[1]) > order, method.__name__
+
+
 def test_identity_fails_with_a_wrong_map(monkeypatch):
     problem = two_gaussians(64)
     right = pmapde.flow(problem, 1.0, tolerance=1e-3, ledger="full").ledger

@@ -193,7 +193,7 @@ def test_dual_descent_is_that_of_the_swapped_problem():
 @pytest.mark.parametrize("periodic", [False, True])
 def test_a_family_of_low_modes_takes_steps_that_do_not_depend_on_the_grid(periodic):
     etas, left = [], []
-    for n in (32, 64):
+    for n in (32, 64, 128):
         problem = exact.manufactured((n, n), periodic=periodic).problem
         run = pmapde.mirror_descent(problem, schedules.automatic(0.8), 60, modes=6, ledger="full", throw=True)
         ledger = run.ledger
@@ -202,7 +202,7 @@ def test_a_family_of_low_modes_takes_steps_that_do_not_depend_on_the_grid(period
         assert (ledger["gap"][1:] <= ledger["bound"][1:] * 1.02).all()
         assert ledger["kl_reverse"][-1] < 0.05 * ledger["kl_reverse"][0]
     assert etas[1] == pytest.approx(etas[0], rel=0.05) and etas[1] > 10 * 0.25 / 64**2
-    assert 1.7 < math.log2(left[0] / left[1]) < 2.4
+    assert left[2] < 1e-3 and 1.7 < math.log2(left[0] / left[1]) < 2.4 and 1.7 < math.log2(left[1] / left[2]) < 2.4
 
 
 @pytest.mark.parametrize("periodic", [(False, False), (True, False)])
