@@ -22,7 +22,7 @@ PLANS = {"plan.npz", "summary.json", "densities.png", "deformed_grid.png", "disp
 SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": "BlackBoxMultigrid",
            "algebraic": "AlgebraicMultigrid", "spectral": "Spectral", "direct": "Direct"}
 INTEGRATORS = {"esdirk3": "ESDIRK3", "tr-bdf2": "TRBDF2", "backward-euler": "BackwardEuler"}
-STUDIES = ("space", "time", "decay", "sublinear", "regret", "evi", "limit")
+STUDIES = ("space", "time", "decay", "contracting", "sublinear", "regret", "evi", "limit")
 
 
 class Terminated(BaseException):
