@@ -181,9 +181,8 @@ class Bookkeeper:
 
     def _state(self, time, phi, log_ratio):
         """What is known of one potential, the step left aside."""
-        drift = log_mass(self.problem, log_ratio)
+        drift, rho = log_mass(self.problem, log_ratio), model_density(self.problem, log_ratio)
         log_ratio = log_ratio - drift
-        rho = self.mu * np.exp(log_ratio)
         potential = SmoothPotential(self.problem, phi)
         state = {"time": time, "potential": potential, "rho": rho, "log_ratio": log_ratio, "drift": drift,
                  "kl_reverse": self._mean(rho, log_ratio), "kl_forward": -self._mean(self.mu, log_ratio)}
@@ -290,6 +289,11 @@ def log_mass(problem, log_ratio):
     highest = float(log_ratio.max())
     mass = inner(problem.source_values, np.exp(log_ratio - highest)) * problem.grid.cell_volume
     return highest + math.log(mass)
+
+
+def model_density(problem, log_ratio):
+    """``rho = mu exp(log_ratio)`` on the grid, normalised."""
+    return problem.source_values * np.exp(log_ratio - log_mass(problem, log_ratio))
 
 
 def fisher_information(grid, rho, log_ratio):

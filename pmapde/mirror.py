@@ -12,7 +12,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 
 from . import schedules, work
 from .integrators import BackwardEuler, implicit_stage, value_bounds
-from .ledger import Bookkeeper, Ledger
+from .ledger import Bookkeeper, Ledger, model_density
 from .linear.solver import LinearSolver
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
@@ -76,8 +76,7 @@ class MirrorRun:
 
     def density(self):
         """``rho_K`` on the grid, normalised."""
-        values = self.problem.source_values * np.exp(self.log_ratio - self.log_ratio.max())
-        return values / (values.sum() * self.problem.grid.cell_volume)
+        return model_density(self.problem, self.log_ratio)
 
     def __str__(self):
         rows = [("problem", repr(self.problem)[len("TransportProblem("):-1]), ("scheme", self.scheme),

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import work
 from .integrators import ESDIRK3, Integrator, value_bounds
-from .ledger import Bookkeeper, Ledger, log_mass
+from .ledger import Bookkeeper, Ledger, log_mass, model_density
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import TransportProblem
@@ -89,8 +89,7 @@ class Trajectory:
 
     def density(self, index=-1):
         """``rho_t = (grad u_t^*)_# nu`` on the source grid, normalised: ``mu exp(log residual)``."""
-        values = self.problem.source_values * np.exp(self.log_ratios[index] - self.log_ratios[index].max())
-        return values / (values.sum() * self.problem.grid.cell_volume)
+        return model_density(self.problem, self.log_ratios[index])
 
     def transport_map(self, index=-1):
         """``grad u_t`` as a piecewise affine homeomorphism, see :class:`~pmapde.transport.PiecewiseAffineMap`."""

@@ -155,12 +155,13 @@ class PiecewiseAffineMap:
         """
         folded = self._folded_nodes()
         near = ndimage.maximum_filter(folded, 1 + 2 * WINDOW_MARGIN, mode="nearest")
-        displacement, nodes = self.displacement.copy(), self.nodes.reshape(self.dimension, *self.shape + 2)
+        displacement, nodes = self.displacement.copy(), self.nodes.copy().reshape(self.dimension, *self.shape + 2)
+        inner = (slice(None), *(slice(1, -1),) * self.dimension)
         for window in ndimage.find_objects(ndimage.label(near)[0]):
             around = (slice(None), *(slice(part.start, part.stop + 2) for part in window))
             moved = _straightened(nodes[around].copy(), source_values[window], source_values.mean(), self._permutations)
-            inner = (slice(None), *(slice(1, -1),) * self.dimension)
             displacement[(slice(None), *window)] += moved[inner] - nodes[around][inner]
+            nodes[around] = moved  # windows may overlap: what one has straightened the next leaves alone
         return PiecewiseAffineMap(self.grid, self.target_grid, displacement)._unfolded_everywhere(source_values)
 
     def _folded_nodes(self):

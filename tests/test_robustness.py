@@ -8,7 +8,7 @@ import verdict
 from random_fields import KINDS, pair
 
 import pmapde
-from pmapde import conservation, exact
+from pmapde import conservation, exact, transport
 from pmapde.status import Status
 from pmapde.transport import PiecewiseAffineMap
 
@@ -183,3 +183,16 @@ def test_cost_agrees_with_the_extrapolated_linear_programme():
     for kind in ("Gaussian, moderate", "logit"):
         source, target = pair(kind, (16, 16), 10.0, 0)
         assert solved(source, target).cost == pytest.approx(extrapolated_cost(source, target), rel=0.05)
+
+
+def test_windows_that_overlap_straighten_a_fold_once(monkeypatch):
+    rng = np.random.default_rng(2)
+    grid = pmapde.Grid((24, 24))
+    folded = PiecewiseAffineMap(grid, grid, rng.normal(scale=0.03, size=(2, 24, 24)))
+    assert folded.folded_mass(np.ones(grid.shape)) > 0.01
+    once = folded.unfolded(np.ones(grid.shape))
+    find = transport.ndimage.find_objects
+    monkeypatch.setattr(transport.ndimage, "find_objects", lambda labels: 2 * find(labels))
+    twice = folded.unfolded(np.ones(grid.shape))
+    assert once.folded_mass(np.ones(grid.shape)) == 0
+    assert np.array_equal(once.displacement, twice.displacement)
