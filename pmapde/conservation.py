@@ -92,7 +92,7 @@ def may_subdivide(original, grid, most):
     return parts <= min(most, MOST_PARTS[grid.ndim]) and grid.size * 2**grid.ndim <= LARGEST_SUBDIVISION[grid.ndim]
 
 
-class Ledger:
+class Correction:
     """Misplaced mass of the maps on one grid, and the equation's source as corrected so far.
 
     Parameters

@@ -11,7 +11,7 @@ import numpy as np
 from .density import GridDensity
 from .gibbs import GibbsKernel, half_sweep, log_masses
 from .plan import SinkhornPlan
-from .problem import TransportProblem
+from .problem import TransportProblem, check_problem
 from .status import SolverError, Status
 from .threads import thread_settings, use_threads
 
@@ -177,8 +177,7 @@ class _Settings:
     @classmethod
     def checked(cls, problem, epsilon, iterations, tolerance, start, step, overrelaxation, annealing, max_seconds,
                 callback):
-        if not isinstance(problem, TransportProblem):
-            raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
+        check_problem(problem)
         _check_number("epsilon", epsilon, 0, math.inf, "a positive temperature")
         lowest = SMALLEST_EPSILON * float((problem.slopes * problem.grid.lengths**2).max())
         if epsilon < lowest:

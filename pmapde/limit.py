@@ -9,7 +9,7 @@ import numpy as np
 
 from .entropic import half_shift, sinkhorn
 from .integrators import half_range
-from .problem import TransportProblem
+from .problem import TransportProblem, check_problem
 from .solver import solve
 from .stepping import PseudoTransient
 from .trajectory import flow
@@ -154,8 +154,7 @@ def sinkhorn_limit(problem, epsilons, time, *, shifted=False, start=None, checkp
     >>> bool(abs(gap.slopes()[-1] - 1) < 0.1)
     True
     """
-    if not isinstance(problem, TransportProblem):
-        raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
+    check_problem(problem)
     epsilons = np.atleast_1d(np.asarray(epsilons, float))
     if epsilons.ndim != 1 or not (np.isfinite(epsilons) & (epsilons > 0)).all() or (np.diff(epsilons) >= 0).any():
         raise ValueError(f"`epsilons` must be decreasing positive temperatures, got {epsilons.tolist()}.")

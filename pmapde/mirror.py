@@ -16,7 +16,7 @@ from .ledger import Bookkeeper, Ledger, model_density
 from .linear.solver import LinearSolver
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
-from .problem import TransportProblem
+from .problem import TransportProblem, check_problem
 from .solver import checked_limits, chosen_scheme, displacement_potential, new_stats
 from .status import SolverError, Status
 from .threads import thread_settings, use_threads
@@ -182,8 +182,7 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
     >>> run.status.name, bool(run.ledger["kl_reverse"][-1] < 1e-9)
     ('FINAL_TIME', True)
     """
-    if not isinstance(problem, TransportProblem):
-        raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
+    check_problem(problem)
     if scheme not in ("explicit", "implicit", "dual"):
         raise ValueError(f"`scheme` must be 'explicit', 'implicit' or 'dual', got {scheme!r}.")
     if on_convexity_loss not in ("stop", "shorten", "raise"):

@@ -177,6 +177,12 @@ class TransportProblem:
                 f"target {self.target_grid.shape} on {box(self.target_grid)}, {boundary})")
 
 
+def check_problem(problem):
+    """Refuse what is no :class:`TransportProblem`."""
+    if not isinstance(problem, TransportProblem):
+        raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
+
+
 class _Normalised:
     """A :class:`LogDensity` minus its log mass, no lower than ``lowest``."""
 

@@ -17,7 +17,7 @@ from .integrators import Integrator, integrate
 from .linear.solver import LinearSolver
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
-from .problem import TransportProblem
+from .problem import check_problem
 from .status import SolverError, Status
 from .stepping import Goal, PseudoTransient
 from .threads import thread_settings, use_threads
@@ -145,8 +145,7 @@ def steps(problem, method=None, *, tolerance="discretization", start=None, threa
 
 
 def _check_types(problem, method):
-    if not isinstance(problem, TransportProblem):
-        raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
+    check_problem(problem)
     if not isinstance(method, (PseudoTransient, Integrator)):
         raise TypeError(f"`method` must be PseudoTransient(...), or BackwardEuler(...), TRBDF2(...) or "
                         f"ESDIRK3(...), got {method!r}.")
@@ -245,12 +244,12 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
 def _conserve(original, operator, linear, method, step, residual, threads, stats):
     """From the converged ``step``: correct the source of the equation until the map puts the mass in its place, on
     finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status."""
-    ledger, best, grid = conservation.Ledger(original, operator), step, operator.grid
+    correction, best, grid = conservation.Correction(original, operator), step, operator.grid
 
     def judged():
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            return ledger.judge(step.phi)
+            return correction.judge(step.phi)
 
     rough = max(residual, CORRECTION_TOLERANCE)
 
@@ -266,24 +265,24 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
                 return replace(reached, status=Status.MAX_STEPS)
 
     while judged():
-        if ledger.best is step.phi:
+        if correction.best is step.phi:
             best = step
         yield replace(step, status=None)
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            corrected = MongeAmpere(ledger.next_problem(), operator.scheme)
-        step = yield from solved(corrected, ledger.best, level=step.level, levels=step.levels)
+            corrected = MongeAmpere(correction.next_problem(), operator.scheme)
+        step = yield from solved(corrected, correction.best, level=step.level, levels=step.levels)
         linear.release()
         if step.status is not Status.CONVERGED:
             break
-    if ledger.best is step.phi:
+    if correction.best is step.phi:
         best = step
-    if residual < CORRECTION_TOLERANCE and ledger.problem is not operator.problem:
+    if residual < CORRECTION_TOLERANCE and correction.problem is not operator.problem:
         yield replace(best, status=None)
-        best = yield from solved(MongeAmpere(ledger.problem, operator.scheme), best.phi, residual=residual,
+        best = yield from solved(MongeAmpere(correction.problem, operator.scheme), best.phi, residual=residual,
                                  level=best.level, levels=best.levels)
-    stats["misplaced"].append({"grid": "x".join(map(str, grid.shape)), "by round": list(ledger.misplaced)})
-    if (best.status is Status.CONVERGED and min(ledger.misplaced) > conservation.LIMIT
+    stats["misplaced"].append({"grid": "x".join(map(str, grid.shape)), "by round": list(correction.misplaced)})
+    if (best.status is Status.CONVERGED and min(correction.misplaced) > conservation.LIMIT
             and conservation.may_subdivide(original, grid, method.subdivision)):
         yield replace(best, status=None)
         linear.next_grid()
@@ -295,7 +294,7 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         if step.status is Status.CONVERGED:
             yield from _conserve(original, fine, linear, method, step, residual, threads, stats)
             return
-    yield replace(best, judged=ledger.found) if ledger.best is best.phi else best
+    yield replace(best, judged=correction.found) if correction.best is best.phi else best
 
 
 def _on_grid(operator, linear, method, phi, goal, threads, stats):

@@ -14,7 +14,7 @@ from .integrators import ESDIRK3, Integrator, value_bounds
 from .ledger import Bookkeeper, Ledger, log_mass, model_density
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
-from .problem import TransportProblem
+from .problem import TransportProblem, check_problem
 from .solver import FLOW_TOLERANCE, checked_limits, chosen_scheme, displacement_potential, flow_steps, new_stats
 from .status import SolverError, Status
 from .threads import thread_settings, use_threads
@@ -233,8 +233,7 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
     ('FINAL_TIME', (3, 32, 32))
     """
     method = ESDIRK3() if method is None else method
-    if not isinstance(problem, TransportProblem):
-        raise TypeError(f"`problem` must be a pmapde.TransportProblem, got {type(problem).__name__}.")
+    check_problem(problem)
     if not isinstance(method, Integrator):
         raise TypeError(f"`method` must be ESDIRK3(...), TRBDF2(...) or BackwardEuler(...), got {method!r}.")
     times, (keep, maps) = _checked_times(times), checked_ledger(ledger, comparator, exact_map)
@@ -278,8 +277,8 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
     if abs(output.drift) > IMBALANCE:
         warnings.warn(f"the mass of the model density on this grid is off by {math.expm1(output.drift):+.1%}: a few "
                       f"cells carry much of the target's, as where a map contracts on a no-flux box; results are of "
-                      f"first order only: match the boxes to the tails of the densities, or refine.", ImbalanceWarning,
-                      stacklevel=2)
+                      f"first order at best: match the boxes to the tails of the densities, or refine.",
+                      ImbalanceWarning, stacklevel=2)
     stats["seconds"]["total"] = clock.perf_counter() - begin
     stats["work"] = work.in_units(stats["work"], problem.grid.size)
     names = ("time", "dt", "error", "allowed", "newton_iterations", "rejected")
