@@ -16,7 +16,7 @@ _HOMES = {
     "load": "storage", "sinkhorn": "entropic", "half_shift": "entropic", "SinkhornPlan": "plan",
     "sinkhorn_limit": "limit", "SinkhornLimit": "limit",
     "legendre_conjugate": "legendre", "wasserstein_barycentre": "barycentre", "Barycentre": "barycentre",
-    "LinearEmbedding": "embedding",
+    "LinearEmbedding": "embedding", "BrenierPosterior": "variational",
 }
 _MODULES = ("exact", "gallery", "plotting", "schedules")
 __all__ = sorted(_HOMES)
