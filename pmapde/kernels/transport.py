@@ -343,8 +343,7 @@ def _share_out(low, beyond, share, cells, periodic, out):
 @njit(cache=True, error_model="numpy")
 def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, centre, mass, target_lower,
                     target_spacing, cells, smooth, widest, out):
-    """One source cell cut into pieces at most ``widest`` target cells wide in the image, half as wide if they are spread
-    smoothly (up to 12 per axis)."""
+    """One source cell cut into pieces at most half of ``widest`` target cells wide in the image (up to 12 per axis)."""
     dimension = strides.shape[0]
     t, image, width = np.empty(dimension), np.empty(dimension), np.full(dimension, 1.0 if smooth else 0.0)
     low, beyond = np.empty(dimension), np.empty(dimension)
@@ -400,9 +399,9 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
 
     The image of a source cell is taken as the box with the second moments of the parallelotope along every axis, and
     the mass shared between the target cells by overlap, if it lies in one or is narrower than ``widest`` of them (at
-    most 1); others are cut into pieces. With ``smooth`` every cell is cut, and the box is one target cell wide (bilinear sharing: less grain,
-    blurred by half a cell). ``out`` (parts, cells) is added to; part p takes its share of the source's first axis, so
-    the sum over parts does not depend on the number of threads.
+    most 1); others are cut into pieces. With ``smooth`` every cell is cut, and the box is one target cell wide
+    (bilinear sharing: less grain, blurred by half a cell). ``out`` (parts, cells) is added to; part p takes its share
+    of the source's first axis, so the sum over parts does not depend on the number of threads.
     """
     dimension = strides.shape[0]
     parts, length = out.shape[0], shape[dimension - 1]
