@@ -16,12 +16,16 @@ AVERAGED = {2: 100, 3: 110}
 BLACK_BOX = {2: 350, 3: 420}
 """More where black-box multigrid takes over, with the fields of BiCGSTAB around it."""
 
+CONTRASTED, CONTRAST = {2: 200, 3: 340}, 100.0
+"""More where it takes over without them, and the contrast of the source from which on that is expected."""
+
 
 def memory_estimate(problem):
     """Bytes a solve is expected to need at its peak, beyond the problem itself.
 
     A bound with a margin, held against traced allocations in ``tests/test_full_multigrid.py``. Black-box multigrid,
-    which takes over where the cheaper cycle converges poorly, is counted for targets that are averaged.
+    which takes over where the cheaper cycle converges poorly, is counted for targets that are averaged and for sources
+    of high contrast.
 
     Examples
     --------
@@ -37,6 +41,8 @@ def memory_estimate(problem):
         cell += INTERPOLATED[ndim]
     if target.is_rough():
         cell += AVERAGED[ndim] + BLACK_BOX[ndim]
+    elif problem.source_values.max() > CONTRAST * problem.source_values.min():
+        cell += CONTRASTED[ndim]
     coefficients = 8 * problem.target_grid.size if isinstance(target, GridDensity) and not target.is_uniform else 0
     return cell * problem.grid.size + coefficients
 

@@ -380,20 +380,20 @@ def _share_out(low, beyond, share, cells, periodic, out):
 
 @njit(cache=True, error_model="numpy")
 def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, centre, mass, target_lower,
-                    target_spacing, cells, smooth, out):
-    """One source cell cut into pieces at most half a target cell wide in the image (up to 12 per axis); a quarter if
-    ``smooth``, which makes the grain of equal masses a few thousandths."""
+                    target_spacing, cells, smooth, widest, out):
+    """One source cell cut into pieces at most half of ``widest`` target cells wide in the image (up to 12 per axis); a
+    quarter if ``smooth``, which makes the grain of equal masses a few thousandths."""
     dimension = strides.shape[0]
     t, image, width = np.empty(dimension), np.empty(dimension), np.full(dimension, 1.0 if smooth else 0.0)
     low, beyond = np.empty(dimension), np.empty(dimension)
     order, pieces = np.empty(dimension, dtype=np.int64), np.empty(dimension, dtype=np.int64)
     count = 1
     for a in range(dimension):
-        widest = 0.0
+        longest = 0.0
         for c in range(dimension):
             stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
-            widest = max(widest, stretch)
-        pieces[a] = min(max(int(math.ceil((4.0 if smooth else 2.0) * widest)), 2), 12)
+            longest = max(longest, stretch)
+        pieces[a] = min(max(int(math.ceil((4.0 if smooth else 2.0) * longest / widest)), 2), 12)
         count *= pieces[a]
         if not smooth:
             for c in range(dimension):
@@ -415,16 +415,32 @@ def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, posit
         _share_out(low, beyond, mass / count, cells, periodic, out)
 
 
+@njit(cache=True, error_model="numpy")
+def _in_one_cell(nodes, strides, centre, target_lower, target_spacing, cells, index):
+    """Whether the image of a source cell, as far as the longer edges to its neighbours reach, lies in the target cell
+    ``index``."""
+    dimension = strides.shape[0]
+    for c in range(dimension - 1, -1, -1):
+        reach, here = 0.0, nodes[c, centre]
+        for a in range(dimension):
+            reach += 0.5 * max(abs(nodes[c, centre + strides[a]] - here), abs(nodes[c, centre - strides[a]] - here))
+        low = target_lower[c] + (index % cells[c]) * target_spacing[c]
+        if here - reach < low or here + reach > low + target_spacing[c]:
+            return False
+        index //= cells[c]
+    return True
+
+
 @njit(cache=True, parallel=True, error_model="numpy")
 def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_lower, target_spacing, cells, smooth,
-            out):
+            widest, out):
     """Moves the mass of every source cell through the map onto the cells of the target box; the total is kept.
 
-    The image of a source cell that is narrower than a target cell is taken as the box with the second moments of the
-    parallelotope along every axis, and the mass shared between the target cells by overlap; wider ones are cut into
-    pieces. With ``smooth`` every cell is cut, and the box is one target cell wide (bilinear sharing: less grain,
-    blurred by half a cell). ``out`` (parts, cells) is added to; part p takes its share of the source's first axis, so
-    the sum over parts does not depend on the number of threads.
+    The image of a source cell is taken as the box with the second moments of the parallelotope along every axis, and
+    the mass shared between the target cells by overlap, if it lies in one or is narrower than ``widest`` of them (at
+    most 1); others are cut into pieces. With ``smooth`` every cell is cut, and the box is one target cell wide
+    (bilinear sharing: less grain, blurred by half a cell). ``out`` (parts, cells) is added to; part p takes its share
+    of the source's first axis, so the sum over parts does not depend on the number of threads.
     """
     dimension = strides.shape[0]
     parts, length = out.shape[0], shape[dimension - 1]
@@ -460,9 +476,10 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
                 for c in range(dimension):
                     b = low[c, j]
                     inside = inside and over[c, j] == 0.0 and b >= 0.0 and b < cells[c]
-                    narrow = narrow and widths[c, j] <= 1.0
+                    narrow = narrow and widths[c, j] <= widest
                     index = index * cells[c] + int(b)
-                if inside:
+                if inside and (narrow or _in_one_cell(nodes, strides, base + j, target_lower, target_spacing, cells,
+                                                      index)):
                     out[part, index] += amount
                 elif narrow:
                     for c in range(dimension):
@@ -471,4 +488,4 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
                 else:
                     position[dimension - 1] = j
                     _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, base + j, amount,
-                                    target_lower, target_spacing, cells, smooth, out[part])
+                                    target_lower, target_spacing, cells, smooth, widest, out[part])
