@@ -13,7 +13,8 @@ _HOMES = {
     "BlackBoxMultigrid": "linear.black_box", "AlgebraicMultigrid": "linear.algebraic", "Spectral": "linear.spectral",
     "Direct": "linear.direct",
     "Solution": "solution", "StencilWarning": "solution", "Status": "status", "SolverError": "status",
-    "load": "storage", "resume": "storage", "Checkpoint": "checkpoint", "sinkhorn": "entropic", "half_shift": "entropic", "SinkhornPlan": "plan",
+    "Checkpoint": "checkpoint", "resume": "storage",
+    "load": "storage", "sinkhorn": "entropic", "half_shift": "entropic", "SinkhornPlan": "plan",
     "sinkhorn_limit": "limit", "SinkhornLimit": "limit",
 }
 _MODULES = ("exact", "gallery", "plotting", "schedules")

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections import defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from numbers import Real
 from pathlib import Path
 
@@ -166,10 +166,7 @@ class Run:
 
 def _packed(value, name):
     """Settings as a tree: dataclasses of the package by their name and fields; other objects are refused."""
-    if is_dataclass(value) and not isinstance(value, type):
-        if _SETTINGS.get(type(value).__name__) is not type(value):
-            raise TypeError(f"a checkpoint keeps settings of pmapde's own classes only, got {type(value).__name__} in "
-                            f"`{name}`.")
+    if _SETTINGS.get(type(value).__name__) is type(value):
         return {"class": type(value).__name__,
                 **{item.name: _packed(getattr(value, item.name), name) for item in fields(value)}}
     if isinstance(value, (list, tuple)):
@@ -178,7 +175,8 @@ def _packed(value, name):
         return value
     if callable(value):
         return "a function"  # to be given again
-    raise TypeError(f"a checkpoint cannot keep `{name}`, got {type(value).__name__}.")
+    raise TypeError(f"a checkpoint cannot keep `{name}`: it knows pmapde's own settings only, got "
+                    f"{type(value).__name__}.")
 
 
 def unpacked(value):
@@ -272,7 +270,7 @@ class Journal:
             last["phi"] = archive.field(found["phi"], grid.shape)
             for record in records:
                 yield {**record, "phi": None}
-            _restore_stats(stats, found["stats"])
+            restore_stats(stats, found["stats"])
             linear.restore(found["linear"], grid)
             memory.update(found["memory"] or {})
         except (KeyError, TypeError, ValueError) as error:
@@ -299,7 +297,7 @@ _RECORDED = ("residual", "drift", "error", "change", "time", "dt", "newton_itera
              "applications", "tolerance")
 
 
-def _restore_stats(stats, kept):
+def restore_stats(stats, kept):
     """Put the counters ``kept`` in the place of those in ``stats``, the same dict."""
     stats.clear()
     stats.update(copy.deepcopy(kept))

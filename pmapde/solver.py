@@ -172,11 +172,16 @@ def _engine(problem, method, tolerance, start, threads, stats, coarser, share, j
     return operator, _nested(operator, method, tolerance, phi, threads, stats, coarser, share, journal)
 
 
-def flow_steps(operator, method, phi, tolerance, threads, stats, stop=math.inf, first=None):
-    """Records of :func:`integrate`, booked in ``stats``; threads are set only while it computes."""
+def flow_steps(operator, method, phi, tolerance, threads, stats, stop=math.inf, first=None, memory=None):
+    """Records of :func:`integrate`, booked in ``stats``; threads are set only while it computes.
+
+    ``memory`` as there; with the state of the linear solver.
+    """
     with thread_settings(threads) as count:
-        linear = LinearSolver(method.linear, stats, count)
-    records = integrate(operator, linear, phi, method, tolerance, stop, first)
+        linear = LinearSolver(method.linear, stats, count, remember=memory is not None)
+    if memory:
+        linear.restore(memory["linear"], operator.grid)
+    records = integrate(operator, linear, phi, method, tolerance, stop, first, memory)
     while True:
         with thread_settings(threads) as count:
             use_threads(count, phi.size)
@@ -187,6 +192,8 @@ def flow_steps(operator, method, phi, tolerance, threads, stats, stop=math.inf, 
             return
         stats["newton_iterations"] += step.newton_iterations
         stats["rejected_steps"] += step.rejected
+        if memory is not None:
+            memory["linear"] = linear.state()
         yield step
 
 

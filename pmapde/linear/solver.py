@@ -146,8 +146,8 @@ class LinearSolver:
         self._kept = None
         if state["kept"] is not None:
             stencil = Stencil(periodic=grid.periodic, **state["kept"])
-            checked = [(stencil.weights, (len(stencil.offsets), *grid.shape)), (stencil.drift, (grid.ndim, *grid.shape)),
-                       (stencil.row_weight, grid.shape)]
+            checked = [(stencil.weights, (len(stencil.offsets), *grid.shape)),
+                       (stencil.drift, (grid.ndim, *grid.shape)), (stencil.row_weight, grid.shape)]
             if not (stencil.radius <= min(grid.shape) and all(values.shape == shape and values.dtype == float
                                                               for values, shape in checked)):
                 raise ValueError("a stencil that does not fit the grid")
