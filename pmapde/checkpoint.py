@@ -29,6 +29,7 @@ from .stepping import PseudoTransient
 
 FORMAT = "pmapde checkpoint 1"
 _WHAT = "a checkpoint of pmapde"
+_KINDS = ("solve", "flow", "mirror_descent")
 _SETTINGS = {settings.__name__: settings for settings in (
     PseudoTransient, Newton, BackwardEuler, TRBDF2, ESDIRK3, Automatic, GeometricMultigrid, BlackBoxMultigrid,
     AlgebraicMultigrid, Spectral, Direct)}
@@ -221,6 +222,8 @@ def stored_run(path):
     name, functions left out; the problem, unless it has functions."""
     header, arrays = archive.read(path, (FORMAT,), _WHAT)
     try:
+        if header["kind"] not in _KINDS:
+            raise ValueError(f"no run of the kind {header['kind']!r}")
         settings = archive.unflattened(header["settings"], arrays)
         functions = [f"`{name}`" for name, value in settings.items() if isinstance(value, str)
                      and value == "a function"]

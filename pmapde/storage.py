@@ -142,10 +142,9 @@ def resume(path, *, problem=None, schedule=None, exact_map=None, callback=None, 
     if missing:
         raise ValueError(f"`path` {os.fspath(path)!r} is of a run with functions, which no file holds: pass the same "
                          f"{' and '.join(missing)} again.")
-    function = {"solve": pmapde.solve, "flow": pmapde.flow, "mirror_descent": pmapde.mirror_descent}[kind]
-    return function(stored if problem is None else problem, **{**arguments, **given}, callback=callback,
-                    threads=threads, max_seconds=max_seconds, throw=throw,
-                    checkpoint=Checkpoint(path, every, note))
+    return getattr(pmapde, kind)(stored if problem is None else problem, **{**arguments, **given}, callback=callback,
+                                 threads=threads, max_seconds=max_seconds, throw=throw,
+                                 checkpoint=Checkpoint(path, every, note))
 
 
 def _prefixed(arrays, prefix):
