@@ -155,7 +155,9 @@ def main(argv=None):
     except BrokenPipeError:  # the reader, `head` for instance, has gone: nothing to say, and nobody to say it to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, TypeError, MemoryError, OSError) as error:
+    except MemoryError as error:  # of a list or a string it says nothing
+        return _complain(str(error) or "out of memory: use a smaller --size", 2)
+    except (ValueError, TypeError, OSError) as error:
         return _complain(error, 2)
     except KeyboardInterrupt:
         return _complain("interrupted" + _way_on(arguments), 130)
