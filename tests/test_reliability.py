@@ -44,8 +44,8 @@ METHODS = [
     lambda p, **k: pmapde.solve(p, pmapde.PseudoTransient(linear=pmapde.AlgebraicMultigrid()), tolerance=1e-9, **k),
     lambda p, **k: pmapde.solve(p, extrapolate="map", start=np.zeros(p.grid.shape) + p.quadratic(
         p.grid.cell_centres()), **k),
-    lambda p, **k: pmapde.flow(p, [1e-4, 1e-3], tolerance=1e-2, ledger="full", **k),
-    lambda p, **k: pmapde.flow(p, 1e-3, pmapde.TRBDF2(linear=pmapde.AlgebraicMultigrid()), tolerance=1e-2, **k),
+    lambda p, **k: pmapde.flow(p, [1e-4, 0.1], tolerance=1e-2, ledger="full", **k),
+    lambda p, **k: pmapde.flow(p, 0.1, pmapde.TRBDF2(linear=pmapde.AlgebraicMultigrid()), tolerance=1e-2, **k),
     lambda p, **k: pmapde.mirror_descent(p, schedules.constant(40.0, True), 9, on_convexity_loss="shorten", **k),
     lambda p, **k: pmapde.mirror_descent(p, 1e-3, 9, scheme="implicit", ledger="full", comparator=1 + p.source_values,
                                          **k),
