@@ -16,6 +16,8 @@ _HOMES = {
     "Checkpoint": "checkpoint", "resume": "storage",
     "load": "storage", "sinkhorn": "entropic", "half_shift": "entropic", "SinkhornPlan": "plan",
     "sinkhorn_limit": "limit", "SinkhornLimit": "limit",
+    "legendre_conjugate": "legendre", "wasserstein_barycentre": "barycentre", "Barycentre": "barycentre",
+    "LinearEmbedding": "embedding",
 }
 _MODULES = ("exact", "gallery", "plotting", "schedules")
 __all__ = sorted(_HOMES)

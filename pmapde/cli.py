@@ -46,6 +46,7 @@ def _parser():
                             "data")
     solve.add_argument("--solver", choices=tuple(SOLVERS), default="auto", help="linear solver")
     solve.add_argument("--scheme", choices=("auto", "monotone", "centred"), default="auto")
+    solve.add_argument("--animation", action="store_true", help="write interpolation.gif too")
     solve.add_argument("--max-steps", type=int, default=300, metavar="N", help="implicit steps per grid (default 300)")
     _add_checkpoint(solve)
     solve.set_defaults(run=_solve)
@@ -275,12 +276,16 @@ def _solve(arguments):
     problem = _problem(arguments)
     import pmapde
     method = pmapde.PseudoTransient(scheme=_scheme(arguments), linear=getattr(pmapde, SOLVERS[arguments.solver])())
-    with console.output(arguments.out, OURS) as temporary:
+    with console.output(arguments.out, OURS | {"interpolation.gif"}) as temporary:
         with console.progress() as callback:
             solution = pmapde.solve(problem, method, tolerance=tolerance, extrapolate=arguments.extrapolate,
                                     threads=arguments.threads, max_steps=arguments.max_steps, callback=callback,
                                     checkpoint=_checkpoint(arguments))
         inputs, names = _finish(solution, arguments, temporary, console.write_solution)
+        if arguments.animation:
+            from . import plotting
+            plotting.save_animation(solution, temporary / "interpolation.gif")
+            names.append("interpolation.gif")
     _remove_checkpoint(arguments)
     _report(solution, arguments, inputs, names)
 

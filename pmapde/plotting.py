@@ -119,6 +119,26 @@ def interpolation(solution, times=(0.0, 0.25, 0.5, 0.75, 1.0)):
     return figure
 
 
+def save_animation(solution, path, frames=25, fps=12):
+    """The displacement interpolation as an animated GIF, forth and back."""
+    from matplotlib.animation import PillowWriter
+    source, target = solution.problem.grid, solution.problem.target_grid
+    times = np.linspace(0, 1, frames)
+    fields = [_slice(solution.interpolate(s)) for s in times]
+    top = float(np.quantile(np.concatenate([field.ravel() for field in fields]), 0.998))
+    figure, axes = _figure(1, 4.8, 4.4)
+    ax, extents = axes[0], [_extent(source), _extent(target)]
+    shown = ax.imshow(fields[0], extent=extents[0], cmap="magma", vmin=0, vmax=top, interpolation="nearest")
+    ax.set(xlabel="$x_2$", ylabel="$x_1$", xlim=(min(e[0] for e in extents), max(e[1] for e in extents)),
+           ylim=(max(e[2] for e in extents), min(e[3] for e in extents)))
+    writer = PillowWriter(fps=fps)
+    with writer.saving(figure, str(path), dpi=100):
+        for k in [*range(frames), *range(frames - 2, 0, -1)]:
+            shown.set(data=fields[k], extent=[(1 - times[k]) * a + times[k] * b for a, b in zip(*extents)])
+            ax.set_title(f"displacement interpolation, s = {times[k]:.2f}")
+            writer.grab_frame()
+
+
 def marginals(plan):
     """Source marginal of an entropic plan, the source, and their difference."""
     figure, axes = _figure(3)

@@ -66,8 +66,8 @@ class TransportProblem:
         for name, value in (("grid", grid), ("target_grid", target_grid)):
             if value is not None and not isinstance(value, Grid):
                 raise TypeError(f"`{name}` must be a pmapde.Grid, got {type(value).__name__}.")
-        source, self.grid = _placed(source, grid, None, "source", None)
-        target, self.target_grid = _placed(target, target_grid, self.grid, "target", interpolation)
+        source, self.grid = placed(source, grid, None, "source", None)
+        target, self.target_grid = placed(target, target_grid, self.grid, "target", interpolation)
         if floor is None:
             zeros = any(isinstance(side, GridDensity) and side.values.min() == 0 for side in (source, target))
             floor = ZERO_FLOOR if zeros else 0.0
@@ -214,7 +214,7 @@ def _zeros(values):
     return int((values == 0).sum()), values.size
 
 
-def _placed(density, grid, box_from, name, interpolation):
+def placed(density, grid, box_from, name, interpolation):
     """The argument as a density and the grid it lives on."""
     if isinstance(density, LogDensity):
         grid = grid or box_from

@@ -124,6 +124,12 @@ class PiecewiseAffineMap:
         kernels.evaluate(self.nodes, *self._geometry, self.periods, points, out)
         return out
 
+    def jacobian(self, points):
+        """``DT`` at ``points`` (d, n), (d, d, n): constant on every simplex."""
+        out = np.empty((self.dimension, *points.shape))
+        kernels.jacobian(self.nodes, *self._geometry, points, out)
+        return out
+
     def inverse(self, points):
         """``(x, lift)``: ``T(x) = points + lift`` with ``lift`` whole periods, all (d, n)."""
         box = self.target_grid
