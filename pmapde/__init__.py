@@ -13,6 +13,7 @@ _HOMES = {
     "BlackBoxMultigrid": "linear.black_box", "AlgebraicMultigrid": "linear.algebraic", "Spectral": "linear.spectral",
     "Direct": "linear.direct",
     "Solution": "solution", "StencilWarning": "solution", "Status": "status", "SolverError": "status",
+    "Checkpoint": "checkpoint", "resume": "storage",
     "load": "storage", "sinkhorn": "entropic", "half_shift": "entropic", "SinkhornPlan": "plan",
     "sinkhorn_limit": "limit", "SinkhornLimit": "limit",
     "legendre_conjugate": "legendre", "wasserstein_barycentre": "barycentre", "Barycentre": "barycentre",

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from contextlib import contextmanager, suppress
@@ -149,11 +150,26 @@ def output(directory, own):
         for name in own - written if written else ():
             (directory / name).unlink(missing_ok=True)
     finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):  # not empty: it holds the results, or somebody else's files
-                folder.rmdir()
+        with _undisturbed():
+            if temporary:
+                shutil.rmtree(temporary, ignore_errors=True)
+            for folder in made:
+                with suppress(OSError):  # not empty: it holds the results, or somebody else's files
+                    folder.rmdir()
+
+
+@contextmanager
+def _undisturbed():
+    """Within: a second Ctrl-C or SIGTERM is ignored."""
+    before = {}
+    with suppress(ValueError):  # not the main thread: no handlers there
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -57,7 +57,10 @@ def available_memory():
     try:
         import resource
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        return min(available, limit) if limit != resource.RLIM_INFINITY else available
+        if limit == resource.RLIM_INFINITY:
+            return available
+        with open("/proc/self/statm") as file:  # what is mapped already counts
+            return min(available, max(0, limit - int(file.read().split()[0]) * resource.getpagesize()))
     except ImportError:
         return available
 
@@ -66,5 +69,5 @@ def refuse_oversized(problem):
     """:class:`MemoryError` where the estimate is more than there is."""
     needed, available = memory_estimate(problem), available_memory()
     if needed > available:
-        raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.1f} "
-                          f"GiB and {available / 2**30:.1f} GiB are available; use a coarser `grid`.")
+        raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.2g} "
+                          f"GiB and {available / 2**30:.2g} GiB are available; use a coarser `grid`.")

@@ -11,6 +11,7 @@ from .density import GridDensity
 from .kernels import monge_ampere_2d, monge_ampere_3d, monge_ampere_3d_monotone, stencil_2d, stencil_3d
 from .linear.stencil import Stencil
 from .reductions import inner, log_ratio, rms, weighted_square
+from .threads import refuse_forked
 
 OFFSETS_2D = np.array([(1, 0), (0, 1), (1, -1), (1, 1)], dtype=np.int64)
 OFFSETS_3D = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (1, 1, 0), (1, 0, -1), (1, 0, 1),
@@ -60,6 +61,7 @@ class MongeAmpere:
     """
 
     def __init__(self, problem, scheme="monotone"):
+        refuse_forked()
         problem.refuse_zeros()
         self.problem = problem
         self.grid = grid = problem.grid

@@ -112,6 +112,11 @@ class TransportProblem:
         return self.grid.ndim
 
     @property
+    def source_is_function(self):
+        """Whether the source was given as a :class:`LogDensity`."""
+        return isinstance(self._source, LogDensity)
+
+    @property
     def target_values(self):
         """The normalised target at the cells of ``target_grid``."""
         return self.target.values if isinstance(self.target, GridDensity) else self._target_samples
@@ -155,7 +160,7 @@ class TransportProblem:
         """
         coarse = copy.copy(self)
         coarse.grid = grid
-        if pointwise or isinstance(self._source, LogDensity):
+        if pointwise or self.source_is_function:
             values = np.exp(interpolate_inside(np.log(self.source_values), grid.shape, grid.periodic))
             coarse.source_values = values / (values.sum() * grid.cell_volume)
         else:

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from .ghosts import fill_ghosts
 from .kernels import transport as kernels
+from .threads import refuse_forked
 from .transfer import average
 
 BLOCK = 8  # target cells per axis over which masses are compared
@@ -48,6 +49,7 @@ class PiecewiseAffineMap:
     """
 
     def __init__(self, grid, target_grid, displacement):
+        refuse_forked()
         self.grid, self.target_grid, self.displacement = grid, target_grid, displacement
         self.dimension = grid.ndim
         # on a torus the target's coordinates count modulo the period: its box is where it is
@@ -117,6 +119,7 @@ class PiecewiseAffineMap:
 
     def forward(self, points):
         """``T(points)``, (d, n) to (d, n), not wrapped."""
+        refuse_forked()
         out = np.empty(points.shape)
         kernels.evaluate(self.nodes, *self._geometry, self.periods, points, out)
         return out
@@ -130,6 +133,7 @@ class PiecewiseAffineMap:
     def inverse(self, points):
         """``(x, lift)``: ``T(x) = points + lift`` with ``lift`` whole periods, all (d, n)."""
         box = self.target_grid
+        refuse_forked()
         out, lift = np.empty(points.shape), np.empty(points.shape)
         start, entries = self._bins
         kernels.invert(self.nodes, self.axes, self.strides, self._permutations, box.lower, box.lengths / self.shape,
@@ -218,6 +222,7 @@ class PiecewiseAffineMap:
 
         ``widest``: images wider than this many cells (at most 1) are cut where they do not lie in one.
         """
+        refuse_forked()
         nodes = self.nodes
         if time != 1.0:
             positions = np.meshgrid(*[self.axes[a, :n + 2] for a, n in enumerate(self.shape)], indexing="ij")
