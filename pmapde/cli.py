@@ -22,7 +22,7 @@ PLANS = {"plan.npz", "summary.json", "densities.png", "deformed_grid.png", "disp
 SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": "BlackBoxMultigrid",
            "algebraic": "AlgebraicMultigrid", "spectral": "Spectral", "direct": "Direct"}
 INTEGRATORS = {"esdirk3": "ESDIRK3", "tr-bdf2": "TRBDF2", "backward-euler": "BackwardEuler"}
-STUDIES = ("space", "time", "decay", "contracting", "sublinear", "regret", "evi", "limit")
+STUDIES = ("space", "time", "decay", "contracting", "sublinear", "regret", "evi", "limit", "steps")
 BENCHMARKS = ("cosine", "array", "gaussians", "contrast", "photographs", "zeros", "cosine3d", "contrast3d", "noise3d",
               "zeros3d")
 BENCHMARK_FILES = {f"{name}_{n}d.png" for name in ("time", "sweeps", "epsilon") for n in (2, 3)}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 
 def _slice(field):
@@ -242,8 +243,7 @@ def work_precision(rows, x="seconds"):
     panels = figure.subplots(len(MEASURES), len(families), sharex="col", squeeze=False)
     for column, (family, title) in zip(panels.T, families.items()):
         column[0].set_title(title, fontsize=10)
-        column[-1].set_xlabel({"seconds": "seconds", "sweeps": "sweeps (pmapde.solve: cycles)",
-                               "blur": "blur, cells"}[x])
+        column[-1].set_xlabel({"seconds": "seconds", "sweeps": "sweeps (pmapde.solve: cycles)"}[x])
         for ax, key in zip(column, MEASURES):
             for name in names:
                 runs = [row for row in rows if row["family"] == family and row["solver"] == name
@@ -254,17 +254,18 @@ def work_precision(rows, x="seconds"):
                 ax.plot(*_front(runs, x, key), "o-", color=colours[name], label=name, markersize=4,
                         linewidth=2.2 if ours else 1.2, zorder=4 if ours else 3)
             ax.set(xscale="log", yscale="log")
+            ax.xaxis.set_minor_formatter(NullFormatter())
             uncertain = max(row.get(key.replace("error", "uncertainty"), 0.0) for row in rows
-                            if row["family"] == family)
-            if uncertain > 0 and uncertain > ax.get_ylim()[0]:
+                            if row["family"] == family) if key.endswith("error") else 0.0
+            if uncertain > ax.get_ylim()[0]:
                 ax.axhspan(ax.get_ylim()[0], uncertain, color="0.9", zorder=0)
             ax.grid(alpha=0.25)
     for ax, text in zip(panels[:, 0], MEASURES.values()):
         ax.set_ylabel(text)
     handles = {text: handle for ax in panels.flat for handle, text in zip(*ax.get_legend_handles_labels())}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=min(7, len(handles)), frameon=False)
-    figure.suptitle(f"Error against {x}: dots are runs (grids, temperatures, tolerances), lines the best for the price. "
-                    "Down and to the left is better.", fontsize=10)
+    figure.suptitle(f"Error against {x}. Dots are runs (grids, temperatures, tolerances),\n"
+                    "lines the best for the price. Down and to the left is better.", fontsize=10)
     return figure
 
 
@@ -287,9 +288,11 @@ def blurs(rows):
                             best[row["blur"]] = row[key]  # tolerances are in falling order
                     if best:
                         grid = next(row["grid"] for row in here if row["cells"] == cells)
-                        ax.plot(*zip(*sorted(best.items())), "o-", color=SOLVERS.get(name, "0.5"), alpha=shade,
+                        ax.plot(*zip(*sorted(best.items())), "o-" if name == solvers[0] else "s--", color=SOLVERS.get(name, "0.5"), alpha=shade,
                                 markersize=4, label=f"{name}, {grid}")
-            ax.set(xscale="log", yscale="log")
+            ticks = sorted({row["blur"] for row in here})
+            ax.set(xscale="log", yscale="log", xticks=ticks, xticklabels=[f"{tick:g}" for tick in ticks])
+            ax.xaxis.set_minor_formatter(NullFormatter())
             ax.grid(alpha=0.25)
         column[0].set_title(title, fontsize=10)
         column[0].legend(fontsize=6)
