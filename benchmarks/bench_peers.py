@@ -2,8 +2,8 @@
 
     python benchmarks/bench_peers.py [--quick] [--only PROBLEM ...] [--limit 5] [--threads 1] [--out DIR]
 
-Until its residual stalls (ten to twenty iterations); its cost is the integral of the squared displacement, nearer to the
-truth than its dual value. Everything else as in `pmapde/benchmark.py`, the solvers and their settings as in
+Until its residual stalls (ten to twenty iterations); its cost is the integral of the squared displacement, nearer
+to the truth than its dual value. Everything else as in `pmapde/benchmark.py`, the solvers and their settings as in
 `pmapde/peers.py`. Results in benchmarks/results/peers. About half an hour; `--quick` two minutes, to `--out` only.
 """
 import argparse

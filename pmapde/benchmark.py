@@ -2,10 +2,10 @@
 
 An answer is checked before it is timed: a map that is not finite, or further from the truth than half of what standing
 still is, is WRONG and has no time. Times are the best of a few calls after the first and leave out imports, compilation
-and what can be prepared: wall time (``wall``), and ``seconds``, by which everything is compared: on one thread processor
-time, which others on the machine disturb less, else the same. ``first`` is the first call, whatever it had to compile. A call beyond the limit is
-ended and said so; larger grids are then left out for that setting. Every solver has a process of its own, pinned to as
-many cores as threads.
+and what can be prepared: wall time (``wall``), and ``seconds``, by which everything is compared: on one thread
+processor time, which others on the machine disturb less, else the same. ``first`` is the first call, whatever it had to
+compile. A call beyond the limit is ended and said so; larger grids are then left out for that setting. Every solver has
+a process of its own, pinned to as many cores as threads.
 """
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def measure(call, case, setting, budget):
 
 
 def _failed(outcome):
-    return {"seconds": math.nan, "wall": math.nan, "first": math.nan, "sweeps": 0, **dict.fromkeys(MEASURES.values(), math.nan),
-            "marginal": math.nan, "outcome": outcome}
+    return {"seconds": math.nan, "wall": math.nan, "first": math.nan, "sweeps": 0,
+            **dict.fromkeys(MEASURES.values(), math.nan), "marginal": math.nan, "outcome": outcome}
 
 
 def _serve(connection, prepare, cores, budget):
@@ -363,7 +363,7 @@ class Report:
                  *(f"{solver} left out, missing: {', '.join(needs)}" for solver, needs in self.missing.items()), "",
                  "Outcomes: " + "; ".join(f"{solver}: " + ", ".join(f"{n} {word}" for word, n in counts.items())
                                           for solver, counts in self.outcomes().items()), "",
-                 "Seconds to an error, by every solver's quickest run that gets there (and stays there on finer grids):",
+                 "Seconds to an error, by every solver's quickest run that gets there, on finer grids too:",
                  "map: L2(mu) over W2; cost: W2^2, relative; masses: fraction of the mass out of place.",
                  "'ahead': the runner-up's time over the winner's.", "", table(self.winners())]
         lines += ["Wins: " + "; ".join(f"{name}: " + ", ".join(f"{solver} {n}" for solver, n in counts.items())

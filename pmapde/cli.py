@@ -91,10 +91,10 @@ def _parser():
     sinkhorn.add_argument("--max-seconds", type=float, default=math.inf, metavar="S")
     sinkhorn.set_defaults(run=_sinkhorn)
 
-    benchmark = commands.add_parser("benchmark", help="error against time: this solver, Sinkhorn, and the peers installed",
+    benchmark = commands.add_parser("benchmark", help="error against time: solver, Sinkhorn and the peers installed",
                                     description="Runs pmapde.solve, pmapde.sinkhorn and, where installed (pip install "
-                                    "'pmapde[peers]'), POT, OTT-JAX and GeomLoss on problems with known answers. Writes "
-                                    "work-precision diagrams, CSV tables and summary.json, and prints who wins where.")
+                                    "'pmapde[peers]'), POT, OTT-JAX and GeomLoss on problems with known answers. "
+                                    "Writes work-precision diagrams, CSV tables and summary.json, and prints who wins where.")
     benchmark.add_argument("--out", required=True, metavar="DIR")
     benchmark.add_argument("--full", action="store_true", help="all problems, settings and grids (half an hour)")
     benchmark.add_argument("--only", nargs="+", metavar="PROBLEM", help="of " + ", ".join(BENCHMARKS))

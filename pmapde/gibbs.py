@@ -110,7 +110,7 @@ class GibbsKernel:
 
 BYTES_PER_CELL = 250
 """Of a plan at its peak, its map, costs and the two self-transports of the debiased ones included: fields."""
-BYTES_PER_ENTRY, TRANSIENT = 60, 85
+BYTES_PER_ENTRY, TRANSIENT = 60, 130
 """Per entry of the axes' kernels: what stays, and while the largest is made, for every periodic image."""
 
 

@@ -1,11 +1,11 @@
-"""The solvers of the benchmark: our own and, where they are installed, POT, OTT-JAX and GeomLoss, at their best settings.
+"""The solvers of the benchmark: our own and, where installed, POT, OTT-JAX and GeomLoss, at their best settings.
 
 Every solver is prepared with the two arrays of a case (what is not to be timed) and gives a function that takes one of
 its settings and returns an :class:`Answer`. This is the only module that imports the peers, inside its functions.
 
 A *blur* of s is in cells, the regularisation ``epsilon = (s h)^2`` of the cost ``|x - y|^2 / 2``, that is ``2 (s h)^2``
 of the cost ``|x - y|^2`` of POT and OTT. *debiased*: the map is ``x + T_ab(x) - T_aa(x)`` of the barycentric maps
-(GeomLoss: minus the gradient of the debiased potential) and the cost is the Sinkhorn divergence: three Sinkhorn problems
+(GeomLoss: minus the gradient of the debiased potential) and the cost is the Sinkhorn divergence: three problems
 instead of one, all timed, and much more accurate. *raw* is the barycentric map and the cost of the plan.
 """
 from __future__ import annotations
@@ -32,8 +32,8 @@ SWEEP_LIMIT = 20_000
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Displacement at the cell centres, W2^2, iterations (sweeps; of multigrid, cycles on the finest grid), the L1 error
-    of the plan's own marginals (NaN where there is no plan), and what is to be said: "" if it converged."""
+    """Displacement at the cell centres, W2^2, sweeps (of multigrid: cycles on the finest grid), the L1 error of
+     the plan's own marginals (NaN where there is no plan), and what is to be said: "" if it converged."""
 
     displacement: np.ndarray
     cost: float
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Solver:
-    """``prepare(source, target)``, the settings, the packages it needs, and the grids it is tried on (cells per axis)."""
+    """``prepare(source, target)``, the settings, the packages it needs, and the grids it is tried on (cells an axis)."""
 
     prepare: Callable
     settings: tuple
@@ -147,7 +147,7 @@ def _pot_emd(source, target):
 
 
 def _pot_sinkhorn(source, target):
-    """Dense. The plain kernel; where that ends in zeros or infinities, the log domain, ten to a hundred times slower."""
+    """Dense. The plain kernel; where that ends in zeros or infinities, the log domain, far slower."""
     import ot
     (x, a), (y, b) = _pot_sides(source, target)
 

@@ -270,7 +270,7 @@ def work_precision(rows, x="seconds"):
 
 
 def blurs(rows):
-    """Errors of the debiased Sinkhorns against the blur, per problem: the tightest tolerance, on the two finest grids."""
+    """Errors of the debiased Sinkhorns against the blur, per problem: tightest tolerance, two finest grids."""
     families = {row["family"]: row["problem"] for row in rows if row["blur"] > 0}
     figure = Figure(figsize=(1 + 3.4 * len(families), 9.2), layout="constrained")
     panels = figure.subplots(len(MEASURES), len(families), sharex="col", squeeze=False)
@@ -288,8 +288,8 @@ def blurs(rows):
                             best[row["blur"]] = row[key]  # tolerances are in falling order
                     if best:
                         grid = next(row["grid"] for row in here if row["cells"] == cells)
-                        ax.plot(*zip(*sorted(best.items())), "o-" if name == solvers[0] else "s--", color=SOLVERS.get(name, "0.5"), alpha=shade,
-                                markersize=4, label=f"{name}, {grid}")
+                        ax.plot(*zip(*sorted(best.items())), "o-" if name == solvers[0] else "s--",
+                                color=SOLVERS.get(name, "0.5"), alpha=shade, markersize=4, label=f"{name}, {grid}")
             ticks = sorted({row["blur"] for row in here})
             ax.set(xscale="log", yscale="log", xticks=ticks, xticklabels=[f"{tick:g}" for tick in ticks])
             ax.xaxis.set_minor_formatter(NullFormatter())

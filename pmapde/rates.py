@@ -251,8 +251,9 @@ def steps(quick=False):
         return (errors[last] / errors[first])**(1 / (last - first))
 
     slowest = factor(1.0, 1e-5, 150, 200)
-    ratios = [0.5, 1.0, 1.5, 1.95, 2.05, 2.2] if quick else [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.8, 1.95, 1.98, 2.02, 2.05,
-                                                            2.1, 2.2]
+    ratios = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.8, 1.95, 1.98, 2.02, 2.05, 2.1, 2.2]
+    if quick:
+        ratios = [0.5, 1.0, 1.5, 1.95, 2.05, 2.2]
     # below 2 the rough modes have to die out before the slowest shows; above it they are what grows
     measured = [factor(ratio, 1e-7, 40, 60) if ratio > 1.9 else factor(
         ratio, 1e-4, round(80 / min(ratio, 1.0)), round(120 / min(ratio, 1.0))) for ratio in ratios]

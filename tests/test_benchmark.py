@@ -1,4 +1,4 @@
-"""The benchmark: its references, what it counts as an answer, who wins, and that nothing is timed before it is checked."""
+"""The benchmark: its references, what it counts as an answer, who wins, nothing timed before it is checked."""
 import csv
 import json
 import math
@@ -124,8 +124,8 @@ def test_missing_packages_are_named(monkeypatch):
 
 def row(solver, n, seconds, cost_error, setting="default", family="gaussians", **more):
     return {"problem": "p", "family": family, "kind": "smooth", "ndim": 2, "solver": solver, "setting": setting,
-            "blur": math.nan, "grid": f"{n}x{n}", "cells": n * n, "seconds": seconds, "first": 1.0, "sweeps": 1, "wall": seconds,
-            "map error": 0.01, "cost error": cost_error, "misplaced": 0.01, "marginal": 0.0, "outcome": "ok",
+            "blur": math.nan, "grid": f"{n}x{n}", "cells": n * n, "seconds": seconds, "first": 1.0, "sweeps": 1,
+            "wall": seconds, "map error": 0.01, "cost error": cost_error, "misplaced": 0.01, "marginal": 0.0, "outcome": "ok",
             "map uncertainty": 0.0, "cost uncertainty": 0.0} | more
 
 
@@ -152,7 +152,8 @@ def test_no_goal_is_reached_that_the_answer_is_too_uncertain_for():
 
 
 def test_settings_are_shown():
-    assert label({}) == "default" and label({"blur": 2, "tolerance": 1e-3, "raw": True}) == "blur 2, tolerance 0.001, raw"
+    assert label({}) == "default"
+    assert label({"blur": 2, "tolerance": 1e-3, "raw": True}) == "blur 2, tolerance 0.001, raw"
     assert label({"extrapolate": "cost"}) == "extrapolate cost"
 
 
@@ -170,7 +171,8 @@ def test_the_command_writes_tables_and_diagrams(tmp_path, capsys):
                                                      "time_2d.png", "sweeps_2d.png", "epsilon_2d.png"}
     with open(out / "runs.csv") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 28 and {row["outcome"] for row in rows} <= {"ok", "WRONG"} and all(float(row["seconds"]) > 0 for row in rows if row["outcome"] == "ok")
+    assert len(rows) == 28 and {row["outcome"] for row in rows} <= {"ok", "WRONG"}
+    assert all(float(row["seconds"]) > 0 for row in rows if row["outcome"] == "ok")
     good = [row for row in rows if row["grid"] == "32x32" and row["setting"] in ("default", "blur 1, tolerance 0.001")]
     assert len(good) == 4 and all(float(row["map error"]) < 0.05 for row in good)
     summary = json.loads((out / "summary.json").read_text())
