@@ -94,7 +94,8 @@ def _parser():
     benchmark = commands.add_parser("benchmark", help="error against time: solver, Sinkhorn and the peers installed",
                                     description="Runs pmapde.solve, pmapde.sinkhorn and, where installed (pip install "
                                     "'pmapde[peers]'), POT, OTT-JAX and GeomLoss on problems with known answers. "
-                                    "Writes work-precision diagrams, CSV tables and summary.json, and prints who wins where.")
+                                    "Writes work-precision diagrams, CSV tables and summary.json, and prints who wins "
+                                    "where.")
     benchmark.add_argument("--out", required=True, metavar="DIR")
     benchmark.add_argument("--full", action="store_true", help="all problems, settings and grids (half an hour)")
     benchmark.add_argument("--only", nargs="+", metavar="PROBLEM", help="of " + ", ".join(BENCHMARKS))

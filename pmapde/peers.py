@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Solver:
-    """``prepare(source, target)``, the settings, the packages it needs, and the grids it is tried on (cells an axis)."""
+    """``prepare(source, target)``, the settings, the packages it needs, and the grids it is tried on (per axis)."""
 
     prepare: Callable
     settings: tuple

@@ -125,7 +125,8 @@ def test_missing_packages_are_named(monkeypatch):
 def row(solver, n, seconds, cost_error, setting="default", family="gaussians", **more):
     return {"problem": "p", "family": family, "kind": "smooth", "ndim": 2, "solver": solver, "setting": setting,
             "blur": math.nan, "grid": f"{n}x{n}", "cells": n * n, "seconds": seconds, "first": 1.0, "sweeps": 1,
-            "wall": seconds, "map error": 0.01, "cost error": cost_error, "misplaced": 0.01, "marginal": 0.0, "outcome": "ok",
+            "wall": seconds,
+            "map error": 0.01, "cost error": cost_error, "misplaced": 0.01, "marginal": 0.0, "outcome": "ok",
             "map uncertainty": 0.0, "cost uncertainty": 0.0} | more
 
 
