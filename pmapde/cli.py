@@ -22,7 +22,10 @@ PLANS = {"plan.npz", "summary.json", "densities.png", "deformed_grid.png", "disp
 SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": "BlackBoxMultigrid",
            "algebraic": "AlgebraicMultigrid", "spectral": "Spectral", "direct": "Direct"}
 INTEGRATORS = {"esdirk3": "ESDIRK3", "tr-bdf2": "TRBDF2", "backward-euler": "BackwardEuler"}
-STUDIES = ("space", "time", "decay", "contracting", "sublinear", "regret", "evi", "limit")
+STUDIES = ("space", "time", "decay", "contracting", "sublinear", "regret", "evi", "limit", "steps")
+BENCHMARKS = ("cosine", "array", "gaussians", "contrast", "photographs", "zeros", "cosine3d", "contrast3d", "noise3d",
+              "zeros3d")
+BENCHMARK_FILES = {f"{name}_{n}d.png" for name in ("time", "sweeps", "epsilon") for n in (2, 3)}
 
 
 class Terminated(BaseException):
@@ -99,6 +102,22 @@ def _parser():
     sinkhorn.add_argument("--no-annealing", action="store_true", help="no higher temperatures before epsilon")
     sinkhorn.add_argument("--max-seconds", type=float, default=math.inf, metavar="S")
     sinkhorn.set_defaults(run=_sinkhorn)
+
+    benchmark = commands.add_parser("benchmark", help="error against time: solver, Sinkhorn and the peers installed",
+                                    description="Runs pmapde.solve, pmapde.sinkhorn and, where installed (pip install "
+                                    "'pmapde[peers]'), POT, OTT-JAX and GeomLoss on problems with known answers. "
+                                    "Writes work-precision diagrams, CSV tables and summary.json, and prints who wins "
+                                    "where.")
+    benchmark.add_argument("--out", required=True, metavar="DIR")
+    benchmark.add_argument("--full", action="store_true", help="all problems, settings and grids (half an hour)")
+    benchmark.add_argument("--only", nargs="+", metavar="PROBLEM", help="of " + ", ".join(BENCHMARKS))
+    benchmark.add_argument("--solvers", nargs="+", metavar="NAME", help="those whose names begin so, in any case")
+    benchmark.add_argument("--largest", type=int, metavar="N", help="most cells per axis in 2D (an eighth of it in 3D)")
+    benchmark.add_argument("--limit", type=float, metavar="S", help="seconds for one call (default 1.5, full 5)")
+    benchmark.add_argument("--threads", type=int, default=1, metavar="N", help="for every solver (default 1)")
+    benchmark.add_argument("--no-figures", action="store_true")
+    benchmark.add_argument("--json", action="store_true", help="print the summary as JSON instead of the table")
+    benchmark.set_defaults(run=_benchmark)
 
     demo = commands.add_parser("demo", help="solve a picture, a volume and a problem with a known answer")
     demo.add_argument("--out", default="pmapde-demo", metavar="DIR")
@@ -345,6 +364,32 @@ def _sinkhorn(arguments):
                                    threads=arguments.threads, max_seconds=arguments.max_seconds)
         inputs, names = _finish(plan, arguments, temporary, console.write_plan)
     _report(plan, arguments, inputs, names)
+
+
+def _benchmark(arguments):
+    from . import benchmark, peers
+    solvers = peers.solvers(not arguments.full)
+    if arguments.solvers:
+        prefixes = tuple(name.lower() for name in arguments.solvers)
+        chosen = {name: solver for name, solver in solvers.items() if name.lower().startswith(prefixes)}
+        if not chosen:
+            raise console.Failure(f"--solvers: no name begins with {' or '.join(map(repr, arguments.solvers))}; there "
+                                  f"are {', '.join(solvers)}.")
+        solvers = chosen
+    with console.output(arguments.out, BENCHMARK_FILES) as temporary:
+        with console.run_progress() as progress:
+            report = benchmark.run(arguments.only, solvers, quick=not arguments.full, largest=arguments.largest,
+                                   limit=arguments.limit, threads=arguments.threads, progress=progress)
+        report.about["command"] = arguments.line
+        if not report.timed and not arguments.json:
+            print(report)
+            raise console.Failure("no run of the benchmark was solved in time; nothing written.", 1)
+        names = console.write_benchmark(report, temporary, not arguments.no_figures)
+    if arguments.json:
+        print(console.json_text(report.summary()))
+        return
+    print(report)
+    _print_paths(arguments.out, names)
 
 
 def _print_paths(directory, names):

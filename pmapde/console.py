@@ -196,6 +196,18 @@ def _describe_step(step):
 
 
 @contextmanager
+def run_progress():
+    """A callback that shows the rows of a benchmark as they come, on a terminal."""
+    from tqdm import tqdm
+    with tqdm(unit="run", leave=False, file=sys.stderr, disable=not sys.stderr.isatty(),
+              bar_format="{desc} {n_fmt} runs [{elapsed}]") as bar:
+        def callback(row):
+            bar.set_description_str(f"{row['solver']}, {row['family']}, {row['grid']}")
+            bar.update()
+        yield callback
+
+
+@contextmanager
 def study_progress(names):
     """The names, with a bar on a terminal."""
     from tqdm import tqdm
@@ -244,6 +256,14 @@ def write_flow(trajectory, temporary, extra, figures):
     if figures and len(trajectory.times):
         from . import plotting
         plotting.save_flow_figures(trajectory, temporary)
+    return sorted(path.name for path in temporary.iterdir())
+
+
+def write_benchmark(report, temporary, figures):
+    report.write(temporary)
+    if figures and report.timed:
+        from . import plotting
+        plotting.save_benchmark(report.timed, temporary)
     return sorted(path.name for path in temporary.iterdir())
 
 

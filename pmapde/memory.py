@@ -65,9 +65,9 @@ def available_memory():
         return available
 
 
-def refuse_oversized(problem):
-    """:class:`MemoryError` where the estimate is more than there is."""
-    needed, available = memory_estimate(problem), available_memory()
+def refuse_oversized(problem, needed=None):
+    """:class:`MemoryError` where ``needed`` bytes, by default those of a solve, are more than there is."""
+    needed, available = memory_estimate(problem) if needed is None else needed, available_memory()
     if needed > available:
         raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.2g} "
                           f"GiB and {available / 2**30:.2g} GiB are available; use a coarser `grid`.")
