@@ -42,7 +42,7 @@ class Locator:
     """Finds the mass of ``exp(log_density)`` in d = 2 or 3 dimensions, within ``bounds`` (d, 2), infinite where open.
 
     Modes by quasi-Newton searches from scattered starts, their curvatures; then quadrature on a product grid that
-    covers all of space, ``z = t / (1 - t^2)`` along every whitened axis, from which mean, covariance, and the grid
+    covers the whole support, ``z = t / (1 - t^2)`` along open axes, from which mean, covariance, and the grid
     itself are improved until they settle. Everything is deterministic.
     """
 
@@ -148,16 +148,16 @@ class Locator:
 
     def quadrature(self, whitening):
         """``(edges, log_masses, z)``: per axis the cells' edges in z, masses (*shape) in the logarithm, centres (n)."""
-        n = QUADRATURE[self.dimension]
-        inner = np.linspace(-1, 1, n + 1)[1:-1]
-        t = (np.arange(n) + 0.5) * (2 / n) - 1
-        edges = np.concatenate([[-np.inf], inner / (1 - inner**2), [np.inf]])
-        z, stretch = t / (1 - t**2), np.log((1 + t**2) / (1 - t**2) ** 2 * (2 / n))
-        mesh = np.stack(np.meshgrid(*[z] * self.dimension, indexing="ij"), -1).reshape(-1, self.dimension)
-        log_mass = self.values(whitening.outward(mesh)).reshape((n,) * self.dimension)
-        for axis in range(self.dimension):
-            log_mass = log_mass + stretch.reshape([n if a == axis else 1 for a in range(self.dimension)])
-        return edges, log_mass, z
+        n, d = QUADRATURE[self.dimension], self.dimension
+        edges, centres, log_mass = [], [], 0.0
+        for axis in range(d):
+            low, high = (self.bounds[axis] - whitening.mean[axis]) / whitening.root[axis, axis]
+            axis_edges, z, stretch = _covering(low, high, n) if self.bounded else _covering(-np.inf, np.inf, n)
+            edges.append(axis_edges)
+            centres.append(z)
+            log_mass = log_mass + stretch.reshape([n if a == axis else 1 for a in range(d)])
+        mesh = np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, d)
+        return edges, log_mass + self.values(whitening.outward(mesh)).reshape((n,) * d), centres
 
     def _settled(self, whitening):
         """The whitening improved by the moments of the quadrature until they change little."""
@@ -166,10 +166,10 @@ class Locator:
             if log_mass.max() == -np.inf:
                 raise ValueError("`log_density` is -inf wherever it was looked at: pass start= and scale= that fit it.")
             mass = np.exp(log_mass - log_mass.max())
-            near = np.abs(z) <= FAR
-            mass = mass[np.ix_(*[near] * self.dimension)]
+            near = [np.abs(centres) <= FAR for centres in z]
+            mass = mass[np.ix_(*near)]
             mass /= mass.sum()
-            mean, covariance = _moments(mass, [z[near]] * self.dimension)
+            mean, covariance = _moments(mass, [centres[chosen] for centres, chosen in zip(z, near)])
             change = max(np.abs(mean).max(), np.abs(covariance - np.eye(self.dimension)).max())
             if self.bounded:
                 change = max(np.abs(mean).max(), np.abs(np.diag(covariance) - 1).max())
@@ -189,9 +189,10 @@ class Locator:
         highest, d = log_mass.max(), self.dimension
         mass = np.exp(log_mass - highest)
         total = mass.sum()
-        border = 1 - mass[(slice(2, -2),) * d].sum() / total
+        inner = tuple(slice(2 if np.isinf(ends[0]) else None, -2 if np.isinf(ends[-1]) else None) for ends in edges)
+        border = 1 - mass[inner].sum() / total
         if border > tail / 10:
-            reach = z[-2]
+            reach = max(np.abs(centres[[1, -2]]).max() for centres in z)
             raise ValueError(f"`log_density` has {border:.1e} of its mass more than {reach:.0f} scales away: it is "
                              f"improper or its tails are too heavy for a box that leaves out {tail:.0e}; pass bounds=, "
                              f"a larger tail=, or a parameter with lighter tails (a logarithm, for instance).")
@@ -199,15 +200,29 @@ class Locator:
         for axis in range(d):
             marginal = mass.sum(axis=tuple(a for a in range(d) if a != axis)) / total
             cumulative = np.concatenate([[0.0], np.cumsum(marginal)])
-            inner = slice(1, -1)  # the outermost edges are at infinity
-            with np.errstate(divide="ignore"):
-                low = np.interp(np.log(share), np.log(cumulative[inner]), edges[inner])
-                high = -np.interp(np.log(share), np.log(np.maximum(1 - cumulative[inner], 1e-300))[::-1],
-                                  -edges[inner][::-1])
-            bounds = (self.bounds[axis] - self.whitening.mean[axis]) / self.whitening.root[axis, axis]
-            box.append((bounds[0] if np.isfinite(bounds[0]) else low, bounds[1] if np.isfinite(bounds[1]) else high))
-        inside = mass[np.ix_(*[(z > low) & (z < high) for low, high in box])].sum() / total
+            ends, inner = edges[axis], slice(1, -1)  # the outermost edges may be at infinity
+            below, above = (np.log(np.maximum(side[inner], 1e-300)) for side in (cumulative, 1 - cumulative))
+            low = ends[0] if np.isfinite(ends[0]) else np.interp(np.log(share), below, ends[inner])
+            high = ends[-1] if np.isfinite(ends[-1]) else -np.interp(np.log(share), above[::-1], -ends[inner][::-1])
+            box.append((float(low), float(high)))
+        inside = mass[np.ix_(*[(c > low) & (c < high) for c, (low, high) in zip(z, box)])].sum() / total
         return box, float(highest + np.log(total)) + self.whitening.log_volume, max(0.0, float(1 - inside))
+
+
+def _covering(low, high, n):
+    """Edges, centres and log widths of n cells that cover an interval, infinite or not, finest near zero."""
+    unit, t = np.linspace(0, 1, n + 1), (np.arange(n) + 0.5) / n
+    if np.isfinite([low, high]).all():
+        return low + (high - low) * unit, low + (high - low) * t, np.full(n, np.log((high - low) / n))
+    if np.isinf([low, high]).all():
+        unit, t = 2 * unit[1:-1] - 1, 2 * t - 1
+        edges = np.concatenate([[-np.inf], unit / (1 - unit**2), [np.inf]])
+        return edges, t / (1 - t**2), np.log((1 + t**2) / (1 - t**2) ** 2 * (2 / n))
+    if np.isinf(low):  # mirrored
+        edges, centres, width = _covering(-high, np.inf, n)
+        return -edges[::-1], -centres[::-1], width[::-1]
+    edges = np.concatenate([low + unit[:-1] / (1 - unit[:-1]) ** 2, [np.inf]])
+    return edges, low + t / (1 - t) ** 2, np.log((1 + t) / (1 - t) ** 3 / n)
 
 
 def _moments(mass, axes):
