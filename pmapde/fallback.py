@@ -13,7 +13,7 @@ from .solution import at_centres, checked
 from .status import Status
 from .transport import PiecewiseAffineMap
 
-FINAL = (Status.STOPPED, Status.MAX_SECONDS, Status.MAX_STEPS, Status.NONFINITE)
+FINAL = (Status.STOPPED, Status.MAX_SECONDS, Status.NONFINITE)
 """Statuses after which nothing else is tried: they say what the caller asked for."""
 
 

@@ -39,6 +39,10 @@ FLOW_TOLERANCE = 1e-4
 """Relative local error of the flow in true time."""
 CORRECTION_TOLERANCE = 1e-3
 """Residual of equations whose source was corrected, if the tolerance is the discretisation's."""
+FIRST_STRIDE, STRIDE_GROWTH, LEAST_STRIDE = 0.5, 1.5, 0.01
+"""Continuation in contrast: the first increment of the power of both densities, its growth, and where it gives up."""
+STAGE_LIMIT, STAGE_TOLERANCE = 40, 0.1
+"""Steps of a power before the increment is halved, and the residual that is enough below the last."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Step:
 def new_stats():
     """Counters of one run, filled in place."""
     return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "work": {},
-            "newton_iterations": 0, "rejected_steps": 0, "misplaced": []}
+            "newton_iterations": 0, "rejected_steps": 0, "misplaced": [], "continued": []}
 
 
 def _levels(problem, method):
@@ -225,20 +229,63 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
         for taken, step in enumerate(engine):
             step = replace(step, level=level, levels=len(problems))
             logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, taken, step.residual, step.dt)
+            residual = CORRECTION_TOLERANCE if tolerance == "discretization" else float(tolerance)
+            if _struggles(step, taken) and method.conserve and operator.problem.may_be_powered:
+                engine.close()
+                yield replace(step, status=None)
+                step = yield from _continued(operator, linear, method, residual if finest else STAGE_TOLERANCE,
+                                             threads, stats, level=level, levels=len(problems))
             if finest and method.conserve and step.status is Status.CONVERGED:
                 engine.close()  # with its arrays
                 linear.release()
-                residual = CORRECTION_TOLERANCE if tolerance == "discretization" else float(tolerance)
                 yield from _conserve(problem, operator, linear, method, step, residual, threads, stats)
                 return
             yield step
             phi = step.phi
-            if not finest and taken >= COARSE_STEP_LIMIT:
+            if step.status is not None or not finest and taken >= COARSE_STEP_LIMIT:
                 break  # a coarse grid that struggles, or fails, hands over what it has
         if not finest:
             with thread_settings(threads) as count:
                 use_threads(count, grid.size)
                 coarser.add(operator, phi)
+
+
+def _struggles(step, taken):
+    """Whether a step is the last of a grid on which Newton's method has failed, or gets nowhere."""
+    return (taken >= COARSE_STEP_LIMIT and step.status is not Status.CONVERGED
+            or step.status in (Status.NEWTON_STALLED, Status.STEP_TOO_SMALL, Status.LINEAR_STALLED))
+
+
+def _continued(operator, linear, method, residual, threads, stats, **place):
+    """Continuation in contrast: both densities to a power that grows from 0, where ``q`` solves the problem, to 1.
+
+    Each stage starts from the last; one that does not converge within ``STAGE_LIMIT`` steps is tried again with half
+    the increment. Returns the last step, ``CONVERGED`` or with the status of the last stage; those before carry none.
+    """
+    reached, stride, phi = 0.0, FIRST_STRIDE, np.zeros(operator.grid.shape)
+    change, stages = 0.0, []
+    while True:
+        power = min(1.0, reached + stride)
+        with thread_settings(threads) as count:
+            use_threads(count, phi.size)
+            stage = operator if power == 1 else MongeAmpere(operator.problem.powered(power), operator.scheme)
+        goal = Goal(residual=residual if power == 1 else STAGE_TOLERANCE, change=change)
+        linear.next_grid()
+        for count, step in enumerate(_on_grid(stage, linear, method, phi, lambda norm, goal=goal: goal, threads,
+                                              stats)):
+            step = replace(step, **place)
+            if step.status is not None or count >= STAGE_LIMIT:
+                break
+            yield step
+        stages.append(power)
+        if step.status is Status.CONVERGED:
+            reached, phi, stride = power, step.phi, STRIDE_GROWTH * stride
+        else:
+            stride /= 2
+        if reached == 1 or stride < LEAST_STRIDE:
+            stats["continued"].append({"grid": "x".join(map(str, operator.grid.shape)), "powers": stages})
+            return replace(step, status=step.status or Status.NEWTON_STALLED)
+        yield replace(step, status=None)
 
 
 def _conserve(original, operator, linear, method, step, residual, threads, stats):
@@ -290,7 +337,10 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
             use_threads(count, grid.size)
             fine = MongeAmpere(conservation.subdivided(operator.problem), operator.scheme)
             phi = interpolate_cubic(best.phi, fine.grid.shape, fine.grid.periodic)
-        step = yield from solved(fine, phi, level=best.levels, levels=best.levels + 1)
+        place = {"level": best.levels, "levels": best.levels + 1}
+        step = yield from solved(fine, phi, **place)
+        if step.status is not Status.CONVERGED and fine.problem.may_be_powered:
+            step = yield from _continued(fine, linear, method, rough, threads, stats, **place)
         if step.status is Status.CONVERGED:
             yield from _conserve(original, fine, linear, method, step, residual, threads, stats)
             return
@@ -342,7 +392,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         norm of the mean-free log residual to reach on the finest grid, never asked below the rounding floor. Where
         there is no coarser grid to compare with, ``"discretization"`` means the residual 1e-8.
     max_steps : int
-        Implicit steps allowed on each grid (a coarse grid that needs more hands over what it has).
+        Implicit steps allowed for each equation: on each grid, with each corrected source, at each stage of a
+        continuation (a coarse grid that needs more hands over what it has).
     max_seconds : float
         Wall time allowed.
     throw : bool
@@ -372,8 +423,9 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     -----
     What the equation's residual cannot see is checked at the end: a map that leaves more than 2 % of the mass in the
     wrong place is never ``CONVERGED`` (see :class:`Status`). Before that the source of the equation is corrected by
-    what its map misplaces (``stats["misplaced"]``); then, on failure, the swapped problem is solved and its map
-    inverted, and both are tried on subdivided cells (``stats["attempts"]``).
+    what its map misplaces (``stats["misplaced"]``). Where Newton's method gets nowhere, both densities are raised to
+    a power that grows from 0 to 1, each stage starting from the last (``stats["continued"]``: every power tried).
+    Then, on failure, the swapped problem is solved and its map inverted, and both are tried on subdivided cells (``stats["attempts"]``).
 
     Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to
     three multigrid cycles a grid.
@@ -417,7 +469,7 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
     on_level = 0
     for step in engine:
         history.append(replace(step, phi=None, judged=None))
-        on_level = on_level + 1 if last is not None and step.level == last.level else 0
+        on_level = on_level + 1 if step.newton_iterations else 0  # every equation begins with a step of none
         last, status = step, step.status if step.level == step.levels - 1 else None
         if callback is not None and callback(step):
             status = Status.STOPPED

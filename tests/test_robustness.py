@@ -196,3 +196,29 @@ def test_windows_that_overlap_straighten_a_fold_once(monkeypatch):
     twice = folded.unfolded(np.ones(grid.shape))
     assert once.folded_mass(np.ones(grid.shape)) == 0
     assert np.array_equal(once.displacement, twice.displacement)
+
+
+def test_continuation_in_contrast_solves_what_newtons_method_does_not():
+    """Binary shapes of contrast 1e6: 300 steps were not enough without it, on either grid."""
+    source, target = pair("shapes", (32, 32), 1e6, 2)
+    problem = pmapde.TransportProblem(source, target)
+    plain = pmapde.solve(problem, pmapde.PseudoTransient(conserve=False), max_steps=150)
+    assert plain.status is Status.MAX_STEPS
+    solution = pmapde.solve(problem, pmapde.PseudoTransient(subdivision=1))
+    stages = solution.stats["continued"]
+    assert stages and all(stage["powers"][-1] == 1 for stage in stages)
+    assert solution.status in (Status.CONVERGED, Status.MASS_MISPLACED)  # the equation is solved
+    assert solution.residual < 1e-3
+
+
+def test_powers_of_a_problem_lead_from_uniform_densities_to_its_own():
+    source, target = pair("logit", (16, 16), 1e3, 0)
+    problem = pmapde.TransportProblem(source, target)
+    flat, same = problem.powered(0.0), problem.powered(1.0)
+    assert np.allclose(flat.source_values, 1) and flat.target.is_uniform
+    assert np.allclose(same.source_values, problem.source_values, rtol=1e-12)
+    assert np.allclose(same.target_values, problem.target_values, rtol=1e-12)
+    half = problem.powered(0.5).source_values
+    assert half.max() / half.min() == pytest.approx(1e3**0.5) and half.mean() == pytest.approx(1)
+    function = pmapde.LogDensity(lambda x: -(x**2).sum(axis=1))
+    assert not pmapde.TransportProblem(source, function).may_be_powered
