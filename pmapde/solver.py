@@ -55,7 +55,8 @@ class Step:
     ``dt`` the step (infinity: a Newton step), ``damping`` the fraction of the Newton correction taken, ``rejected`` the
     steps refused before, ``applications`` the preconditioner applications spent, ``tolerance`` the residual asked for
     on this grid (0: none). The first step of a grid is its start (no iterations). ``status`` is set on the last step of
-    a grid, ``level == levels - 1`` is the finest. ``judged``: the map of ``phi`` and the mass it misplaces, where the
+    a grid, ``level == levels - 1`` is the finest. ``radius``: of the superbases.
+    ``judged``: the map of ``phi`` and the mass it misplaces, where the
     engine has looked at them.
     """
 
@@ -75,6 +76,7 @@ class Step:
     applications: int
     tolerance: float
     status: Status = None
+    radius: int = 1
     judged: tuple = None
 
 
@@ -165,7 +167,7 @@ def _engine(problem, method, tolerance, start, threads, stats, coarser, share):
     scheme = chosen_scheme(problem, method)
     phi = None if start is None else displacement_potential(start, problem)
     refuse_oversized(problem)
-    operator = MongeAmpere(problem, scheme)
+    operator = MongeAmpere(problem, scheme, getattr(method, "radius", None) or 1)
     if isinstance(method, Integrator):
         phi = np.zeros(operator.grid.shape) if phi is None else phi
         tolerance = FLOW_TOLERANCE if tolerance == "discretization" else float(tolerance)
@@ -206,7 +208,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
     phi, taken = start, 0
     for level, problem in enumerate(problems):
         finest, grid = level == len(problems) - 1, problem.grid
-        operator = finest_operator if finest else MongeAmpere(problem, finest_operator.scheme)
+        operator = finest_operator if finest else finest_operator.on(problem)
         linear.next_grid()
         extrapolated = 0.0
         with thread_settings(threads) as count:
@@ -238,6 +240,8 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
             if finest and method.conserve and step.status is Status.CONVERGED:
                 engine.close()  # with its arrays
                 linear.release()
+                if method.radius is None:
+                    operator, step = yield from _widened(operator, linear, method, step, residual, threads, stats)
                 yield from _conserve(problem, operator, linear, method, step, residual, threads, stats)
                 return
             yield step
@@ -268,7 +272,7 @@ def _continued(operator, linear, method, residual, threads, stats, **place):
         power = min(1.0, reached + stride)
         with thread_settings(threads) as count:
             use_threads(count, phi.size)
-            stage = operator if power == 1 else MongeAmpere(operator.problem.powered(power), operator.scheme)
+            stage = operator if power == 1 else operator.on(operator.problem.powered(power))
         goal = Goal(residual=residual if power == 1 else STAGE_TOLERANCE, change=change)
         linear.next_grid()
         for count, step in enumerate(_on_grid(stage, linear, method, phi, lambda norm, goal=goal: goal, threads,
@@ -288,6 +292,39 @@ def _continued(operator, linear, method, residual, threads, stats, **place):
         yield replace(step, status=None)
 
 
+def _solved(operator, linear, method, phi, goal, threads, stats, **place):
+    """One equation from ``phi``: yields its steps but for the last, and returns that, which has a status."""
+    for count, reached in enumerate(_on_grid(operator, linear, method, phi, lambda norm: goal, threads, stats)):
+        reached = replace(reached, **place)
+        if reached.status is None:
+            yield reached
+        if reached.status is not None:
+            return reached
+        if count >= COARSE_STEP_LIMIT:
+            return replace(reached, status=Status.MAX_STEPS)
+
+
+def _widened(operator, linear, method, step, residual, threads, stats):
+    """From the converged ``step``: the equation with superbases as wide as its Hessian asks for, ``(operator, step)``.
+
+    Stays with the last radius that was solved. Rows that leave the 3x3 stencil are left to algebraic multigrid.
+    """
+    while True:
+        with thread_settings(threads) as count:
+            use_threads(count, step.phi.size)
+            wider = operator.wider(step.phi)
+        if wider is None:
+            return operator, step
+        yield replace(step, status=None)
+        linear.next_grid()
+        goal = Goal(residual=max(residual, CORRECTION_TOLERANCE), change=step.change)
+        found = yield from _solved(wider, linear, method, step.phi, goal, threads, stats, level=step.level,
+                                   levels=step.levels)
+        if found.status is not Status.CONVERGED:
+            return operator, step
+        operator, step = wider, found
+
+
 def _conserve(original, operator, linear, method, step, residual, threads, stats):
     """From the converged ``step``: correct the source of the equation until the map puts the mass in its place, on
     finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status."""
@@ -301,15 +338,8 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
     rough = max(residual, CORRECTION_TOLERANCE)
 
     def solved(operator, phi, residual=rough, **place):
-        goal = Goal(residual=residual, change=best.change)
-        for count, reached in enumerate(_on_grid(operator, linear, method, phi, lambda norm: goal, threads, stats)):
-            reached = replace(reached, **place)
-            if reached.status is None:
-                yield reached
-            if reached.status is not None:
-                return reached
-            if count >= COARSE_STEP_LIMIT:
-                return replace(reached, status=Status.MAX_STEPS)
+        return _solved(operator, linear, method, phi, Goal(residual=residual, change=best.change), threads, stats,
+                       **place)
 
     while judged():
         if correction.best is step.phi:
@@ -317,7 +347,7 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         yield replace(step, status=None)
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            corrected = MongeAmpere(correction.next_problem(), operator.scheme)
+            corrected = operator.on(correction.next_problem())
         step = yield from solved(corrected, correction.best, level=step.level, levels=step.levels)
         linear.release()
         if step.status is not Status.CONVERGED:
@@ -326,7 +356,7 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         best = step
     if residual < CORRECTION_TOLERANCE and correction.problem is not operator.problem:
         yield replace(best, status=None)
-        best = yield from solved(MongeAmpere(correction.problem, operator.scheme), best.phi, residual=residual,
+        best = yield from solved(operator.on(correction.problem), best.phi, residual=residual,
                                  level=best.level, levels=best.levels)
     stats["misplaced"].append({"grid": "x".join(map(str, grid.shape)), "by round": list(correction.misplaced)})
     if (best.status is Status.CONVERGED and min(correction.misplaced) > conservation.LIMIT
@@ -335,7 +365,7 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         linear.next_grid()
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            fine = MongeAmpere(conservation.subdivided(operator.problem), operator.scheme)
+            fine = operator.on(conservation.subdivided(operator.problem))
             phi = interpolate_cubic(best.phi, fine.grid.shape, fine.grid.periodic)
         place = {"level": best.levels, "levels": best.levels + 1}
         step = yield from solved(fine, phi, **place)
@@ -373,7 +403,7 @@ def _on_grid(operator, linear, method, phi, goal, threads, stats):
         elapsed += advance.dt if advance.newton_iterations else 0.0
         yield Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change,
                    elapsed, advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent - before,
-                   max(tolerance, advance.floor), advance.status)
+                   max(tolerance, advance.floor), advance.status, operator.radius)
         before = spent
 
 
@@ -425,7 +455,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     wrong place is never ``CONVERGED`` (see :class:`Status`). Before that the source of the equation is corrected by
     what its map misplaces (``stats["misplaced"]``). Where Newton's method gets nowhere, both densities are raised to
     a power that grows from 0 to 1, each stage starting from the last (``stats["continued"]``: every power tried).
-    Then, on failure, the swapped problem is solved and its map inverted, and both are tried on subdivided cells (``stats["attempts"]``).
+    Then, on failure, the swapped problem is solved and its map inverted, and both are tried on subdivided cells
+    (``stats["attempts"]``).
 
     Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to
     three multigrid cycles a grid.
@@ -482,8 +513,10 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
             break
     phi = last.phi
     if last.grid.size > problem.grid.size:  # finer cells were needed
-        operator = MongeAmpere(conservation.subdivided(problem, last.grid.shape[0] // problem.grid.shape[0]),
-                               operator.scheme)
+        finer = conservation.subdivided(problem, last.grid.shape[0] // problem.grid.shape[0])
+        operator = MongeAmpere(finer, operator.scheme, last.radius)
+    elif last.radius != operator.radius:
+        operator = MongeAmpere(problem, operator.scheme, last.radius)
     elif last.grid.shape != problem.grid.shape:  # stopped on a coarse grid: hand over what there is, on the right grid
         phi = interpolate_cubic(phi, problem.grid.shape, problem.grid.periodic)
     stats["seconds"]["total"] = time.perf_counter() - begin

@@ -42,6 +42,9 @@ class PseudoTransient:
     scheme : {None, "monotone", "centred"}
         See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, centred in 3D (as
         robust there on the random pairs tried, and several times cheaper: ``benchmarks/results/robustness_3d.txt``).
+    radius : int, optional
+        Of the superbases of the monotone scheme in 2D, see :class:`~pmapde.monge_ampere.MongeAmpere`; by default 1, and
+        on the finest grid more where the Hessian is too anisotropic for it on more than 5 % of the source mass.
     linear : Automatic, GeometricMultigrid, BlackBoxMultigrid, AlgebraicMultigrid, Spectral or Direct
     newton : Newton
     conserve : bool
@@ -66,6 +69,7 @@ class PseudoTransient:
     """
 
     scheme: str = None
+    radius: int = None
     linear: object = field(default_factory=Automatic)
     newton: Newton = field(default_factory=Newton)
     conserve: bool = True
