@@ -167,7 +167,7 @@ def _engine(problem, method, tolerance, start, threads, stats, coarser, share):
     scheme = chosen_scheme(problem, method)
     phi = None if start is None else displacement_potential(start, problem)
     refuse_oversized(problem)
-    operator = MongeAmpere(problem, scheme, getattr(method, "radius", None) or 1)
+    operator = MongeAmpere(problem, scheme, getattr(method, "radius", None) or 1)  # integrators have none
     if isinstance(method, Integrator):
         phi = np.zeros(operator.grid.shape) if phi is None else phi
         tolerance = FLOW_TOLERANCE if tolerance == "discretization" else float(tolerance)

@@ -11,6 +11,7 @@ from .linear.solver import Automatic
 from .newton import Newton, damped_step
 from .reductions import rms
 from .status import Status
+from .superbases import WIDEST
 
 _METHODS = "Automatic(), GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid(), Spectral() or Direct()"
 
@@ -90,6 +91,8 @@ class PseudoTransient:
                              f"got {self}.")
         if self.subdivision not in (1, 2, 4):
             raise ValueError(f"`subdivision` must be 1, 2 or 4 parts of a cell per axis, got {self.subdivision!r}.")
+        if self.radius not in (None, *range(1, WIDEST + 1)):
+            raise ValueError(f"`radius` must be None or 1 to {WIDEST}, got {self.radius!r}.")
         if self.coarsest is not None and self.coarsest < 3:
             raise ValueError(f"`coarsest` must be at least 3 cells, got {self.coarsest!r}.")
 
