@@ -1,4 +1,6 @@
 """Hard data: a small battery with an independent verdict, no silent failure, zeros, remedies that work."""
+import dataclasses
+import time
 import warnings
 
 import numpy as np
@@ -8,7 +10,7 @@ import verdict
 from random_fields import KINDS, pair
 
 import pmapde
-from pmapde import conservation, exact, transport
+from pmapde import conservation, exact, fallback, transport
 from pmapde.status import Status
 from pmapde.transport import PiecewiseAffineMap
 
@@ -222,3 +224,30 @@ def test_powers_of_a_problem_lead_from_uniform_densities_to_its_own():
     assert half.max() / half.min() == pytest.approx(1e3**0.5) and half.mean() == pytest.approx(1)
     function = pmapde.LogDensity(lambda x: -(x**2).sum(axis=1))
     assert not pmapde.TransportProblem(source, function).may_be_powered
+
+
+def test_an_inverse_that_puts_the_mass_in_its_place_is_a_solution():
+    """Though the map it is the inverse of does not quite: each is judged by its own target."""
+    x, y = pmapde.Grid((32, 32)).cell_centres()
+    source, target = ((6 * x) % 1 < 0.5).astype(float), ((5 * y) % 1 < 0.5).astype(float)
+    problem = pmapde.TransportProblem(source, target)
+    back = pmapde.solve(problem.swapped(), pmapde.PseudoTransient(subdivision=1, conserve=False))
+    for status in (Status.MASS_MISPLACED, Status.CONVERGED, Status.MAX_STEPS):
+        found = fallback.inverted(problem, dataclasses.replace(back, status=status))
+        if status is Status.MAX_STEPS:
+            assert found.status is status
+        else:
+            assert found.success == (found.push_forward_error <= conservation.LIMIT and found.folded_mass == 0)
+
+
+def test_a_chain_cut_short_says_that_time_was_missing():
+    source, target = pair("shapes", (32, 32), 1e3, 2)
+    problem = pmapde.TransportProblem(source, target)
+    failed = pmapde.solve(problem, pmapde.PseudoTransient(conserve=False))
+    assert failed.status is Status.MASS_MISPLACED
+
+    def attempt(problem, method, extrapolate, start, seconds):  # the whole time goes into the first one
+        time.sleep(0.02)
+        return failed
+    cut = fallback.solve(attempt, problem, pmapde.PseudoTransient(), None, None, 0.01)
+    assert cut.status is Status.MAX_SECONDS and len(cut.stats["attempts"]) == 1
