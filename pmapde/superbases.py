@@ -26,8 +26,8 @@ def _primitive(radius):
 class SuperbaseFamily:
     """All superbases ``(e0, e1, e2)``, ``e0 + e1 + e2 = 0`` and ``|det(e0, e1)| = 1``, with entries up to ``radius``.
 
-    The monotone determinant is the minimum over all of them (Benamou, Collino & Mirebeau, Math. Comp. 85, 2016,
-    eq. (7) and theorem 1.11): it is exact for quadratics whose obtuse superbase is one of them, and an infimum of
+    The monotone determinant is the minimum over all of them (MA-LBR; Benamou, Collino & Mirebeau, Math. Comp. 85,
+    2016): it is exact for quadratics whose obtuse superbase is one of them, and an infimum of
     degenerate elliptic operators for any potential. Has the functions of ``kernels.monge_ampere_2d`` that the operator
     asks for; ``padded`` has one ghost layer there too, and gets more here.
 

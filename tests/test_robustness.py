@@ -251,3 +251,13 @@ def test_a_chain_cut_short_says_that_time_was_missing():
         return failed
     cut = fallback.solve(attempt, problem, pmapde.PseudoTransient(), None, None, 0.01)
     assert cut.status is Status.MAX_SECONDS and len(cut.stats["attempts"]) == 1
+
+
+@pytest.mark.slow
+def test_bars_on_both_sides():
+    """Zeros in source and target, across each other; solved from the other side."""
+    x, y = pmapde.Grid((64, 64)).cell_centres()
+    source, target = ((6 * x) % 1 < 0.5).astype(float), ((5 * y) % 1 < 0.5).astype(float)
+    solution = solved(source, target)
+    assert solution.success and solution.swapped
+    assert verdict.judge(solution, source, target).sound
