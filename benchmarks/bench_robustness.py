@@ -37,13 +37,13 @@ def shape_of(text):
     return tuple(int(n) for n in text.split("x"))
 
 
-def run(kind, shape, contrast, seed, method=None):
+def run(kind, shape, contrast, seed, method=None, limit=SECONDS):
     """One pair: a row with the outcome and the verdict's figures."""
     source, target = pair(kind, shape, contrast, seed)
     begin = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pmapde.StencilWarning)
-        solution = pmapde.solve(pmapde.TransportProblem(source, target), method, max_seconds=SECONDS)
+        solution = pmapde.solve(pmapde.TransportProblem(source, target), method, max_seconds=limit)
     seconds = time.perf_counter() - begin
     verdict = judge(solution, source, target)
     outcome = ("sound" if verdict.sound else "SILENT") if solution.success else solution.status.name
@@ -90,14 +90,14 @@ def report(name, title, rows, lines, write):
     return len(silent)
 
 
-def success_table(shapes, contrasts, pairs, threads, write, method=None):
+def success_table(shapes, contrasts, pairs, threads, write, method=None, limit=SECONDS, name="robustness"):
     begin, lines, rows = time.perf_counter(), [], []
     for shape in shapes:
         done = []
         for contrast in contrasts:
             for kind in KINDS:
                 for seed in range(pairs or PAIRS.get(shape, 3)):
-                    done.append(run(kind, shape, contrast, seed, method))
+                    done.append(run(kind, shape, contrast, seed, method, limit))
                     if done[-1]["outcome"] != "sound":
                         print(f"  {done[-1]}", file=sys.stderr, flush=True)
         rows += done
@@ -106,11 +106,11 @@ def success_table(shapes, contrasts, pairs, threads, write, method=None):
                   f"longest {max(row['seconds'] for row in done):.1f} s"]
         lines += table(done, lambda row: f"contrast {row['contrast']:g}")
         print("\n".join(lines[-len(KINDS) - 3:]), flush=True)
-        title = (f"Sound solutions of all, by kind and contrast; at most {SECONDS:.0f} s each, {threads} numba "
+        title = (f"Sound solutions of all, by kind and contrast; at most {limit:.0f} s each, {threads} numba "
                  f"thread(s), {time.perf_counter() - begin:.0f} s in all")
         if write:  # as far as it got
-            silent = report("robustness", title, rows, lines, True)
-    return silent if write else report("robustness", title, rows, lines, False)
+            silent = report(name, title, rows, lines, True)
+    return silent if write else report(name, title, rows, lines, False)
 
 
 def exact_cost(source, target, parts):
@@ -183,6 +183,8 @@ def main(arguments=None):
     parser.add_argument("--shapes", nargs="+", default=["x".join(map(str, shape)) for shape in PAIRS])
     parser.add_argument("--contrasts", nargs="+", type=float, default=[10.0, 1e3, 1e6])
     parser.add_argument("--pairs", type=int, help="pairs of each kind (default: 30 on small grids, 1 on the largest)")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of a run")
+    parser.add_argument("--name", default="robustness", help="of the file of results")
     parser.add_argument("--plain", action="store_true", help="the equation alone, conserve=False; nothing is written")
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--size", type=int, default=32,
@@ -199,7 +201,7 @@ def main(arguments=None):
     if options.schemes:
         return int(scheme_table(options.pairs or 3, write) > 0)
     return int(success_table([shape_of(text) for text in options.shapes], options.contrasts, options.pairs,
-                             get_num_threads(), write, method) > 0)
+                             get_num_threads(), write, method, options.seconds, options.name) > 0)
 
 
 if __name__ == "__main__":

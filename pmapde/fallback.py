@@ -13,7 +13,7 @@ from .solution import at_centres, checked
 from .status import Status
 from .transport import PiecewiseAffineMap
 
-FINAL = (Status.STOPPED, Status.MAX_SECONDS, Status.MAX_STEPS, Status.NONFINITE)
+FINAL = (Status.STOPPED, Status.MAX_SECONDS, Status.NONFINITE)
 """Statuses after which nothing else is tried: they say what the caller asked for."""
 
 
@@ -29,13 +29,14 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds):
     inverse, and its inverse, sampled at the cells, the map. Finer cells cost 2^d times as much each time, so they come
     last. Each attempt is booked in ``stats["attempts"]``.
     """
-    begin, log, best = time.perf_counter(), [], None
+    begin, log, best, cut = time.perf_counter(), [], None, False
     if not method.conserve or start is not None:
         return attempt(problem, method, extrapolate, start, max_seconds)
     for parts in sorted({1, min(method.subdivision, MOST_PARTS[problem.ndim])}):
         for swapped in (False, True):
             seconds = max_seconds - (time.perf_counter() - begin) if math.isfinite(max_seconds) else math.inf
             if best is not None and seconds <= 0:
+                cut = True
                 break
             settings = replace(method, subdivision=parts)
             if swapped:
@@ -51,7 +52,8 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds):
                 best.stats["attempts"] = log
                 return best
     best.stats["attempts"] = log
-    return best
+    # what is missing is time then, whatever the best attempt so far fell short of
+    return replace(best, status=Status.MAX_SECONDS) if cut or solution.status is Status.MAX_SECONDS else best
 
 
 def _rank(solution):
@@ -67,7 +69,7 @@ def inverted(problem, back):
     """
     for count in (1, 2, 4, 8):
         solution = back_to_front(problem, back, count)
-        if (solution.success or not back.success
+        if (solution.success or solution.status not in (Status.MASS_MISPLACED, Status.FOLDED)
                 or problem.grid.size * (2 * count) ** problem.ndim > LARGEST_SUBDIVISION[problem.ndim]):
             break
     return solution
@@ -83,7 +85,8 @@ def back_to_front(problem, back, count):
     for axis in range(source.ndim):
         source = np.repeat(source, count, axis)
     transport_map = PiecewiseAffineMap(fine, problem.target_grid, displacement)
-    transport_map, status, checks = checked(transport_map, source, problem.target_values, back.status)
+    solved = Status.CONVERGED if back.status in (Status.MASS_MISPLACED, Status.FOLDED) else back.status
+    transport_map, status, checks = checked(transport_map, source, problem.target_values, solved)
     phi = back.dual_potential - problem.quadratic(problem.grid.cell_centres())
     return replace(back, problem=problem, status=status, displacement_potential=phi - phi.mean(),
                    displacement=at_centres(transport_map, problem.grid), subdivision=count, swapped=True,

@@ -11,6 +11,7 @@ from .density import GridDensity
 from .kernels import monge_ampere_2d, monge_ampere_3d, monge_ampere_3d_monotone, stencil_2d, stencil_3d
 from .linear.stencil import Stencil
 from .reductions import inner, log_ratio, rms, weighted_square
+from .superbases import LARGEST_WIDE, NARROW, WIDEST, SuperbaseFamily
 from .threads import refuse_forked
 
 OFFSETS_2D = np.array([(1, 0), (0, 1), (1, -1), (1, 1)], dtype=np.int64)
@@ -50,6 +51,9 @@ class MongeAmpere:
         concave, monotone, its linearisation (up to the lower-order term) an M-matrix. Exact for Hessians (in index
         space) of condition number up to 5.8 in any direction, 4 in 3D. ``"centred"``:
         the ordinary 9-point (19-point) differences. Both second order.
+    radius : int
+        Of the superbases of the monotone operator in 2D, 1 to 5: exact for Hessians of condition number up to 5.8 (1),
+        10 (2), 20 (3), 50 (4), 100 (5) in any direction.
 
     Notes
     -----
@@ -60,9 +64,12 @@ class MongeAmpere:
     the sake of admissibility. Every cell of a zero of it is inside the bounds, where it is R itself.
     """
 
-    def __init__(self, problem, scheme="monotone"):
+    def __init__(self, problem, scheme="monotone", radius=1):
         refuse_forked()
         problem.refuse_zeros()
+        if radius not in range(1, WIDEST + 1) or (radius > 1 and (scheme != "monotone" or problem.ndim != 2)):
+            raise ValueError(f"`radius` must be 1 to {WIDEST} for the monotone scheme in 2D and 1 otherwise, "
+                             f"got {radius!r}.")
         self.problem = problem
         self.grid = grid = problem.grid
         self.scheme = scheme
@@ -85,12 +92,33 @@ class MongeAmpere:
         if grid.ndim == 3 and scheme == "monotone":
             self.determinants, self.offsets = monge_ampere_3d_monotone, monge_ampere_3d_monotone.OFFSETS
             self.evaluation_work += work.MONOTONE_3D
+        self.radius = radius
+        if radius > 1:
+            self.determinants = SuperbaseFamily(radius, grid.periodic)
+            self.offsets = self.determinants.offsets
+            self.evaluation_work += work.SUPERBASE * len(self.determinants.bases)
         self.affine = [(problem.offsets[a] + problem.slopes[a] * (grid.centres(a) - grid.lower[a])).reshape(
             [-1 if b == a else 1 for b in range(grid.ndim)]) for a in range(grid.ndim)]
         self._padded = np.empty(tuple(n + 2 for n in grid.shape))
         if isinstance(problem.target, GridDensity) and not problem.target.is_uniform:
             self._density = np.empty(grid.shape)  # of the target, at the images of the cells
             self._moment = np.empty((grid.ndim, *grid.shape)) if self.averages_target else None
+
+    def on(self, problem):
+        """The same scheme for another problem."""
+        return MongeAmpere(problem, self.scheme, self.radius)
+
+    def wider(self, phi):
+        """The scheme with the fewest superbases that resolve the Hessian at ``phi``; None if this one does, or the
+        grid is too large."""
+        if self.scheme != "monotone" or self.grid.ndim != 2 or self.grid.size > LARGEST_WIDE:
+            return None
+        found = None if self.checks(phi)[1] <= NARROW else self
+        while found is not None and found.radius < WIDEST:
+            found = MongeAmpere(self.problem, self.scheme, found.radius + 1)
+            if found.checks(phi)[1] <= NARROW:
+                break
+        return None if found is self else found
 
     def _pad(self, phi):
         (stencil_2d if phi.ndim == 2 else stencil_3d).pad(np.ascontiguousarray(phi), self.grid.periodic, self._padded)

@@ -151,6 +151,22 @@ class TransportProblem:
         other._source, other._zeros = density, {name: _zeros(other.source_values), "target": self._zeros["target"]}
         return other
 
+    @property
+    def may_be_powered(self):
+        """Whether :meth:`powered` can: densities on a grid that are not both uniform."""
+        return isinstance(self.target, GridDensity) and not (self.target.is_uniform and np.ptp(self.source_values) == 0)
+
+    def powered(self, power):
+        """The same problem with both densities raised to a power, and normalised: 0 makes them uniform."""
+        def raised(values):
+            return (values / values.max()) ** power
+        changed = copy.copy(self)
+        values = raised(self.source_values)
+        changed.source_values = values / (values.sum() * self.grid.cell_volume)
+        changed.target = GridDensity(raised(self.target.values), self.target.grid,
+                                     self.target.interpolation).normalised()
+        return changed
+
     def on_grid(self, grid, pointwise=False):
         """The same problem on a coarser grid of the source box; from grid to grid, each from the next finer one.
 

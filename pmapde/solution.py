@@ -12,10 +12,9 @@ from .conservation import LIMIT
 from .problem import TransportProblem
 from .reductions import rms
 from .status import Status
+from .superbases import NARROW
 from .transfer import average
 from .transport import PiecewiseAffineMap, component_first
-
-NARROW_WARNING = 0.05
 
 
 class StencilWarning(UserWarning):
@@ -55,8 +54,8 @@ class Solution:
     margin : float
         Smallest second difference of ``u`` relative to ``q``'s; positive: discretely convex.
     narrow_mass : float
-        Source mass of cells where the Hessian is more anisotropic than the 3x3 stencil resolves (a
-        :class:`StencilWarning` is given above 5 %).
+        Source mass of cells where the Hessian is more anisotropic than the stencil resolves, after wider
+        superbases were tried (a :class:`StencilWarning` is given above 5 %).
     folded_mass : float
         Source mass of simplices where the map is not injective.
     straightened_mass : float
@@ -121,8 +120,8 @@ class Solution:
             drift = float(log_residual.mean())
             residual = rms(log_residual - drift) if math.isfinite(drift) else math.nan
         margin, narrow = operator.checks(phi)
-        if narrow > NARROW_WARNING:
-            warnings.warn(f"the Hessian of the potential is too anisotropic for the 3x3 stencil on {narrow:.1%} of the "
+        if narrow > NARROW:
+            warnings.warn(f"the Hessian of the potential is too anisotropic for the stencil on {narrow:.1%} of the "
                           f"source mass; the map is inconsistent there: compare with a finer grid or a larger floor.",
                           StencilWarning, stacklevel=3)
         names = ("level", "residual", "drift", "error", "change", "dt", "damping", "newton_iterations", "rejected",

@@ -41,6 +41,10 @@ FLOW_TOLERANCE = 1e-4
 """Relative local error of the flow in true time."""
 CORRECTION_TOLERANCE = 1e-3
 """Residual of equations whose source was corrected, if the tolerance is the discretisation's."""
+FIRST_STRIDE, STRIDE_GROWTH, LEAST_STRIDE = 0.5, 1.5, 0.01
+"""Continuation in contrast: the first increment of the power of both densities, its growth, and where it gives up."""
+STAGE_LIMIT, STAGE_TOLERANCE = 40, 0.1
+"""Steps of a power before the increment is halved, and the residual that is enough below the last."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ class Step:
     ``dt`` the step (infinity: a Newton step), ``damping`` the fraction of the Newton correction taken, ``rejected`` the
     steps refused before, ``applications`` the preconditioner applications spent, ``tolerance`` the residual asked for
     on this grid (0: none). The first step of a grid is its start (no iterations). ``status`` is set on the last step of
-    a grid, ``level == levels - 1`` is the finest. ``judged``: the map of ``phi`` and the mass it misplaces, where the
+    a grid, ``level == levels - 1`` is the finest. ``radius``: of the superbases.
+    ``judged``: the map of ``phi`` and the mass it misplaces, where the
     engine has looked at them.
     """
 
@@ -73,13 +78,14 @@ class Step:
     applications: int
     tolerance: float
     status: Status = None
+    radius: int = 1
     judged: tuple = None
 
 
 def new_stats():
     """Counters of one run, filled in place."""
     return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "work": {},
-            "newton_iterations": 0, "rejected_steps": 0, "misplaced": []}
+            "newton_iterations": 0, "rejected_steps": 0, "misplaced": [], "continued": []}
 
 
 def _levels(problem, method):
@@ -163,7 +169,7 @@ def _engine(problem, method, tolerance, start, threads, stats, coarser, share, j
     scheme = chosen_scheme(problem, method)
     phi = None if start is None else displacement_potential(start, problem)
     refuse_oversized(problem)
-    operator = MongeAmpere(problem, scheme)
+    operator = MongeAmpere(problem, scheme, getattr(method, "radius", None) or 1)  # integrators have none
     if isinstance(method, Integrator):
         phi = np.zeros(operator.grid.shape) if phi is None else phi
         tolerance = FLOW_TOLERANCE if tolerance == "discretization" else float(tolerance)
@@ -211,7 +217,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
     phi, taken = start, 0
     for level, problem in enumerate(problems):
         finest, grid = level == len(problems) - 1, problem.grid
-        operator = finest_operator if finest else MongeAmpere(problem, finest_operator.scheme)
+        operator = finest_operator if finest else finest_operator.on(problem)
         linear.next_grid()
         extrapolated = 0.0
         with thread_settings(threads) as count:
@@ -234,20 +240,99 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
         for taken, step in enumerate(engine):
             step = replace(step, level=level, levels=len(problems))
             logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, taken, step.residual, step.dt)
+            residual = CORRECTION_TOLERANCE if tolerance == "discretization" else float(tolerance)
+            if _struggles(step, taken) and method.conserve and operator.problem.may_be_powered:
+                engine.close()
+                yield replace(step, status=None)
+                step = yield from _continued(operator, linear, method, residual if finest else STAGE_TOLERANCE,
+                                             threads, stats, journal, level=level, levels=len(problems))
             if finest and method.conserve and step.status is Status.CONVERGED:
                 engine.close()  # with its arrays
                 linear.release()
-                residual = CORRECTION_TOLERANCE if tolerance == "discretization" else float(tolerance)
+                if method.radius is None:
+                    operator, step = yield from _widened(operator, linear, method, step, residual, threads, stats,
+                                                         journal)
                 yield from _conserve(problem, operator, linear, method, step, residual, threads, stats, journal)
                 return
             yield step
             phi = step.phi
-            if not finest and taken >= COARSE_STEP_LIMIT:
+            if step.status is not None or not finest and taken >= COARSE_STEP_LIMIT:
                 break  # a coarse grid that struggles, or fails, hands over what it has
         if not finest:
             with thread_settings(threads) as count:
                 use_threads(count, grid.size)
                 coarser.add(operator, phi)
+
+
+def _struggles(step, taken):
+    """Whether a step is the last of a grid on which Newton's method has failed, or gets nowhere."""
+    return (taken >= COARSE_STEP_LIMIT and step.status is not Status.CONVERGED
+            or step.status in (Status.NEWTON_STALLED, Status.STEP_TOO_SMALL, Status.LINEAR_STALLED))
+
+
+def _continued(operator, linear, method, residual, threads, stats, journal, **place):
+    """Continuation in contrast: both densities to a power that grows from 0, where ``q`` solves the problem, to 1.
+
+    Each stage starts from the last; one that does not converge within ``STAGE_LIMIT`` steps is tried again with half
+    the increment. Returns the last step, ``CONVERGED`` or with the status of the last stage; those before carry none.
+    """
+    reached, stride, phi = 0.0, FIRST_STRIDE, np.zeros(operator.grid.shape)
+    change, stages = 0.0, []
+    while True:
+        power = min(1.0, reached + stride)
+        with thread_settings(threads) as count:
+            use_threads(count, phi.size)
+            stage = operator if power == 1 else operator.on(operator.problem.powered(power))
+        goal = Goal(residual=residual if power == 1 else STAGE_TOLERANCE, change=change)
+        linear.next_grid()
+        for count, step in enumerate(_on_grid(stage, linear, method, phi, lambda norm, goal=goal: goal, threads,
+                                              stats, journal)):
+            step = replace(step, **place)
+            if step.status is not None or count >= STAGE_LIMIT:
+                break
+            yield step
+        stages.append(power)
+        if step.status is Status.CONVERGED:
+            reached, phi, stride = power, step.phi, STRIDE_GROWTH * stride
+        else:
+            stride /= 2
+        if reached == 1 or stride < LEAST_STRIDE:
+            stats["continued"].append({"grid": "x".join(map(str, operator.grid.shape)), "powers": stages})
+            return replace(step, status=step.status or Status.NEWTON_STALLED)
+        yield replace(step, status=None)
+
+
+def _solved(operator, linear, method, phi, goal, threads, stats, journal, **place):
+    """One equation from ``phi``: yields its steps but for the last, and returns that, which has a status."""
+    for count, reached in enumerate(_on_grid(operator, linear, method, phi, lambda norm: goal, threads, stats, journal)):
+        reached = replace(reached, **place)
+        if reached.status is None:
+            yield reached
+        if reached.status is not None:
+            return reached
+        if count >= COARSE_STEP_LIMIT:
+            return replace(reached, status=Status.MAX_STEPS)
+
+
+def _widened(operator, linear, method, step, residual, threads, stats, journal):
+    """From the converged ``step``: the equation with superbases as wide as its Hessian asks for, ``(operator, step)``.
+
+    Stays with the last radius that was solved. Rows that leave the 3x3 stencil are left to algebraic multigrid.
+    """
+    while True:
+        with thread_settings(threads) as count:
+            use_threads(count, step.phi.size)
+            wider = operator.wider(step.phi)
+        if wider is None:
+            return operator, step
+        yield replace(step, status=None)
+        linear.next_grid()
+        goal = Goal(residual=max(residual, CORRECTION_TOLERANCE), change=step.change)
+        found = yield from _solved(wider, linear, method, step.phi, goal, threads, stats, journal, level=step.level,
+                                   levels=step.levels)
+        if found.status is not Status.CONVERGED:
+            return operator, step
+        operator, step = wider, found
 
 
 def _conserve(original, operator, linear, method, step, residual, threads, stats, journal):
@@ -263,16 +348,8 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
     rough = max(residual, CORRECTION_TOLERANCE)
 
     def solved(operator, phi, residual=rough, **place):
-        goal = Goal(residual=residual, change=best.change)
-        engine = _on_grid(operator, linear, method, phi, lambda norm: goal, threads, stats, journal)
-        for count, reached in enumerate(engine):
-            reached = replace(reached, **place)
-            if reached.status is None:
-                yield reached
-            if reached.status is not None:
-                return reached
-            if count >= COARSE_STEP_LIMIT:
-                return replace(reached, status=Status.MAX_STEPS)
+        return _solved(operator, linear, method, phi, Goal(residual=residual, change=best.change), threads, stats,
+                       journal, **place)
 
     while judged():
         if correction.best is step.phi:
@@ -280,7 +357,7 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         yield replace(step, status=None)
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            corrected = MongeAmpere(correction.next_problem(), operator.scheme)
+            corrected = operator.on(correction.next_problem())
         step = yield from solved(corrected, correction.best, level=step.level, levels=step.levels)
         linear.release()
         if step.status is not Status.CONVERGED:
@@ -289,7 +366,7 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         best = step
     if residual < CORRECTION_TOLERANCE and correction.problem is not operator.problem:
         yield replace(best, status=None)
-        best = yield from solved(MongeAmpere(correction.problem, operator.scheme), best.phi, residual=residual,
+        best = yield from solved(operator.on(correction.problem), best.phi, residual=residual,
                                  level=best.level, levels=best.levels)
     stats["misplaced"].append({"grid": "x".join(map(str, grid.shape)), "by round": list(correction.misplaced)})
     if (best.status is Status.CONVERGED and min(correction.misplaced) > conservation.LIMIT
@@ -298,9 +375,12 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         linear.next_grid()
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            fine = MongeAmpere(conservation.subdivided(operator.problem), operator.scheme)
+            fine = operator.on(conservation.subdivided(operator.problem))
             phi = interpolate_cubic(best.phi, fine.grid.shape, fine.grid.periodic)
-        step = yield from solved(fine, phi, level=best.levels, levels=best.levels + 1)
+        place = {"level": best.levels, "levels": best.levels + 1}
+        step = yield from solved(fine, phi, **place)
+        if step.status is not Status.CONVERGED and fine.problem.may_be_powered:
+            step = yield from _continued(fine, linear, method, rough, threads, stats, journal, **place)
         if step.status is Status.CONVERGED:
             yield from _conserve(original, fine, linear, method, step, residual, threads, stats, journal)
             return
@@ -314,7 +394,7 @@ def _on_grid(operator, linear, method, phi, goal, threads, stats, journal):
     """
     tolerance, elapsed, before, memory, step = math.nan, 0.0, _applications(stats), {}, None
     for record in journal.next_grid(operator.grid, stats, linear, memory):
-        step = Step(0, 1, operator.grid, **record)
+        step = Step(0, 1, operator.grid, **record, radius=operator.radius)
         yield step
     if step is not None:
         if step.status is not None:
@@ -344,7 +424,7 @@ def _on_grid(operator, linear, method, phi, goal, threads, stats, journal):
         elapsed += advance.dt if advance.newton_iterations else 0.0
         step = Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change,
                     elapsed, advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent - before,
-                    max(tolerance, advance.floor), advance.status)
+                    max(tolerance, advance.floor), advance.status, operator.radius)
         journal.add(step, stats, linear, memory)
         yield step
         before = spent
@@ -365,7 +445,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         norm of the mean-free log residual to reach on the finest grid, never asked below the rounding floor. Where
         there is no coarser grid to compare with, ``"discretization"`` means the residual 1e-8.
     max_steps : int
-        Implicit steps allowed on each grid (a coarse grid that needs more hands over what it has).
+        Implicit steps allowed for each equation: on each grid, with each corrected source, at each stage of a
+        continuation (a coarse grid that needs more hands over what it has).
     max_seconds : float
         Wall time allowed.
     throw : bool
@@ -398,8 +479,10 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     -----
     What the equation's residual cannot see is checked at the end: a map that leaves more than 2 % of the mass in the
     wrong place is never ``CONVERGED`` (see :class:`Status`). Before that the source of the equation is corrected by
-    what its map misplaces (``stats["misplaced"]``); then, on failure, the swapped problem is solved and its map
-    inverted, and both are tried on subdivided cells (``stats["attempts"]``).
+    what its map misplaces (``stats["misplaced"]``). Where Newton's method gets nowhere, both densities are raised to
+    a power that grows from 0 to 1, each stage starting from the last (``stats["continued"]``: every power tried).
+    Then, on failure, the swapped problem is solved and its map inverted, and both are tried on subdivided cells
+    (``stats["attempts"]``).
 
     Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to
     three multigrid cycles a grid.
@@ -448,7 +531,7 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
     on_level = 0
     for step in engine:
         history.append(replace(step, phi=None, judged=None))
-        on_level = on_level + 1 if last is not None and step.level == last.level else 0
+        on_level = on_level + 1 if step.newton_iterations else 0  # every equation begins with a step of none
         last, status = step, step.status if step.level == step.levels - 1 else None
         if callback is not None and not journal.replaying and callback(step):
             status = Status.STOPPED
@@ -461,8 +544,10 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
             break
     phi = last.phi
     if last.grid.size > problem.grid.size:  # finer cells were needed
-        operator = MongeAmpere(conservation.subdivided(problem, last.grid.shape[0] // problem.grid.shape[0]),
-                               operator.scheme)
+        finer = conservation.subdivided(problem, last.grid.shape[0] // problem.grid.shape[0])
+        operator = MongeAmpere(finer, operator.scheme, last.radius)
+    elif last.radius != operator.radius:
+        operator = MongeAmpere(problem, operator.scheme, last.radius)
     elif last.grid.shape != problem.grid.shape:  # stopped on a coarse grid: hand over what there is, on the right grid
         phi = interpolate_cubic(phi, problem.grid.shape, problem.grid.periodic)
     stats["seconds"]["total"] = time.perf_counter() - begin

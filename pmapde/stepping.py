@@ -11,6 +11,7 @@ from .linear.solver import Automatic
 from .newton import Newton, damped_step
 from .reductions import rms
 from .status import Status
+from .superbases import WIDEST
 
 _METHODS = "Automatic(), GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid(), Spectral() or Direct()"
 
@@ -42,6 +43,9 @@ class PseudoTransient:
     scheme : {None, "monotone", "centred"}
         See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, centred in 3D (as
         robust there on the random pairs tried, and several times cheaper: ``benchmarks/results/robustness_3d.txt``).
+    radius : int, optional
+        Of the superbases of the monotone scheme in 2D, see :class:`~pmapde.monge_ampere.MongeAmpere`; by default 1, and
+        on the finest grid more where the Hessian is too anisotropic for it on more than 5 % of the source mass.
     linear : Automatic, GeometricMultigrid, BlackBoxMultigrid, AlgebraicMultigrid, Spectral or Direct
     newton : Newton
     conserve : bool
@@ -66,6 +70,7 @@ class PseudoTransient:
     """
 
     scheme: str = None
+    radius: int = None
     linear: object = field(default_factory=Automatic)
     newton: Newton = field(default_factory=Newton)
     conserve: bool = True
@@ -86,6 +91,8 @@ class PseudoTransient:
                              f"got {self}.")
         if self.subdivision not in (1, 2, 4):
             raise ValueError(f"`subdivision` must be 1, 2 or 4 parts of a cell per axis, got {self.subdivision!r}.")
+        if self.radius not in (None, *range(1, WIDEST + 1)):
+            raise ValueError(f"`radius` must be None or 1 to {WIDEST}, got {self.radius!r}.")
         if self.coarsest is not None and self.coarsest < 3:
             raise ValueError(f"`coarsest` must be at least 3 cells, got {self.coarsest!r}.")
 

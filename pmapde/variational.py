@@ -170,7 +170,7 @@ class BrenierPosterior:
                                    target_grid=self._reference.grid(grid.shape))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # the errors of the sampler are measured below
-            # centred: exact order where the Hessian is anisotropic; what fails is seen below, and mended by a finer grid
+            # centred: of second order where the Hessian is anisotropic; what fails is seen below and mended by finer grids
             method = PseudoTransient(scheme="centred", conserve=False, subdivision=1)
             return solve(problem, method, threads=self.threads), problem.source_log_mass
 
@@ -284,7 +284,8 @@ class BrenierPosterior:
         except ImportError:
             raise ImportError("to_arviz needs the package arviz: pip install arviz.") from None
         names = names or [f"x{axis}" for axis in range(len(self.start))]
-        return arviz.from_dict({"posterior": {name: column[None] for name, column in zip(names, self.sample(n, rng).T)}})
+        draws = self.sample(n, rng).T
+        return arviz.from_dict({"posterior": {name: column[None] for name, column in zip(names, draws)}})
 
     def throw(self):
         """Raise a :class:`SolverError` if the fit has failed; returns the object itself."""

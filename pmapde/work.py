@@ -9,6 +9,8 @@ EVALUATION = {2: 3.0, 3: 3.0}
 """The operator at a potential, with or without linearisation, by dimension."""
 MONOTONE_3D = 150.0
 """More for the monotone determinant in 3D."""
+SUPERBASE = 3.0
+"""More for every superbase where they leave the 3x3 stencil."""
 TARGET = {2: 8.0, 3: 8.0}
 """Interpolating the target and its gradient once for every cell."""
 AVERAGE = {2: 15.0, 3: 14.0}

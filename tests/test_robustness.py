@@ -1,4 +1,6 @@
 """Hard data: a small battery with an independent verdict, no silent failure, zeros, remedies that work."""
+import dataclasses
+import time
 import warnings
 
 import numpy as np
@@ -8,7 +10,7 @@ import verdict
 from random_fields import KINDS, pair
 
 import pmapde
-from pmapde import conservation, exact, transport
+from pmapde import conservation, exact, fallback, transport
 from pmapde.status import Status
 from pmapde.transport import PiecewiseAffineMap
 
@@ -196,3 +198,66 @@ def test_windows_that_overlap_straighten_a_fold_once(monkeypatch):
     twice = folded.unfolded(np.ones(grid.shape))
     assert once.folded_mass(np.ones(grid.shape)) == 0
     assert np.array_equal(once.displacement, twice.displacement)
+
+
+def test_continuation_in_contrast_solves_what_newtons_method_does_not():
+    """Binary shapes of contrast 1e6: 300 steps were not enough without it, on either grid."""
+    source, target = pair("shapes", (32, 32), 1e6, 2)
+    problem = pmapde.TransportProblem(source, target)
+    plain = pmapde.solve(problem, pmapde.PseudoTransient(conserve=False), max_steps=150)
+    assert plain.status is Status.MAX_STEPS
+    solution = pmapde.solve(problem, pmapde.PseudoTransient(subdivision=1))
+    stages = solution.stats["continued"]
+    assert stages and all(stage["powers"][-1] == 1 for stage in stages)
+    assert solution.status in (Status.CONVERGED, Status.MASS_MISPLACED)  # the equation is solved
+    assert solution.residual < 1e-3
+
+
+def test_powers_of_a_problem_lead_from_uniform_densities_to_its_own():
+    source, target = pair("logit", (16, 16), 1e3, 0)
+    problem = pmapde.TransportProblem(source, target)
+    flat, same = problem.powered(0.0), problem.powered(1.0)
+    assert np.allclose(flat.source_values, 1) and flat.target.is_uniform
+    assert np.allclose(same.source_values, problem.source_values, rtol=1e-12)
+    assert np.allclose(same.target_values, problem.target_values, rtol=1e-12)
+    half = problem.powered(0.5).source_values
+    assert half.max() / half.min() == pytest.approx(1e3**0.5) and half.mean() == pytest.approx(1)
+    function = pmapde.LogDensity(lambda x: -(x**2).sum(axis=1))
+    assert not pmapde.TransportProblem(source, function).may_be_powered
+
+
+def test_an_inverse_that_puts_the_mass_in_its_place_is_a_solution():
+    """Though the map it is the inverse of does not quite: each is judged by its own target."""
+    x, y = pmapde.Grid((32, 32)).cell_centres()
+    source, target = ((6 * x) % 1 < 0.5).astype(float), ((5 * y) % 1 < 0.5).astype(float)
+    problem = pmapde.TransportProblem(source, target)
+    back = pmapde.solve(problem.swapped(), pmapde.PseudoTransient(subdivision=1, conserve=False))
+    for status in (Status.MASS_MISPLACED, Status.CONVERGED, Status.MAX_STEPS):
+        found = fallback.inverted(problem, dataclasses.replace(back, status=status))
+        if status is Status.MAX_STEPS:
+            assert found.status is status
+        else:
+            assert found.success == (found.push_forward_error <= conservation.LIMIT and found.folded_mass == 0)
+
+
+def test_a_chain_cut_short_says_that_time_was_missing():
+    source, target = pair("shapes", (32, 32), 1e3, 2)
+    problem = pmapde.TransportProblem(source, target)
+    failed = pmapde.solve(problem, pmapde.PseudoTransient(conserve=False))
+    assert failed.status is Status.MASS_MISPLACED
+
+    def attempt(problem, method, extrapolate, start, seconds):  # the whole time goes into the first one
+        time.sleep(0.02)
+        return failed
+    cut = fallback.solve(attempt, problem, pmapde.PseudoTransient(), None, None, 0.01)
+    assert cut.status is Status.MAX_SECONDS and len(cut.stats["attempts"]) == 1
+
+
+@pytest.mark.slow
+def test_bars_on_both_sides():
+    """Zeros in source and target, across each other; solved from the other side."""
+    x, y = pmapde.Grid((64, 64)).cell_centres()
+    source, target = ((6 * x) % 1 < 0.5).astype(float), ((5 * y) % 1 < 0.5).astype(float)
+    solution = solved(source, target)
+    assert solution.success and solution.swapped
+    assert verdict.judge(solution, source, target).sound

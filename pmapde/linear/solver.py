@@ -164,8 +164,11 @@ class LinearSolver:
 
         A residual says little about smooth errors, the size of successive corrections does: cycles are repeated until
         ``last rate / (1 - rate)`` is small enough, the rate being that of the corrections, on this grid or the last
-        one. Cycles that contract poorly are left to the next preconditioner, or to :meth:`solve`.
+        one. Cycles that contract poorly are left to the next preconditioner, or to :meth:`solve`; so are stencils wider
+        than 3x3.
         """
+        if stencil.radius > 1:
+            return self.solve(stencil, rhs, max(0.1 * rtol, 1e-8), spacing)
         kernels = stencil_2d if rhs.ndim == 2 else stencil_3d
         shift = np.full((1,) * rhs.ndim, float(stencil.shift))
         # the rhs less the constant that makes it orthogonal to the row weights, nearly the left null vector of A
@@ -232,6 +235,8 @@ class LinearSolver:
         """
         if not math.isfinite(rhs.sum()):  # an iterative solver would spend its whole budget on it
             return LinearResult(np.full(rhs.shape, math.nan), math.nan, 0, False)
+        if self._rules and not self.method.affords(stencil):
+            self._index, self._kept = self._successor(stencil), None
         while True:
             with serial_blas():
                 result = self._attempt(stencil, rhs, rtol)

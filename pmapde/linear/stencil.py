@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -36,6 +37,8 @@ class Stencil:
 
     def apply(self, field, out=None):
         """``A field`` for a field on the grid."""
+        if self.radius > 1:
+            return (self._matrix @ field.ravel()).reshape(self.shape)
         kernels = stencil_2d if field.ndim == 2 else stencil_3d
         out = np.empty(self.shape) if out is None else out
         padded = np.empty(tuple(n + 2 for n in self.shape))
@@ -45,6 +48,10 @@ class Stencil:
 
     def diagonal(self):
         return self.shift + 2 * self.weights.sum(axis=0)
+
+    @cached_property
+    def _matrix(self):
+        return self.matrix()
 
     def matrix(self):
         """``A`` as a scipy CSR matrix; ghost neighbours are folded back into the grid."""
