@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 
@@ -154,6 +154,13 @@ def output(directory, own):
         for folder in made:
             with suppress(OSError):  # not empty: it holds the results, or somebody else's files
                 folder.rmdir()
+
+
+@contextmanager
+def silence():
+    """Nothing is printed inside."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 @contextmanager
