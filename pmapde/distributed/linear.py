@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,8 @@ DEFAULTS = {
              "mg_levels_ksp_max_it": 1},
     "hypre": {"pc_type": "hypre", "pc_hypre_type": "boomeramg"},
 }
-DEFAULTS_3D = {"hypre": {"pc_hypre_boomeramg_coarsen_type": "HMIS", "pc_hypre_boomeramg_interp_type": "ext+i",
+DEFAULTS_3D = {"gamg": {"pc_gamg_threshold": 0.0, "pc_gamg_square_graph": 2},
+               "hypre": {"pc_hypre_boomeramg_coarsen_type": "HMIS", "pc_hypre_boomeramg_interp_type": "ext+i",
                          "pc_hypre_boomeramg_strong_threshold": 0.5}}
 TIGHTEST = 1e-12
 
@@ -29,24 +30,34 @@ class PetscMultigrid:
 
     Parameters
     ----------
-    preconditioner : {"gamg", "hypre"}
-        PETSc's smoothed aggregation, or hypre's BoomerAMG where PETSc was built with it. Everything else of it can be
-        set as PETSc options with the prefix ``pmapde_`` (environment variable ``PETSC_OPTIONS``).
+    preconditioner : {None, "hypre", "gamg"}
+        hypre's BoomerAMG where PETSc was built with it, or PETSc's own smoothed aggregation; ``None``: the first that
+        is there, and the other where that fails. Their settings are PETSc options with the prefix ``pmapde_``
+        (environment variable ``PETSC_OPTIONS``).
     max_iterations : int
         Krylov iterations allowed in one solve.
 
     Good values: the defaults.
     """
 
-    preconditioner: str = "gamg"
+    preconditioner: str = None
     max_iterations: int = 200
 
     def __post_init__(self):
-        if self.preconditioner not in DEFAULTS:
-            raise ValueError(f"`preconditioner` must be one of {', '.join(map(repr, DEFAULTS))}, got "
-                             f"{self.preconditioner!r}.")
+        if self.preconditioner not in (None, *DEFAULTS):
+            raise ValueError(f"`preconditioner` must be None, 'hypre' or 'gamg', got {self.preconditioner!r}.")
         if not self.max_iterations >= 1:
             raise ValueError(f"`max_iterations` must be at least 1, got {self.max_iterations!r}.")
+
+    def chain(self):
+        """Names of the preconditioners to try, in this order."""
+        from petsc4py import PETSc
+        there = [name for name in ("hypre", "gamg") if name == "gamg" or PETSc.Sys.hasExternalPackage("hypre")]
+        if self.preconditioner is None:
+            return there
+        if self.preconditioner not in there:
+            raise ValueError("`preconditioner`: this PETSc was built without hypre; use 'gamg'.")
+        return [self.preconditioner]
 
 
 class DistributedLinearSolver:
@@ -60,7 +71,7 @@ class DistributedLinearSolver:
 
     def __init__(self, layout, method, stats, natural_time):
         self.layout, self.method, self.stats = layout, method, stats
-        self._anchor = ANCHOR / natural_time
+        self._chain, self._anchor = method.chain(), ANCHOR / natural_time
         self._matrix = self._columns = self._solver = None
         self._mu, self._rhs, self._solution, self._product = (layout.vector() for _ in range(4))
 
@@ -75,14 +86,33 @@ class DistributedLinearSolver:
         mean, scale = layout.moments(float(rhs.mean()), float(rhs.std()))
         if not math.isfinite(scale):
             return LinearResult(np.full(rhs.shape, math.nan), math.nan, 0, False)
-        name = self.method.preconditioner
-        counters = self.stats["linear"].setdefault(name, {"setups": 0, "applications": 0, "solves": 0})
         begin = time.perf_counter()
         self._assemble(stencil)
+        self.stats["seconds"]["linear set-up"] += time.perf_counter() - begin
+        result = self._attempt(rhs, mean, scale, rtol)
+        while not result.converged and len(self._chain) > 1:
+            shape = "x".join(map(str, layout.grid.shape))
+            self.stats["fallbacks"].append(f"{self._chain[0]} -> {self._chain[1]} on {shape} (residual "
+                                           f"{result.relative_residual:.1e} after {result.applications} iterations)")
+            del self._chain[0]
+            self._solver.destroy()
+            self._solver = None
+            again = self._attempt(rhs, mean, scale, rtol)
+            result = replace(again, applications=result.applications + again.applications)
+        return result
+
+    def _attempt(self, rhs, mean, scale, rtol):
+        """The equation that is assembled, with the first preconditioner of the chain."""
+        layout, name = self.layout, self._chain[0]
+        counters = self.stats["linear"].setdefault(name, {"setups": 0, "applications": 0, "solves": 0})
+        begin = time.perf_counter()
+        self._solver = self._solver or self._new_solver(name)
+        self._solver.setOperators(self._operator, self._matrix)
+        self._solver.setUp()
         counters["setups"] += 1
         self.stats["seconds"]["linear set-up"] += time.perf_counter() - begin
         begin = time.perf_counter()
-        weight = self._mu.getArray()
+        weight = self._mu.getArray(readonly=True)
         self._rhs.setArray(weight * (rhs - mean).ravel())
         self._projected.project(self._rhs)
         self._solution.set(0.0)
@@ -132,8 +162,6 @@ class DistributedLinearSolver:
         self._matrix.zeroEntries()
         self._matrix.setValuesCSR(self._rows, self._columns, values.ravel(), addv=True)
         self._matrix.assemble()
-        self._solver.setOperators(self._operator, self._matrix)
-        self._solver.setUp()
 
     def _prepare(self, offsets, count, row_weight):
         from petsc4py import PETSc
@@ -160,21 +188,25 @@ class DistributedLinearSolver:
         self._projected = _Projected(self._matrix, self._mu, self._anchor)
         self._operator = PETSc.Mat().createPython(self._matrix.getSizes(), self._projected, comm)
         self._operator.setUp()
-        self._solver = self._new_solver()
 
-    def _new_solver(self):
+    def _new_solver(self, name):
         from petsc4py import PETSc
-        name, prefix = self.method.preconditioner, "pmapde_"
-        options = PETSc.Options()
-        extra = DEFAULTS_3D.get(name, {}) if self.layout.grid.ndim == 3 else {}
+        prefix, options = "pmapde_", PETSc.Options()
+        extra, ours = DEFAULTS_3D[name] if self.layout.grid.ndim == 3 else {}, []
         for key, value in {**DEFAULTS[name], **extra}.items():
             if not options.hasName(prefix + key):  # the user's own go first
                 options.setValue(prefix + key, value)
+                ours.append(prefix + key)
         solver = PETSc.KSP().create(self.layout.comm)
         solver.setOptionsPrefix(prefix)
         solver.setType("gmres")
         solver.setPCSide(PETSc.PC.Side.RIGHT)  # its residual is then the true one
         solver.setFromOptions()
+        self._matrix.setOptionsPrefix(prefix)
+        solver.setOperators(self._operator, self._matrix)
+        solver.setUp()  # the levels of a hierarchy read their options here
+        for key in ours:  # another solver would take them for the user's
+            options.delValue(key)
         return solver
 
     def release(self):

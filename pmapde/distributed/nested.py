@@ -98,12 +98,14 @@ def steps(problem, method, linear_method, tolerance, start, comm, stats, coarser
                 return stepping.Goal(share=share, change=extrapolated, before=coarser.last_size, one_step=one_step)
             return stepping.Goal(residual=solver.SINGLE_GRID_TOLERANCE if finest else solver.COARSEST_TOLERANCE)
 
-        for taken, step in enumerate(_on_layout(operator, linear, method, phi, goal, stats)):
-            yield replace(step, level=level, levels=levels), operator
-            phi = step.phi
-            if not finest and taken >= limit:
-                break
-        linear.release()
+        try:
+            for taken, step in enumerate(_on_layout(operator, linear, method, phi, goal, stats)):
+                yield replace(step, level=level, levels=levels), operator
+                phi = step.phi
+                if not finest and taken >= limit:
+                    break
+        finally:  # PETSc cannot free a matrix made in Python once Python has ended
+            linear.release()
         if not finest:
             coarser.add(operator, phi)
 
@@ -152,11 +154,14 @@ def _serial(problem, method, comm, stats, share):
     return found, history
 
 
+def _applications(stats):
+    return sum(counters["applications"] for counters in stats["linear"].values())
+
+
 def _on_layout(operator, linear, method, phi, goal, stats):
     """Pseudo-transient continuation on one layout as :class:`Step` records."""
     tolerance, elapsed, grid = 0.0, 0.0, operator.layout.grid
-    counters = stats["linear"].setdefault(linear.method.preconditioner, {"setups": 0, "applications": 0, "solves": 0})
-    before = counters["applications"]
+    before = _applications(stats)
 
     def noted(norm):
         nonlocal tolerance
@@ -168,7 +173,7 @@ def _on_layout(operator, linear, method, phi, goal, stats):
         stats["newton_iterations"] += advance.newton_iterations
         stats["rejected_steps"] += advance.rejected
         elapsed += advance.dt if advance.newton_iterations else 0.0
-        spent, before = counters["applications"] - before, counters["applications"]
+        spent, before = _applications(stats) - before, _applications(stats)
         yield Step(0, 1, grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change, elapsed,
                    advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent,
                    max(tolerance, advance.floor) if math.isfinite(advance.floor) else tolerance, advance.status)
