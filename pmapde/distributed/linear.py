@@ -72,7 +72,7 @@ class DistributedLinearSolver:
     def __init__(self, layout, method, stats, natural_time):
         self.layout, self.method, self.stats = layout, method, stats
         self._chain, self._anchor = method.chain(), ANCHOR / natural_time
-        self._matrix = self._columns = self._solver = None
+        self._matrix = self._columns = self._operator = self._solver = None
         self._mu, self._rhs, self._solution, self._product = (layout.vector() for _ in range(4))
 
     def correct(self, stencil, rhs, rtol, spacing, atol):
