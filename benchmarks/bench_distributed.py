@@ -1,6 +1,6 @@
 """The distributed engine: strong and weak scaling, and a model made of what was measured, for 4096^3 on a cluster.
 
-    python benchmarks/bench_distributed.py [--quick] [--ranks 1 2 4]       (the interpreter must have petsc4py and mpi4py)
+    .venv-petsc/bin/python benchmarks/bench_distributed.py [--quick] [--ranks 1 2 4]     (after make test-distributed)
 
 Starts itself under ``mpiexec`` on every number of ranks. Before a clock runs the answer is checked against the serial
 engine's (discrete equations solved to 1e-10, potentials within 1e-9). Strong: one grid; weak: as many cells per rank.
@@ -29,7 +29,7 @@ CLUSTER = {"cores per machine": 64, "memory per machine (GiB)": 512.0, "network 
            "latency (s)": 2e-6, "memory used": 0.8}
 """Assumed: two 32-core processors and a 100 Gbit/s network; a core as fast as here when all cores are busy."""
 MESSAGES = 6 * 6
-"""Of one cycle on one level: six neighbours; relaxations before and after, residual, restriction, prolongation, apply."""
+"""Of one cycle on one level: six neighbours; two relaxations, residual, restriction, prolongation, the operator."""
 DENSER = 4.0
 """Neighbours on coarse levels of a hierarchy against the finest: Galerkin rows grow."""
 SETUP_CYCLES = 10

@@ -50,7 +50,7 @@ def _parser():
     solve.add_argument("--engine", choices=("serial", "petsc"), default="serial",
                        help="petsc: on all ranks that mpiexec started")
     solve.add_argument("--petsc-checkpoint", metavar="FILE",
-                       help="with --engine petsc: a .npy file kept up to date on the way; if it is there, go on from it")
+                       help="with --engine petsc: a .npy file kept up to date; if it is there, go on from it")
     solve.set_defaults(run=_solve)
 
     flow = commands.add_parser("flow", help="follow the parabolic equation in true time, with its ledger",

@@ -97,7 +97,7 @@ def _check(problem, method, linear, tolerance, every):
     if not isinstance(method, PseudoTransient) or isinstance(method, Integrator):
         raise TypeError(f"`method` must be PseudoTransient(...), got {method!r}.")
     if not isinstance(method.linear, Automatic):
-        raise ValueError("the linear solver of the distributed engine is chosen by `linear=PetscMultigrid(...)`, not by "
+        raise ValueError("the distributed engine takes its linear solver as `linear=PetscMultigrid(...)`, not from "
                          "`method`.")
     if not isinstance(linear, PetscMultigrid):
         raise TypeError(f"`linear` must be a pmapde.distributed.PetscMultigrid, got {type(linear).__name__}.")

@@ -26,13 +26,13 @@ def communicator():
         from mpi4py import MPI
         from petsc4py import PETSc
     except ImportError as error:
-        raise ImportError(f"the PETSc engine needs petsc4py and mpi4py ({error}): install Debian's python3-petsc4py and "
-                          f"python3-mpi4py, or pip install \".[petsc]\" where PETSc is installed.") from None
+        raise ImportError(f"the PETSc engine needs petsc4py and mpi4py ({error}): install Debian's python3-petsc4py "
+                          f"and python3-mpi4py, or pip install \".[petsc]\" where PETSc is installed.") from None
     comm = MPI.COMM_WORLD
     for name in LAUNCHED:
         count = os.environ.get(name, "")
         if count.isdigit() and int(count) not in (1, comm.size):
-            raise RuntimeError(f"mpiexec started {count} processes but MPI sees {comm.size}, so that each would compute "
+            raise RuntimeError(f"mpiexec started {count} processes but MPI sees {comm.size}, each would compute "
                                f"everything alone: this mpiexec belongs to another MPI than petsc4py's, which is "
                                f"{MPI.Get_library_version().split(',')[0].strip()}; use its own.")
     if PETSc.ScalarType is not None and PETSc.ScalarType().dtype.str[1:] != "f8":

@@ -45,8 +45,8 @@ class Layout:
         from petsc4py import PETSc
         parts = partition(grid.shape, comm.size)
         if parts is None:
-            raise ValueError(f"a grid of {'x'.join(map(str, grid.shape))} cells cannot be cut into {comm.size} boxes of "
-                             f"at least {SMALLEST} cells along every axis; start fewer ranks or take a finer grid.")
+            raise ValueError(f"a grid of {'x'.join(map(str, grid.shape))} cells cannot be cut into {comm.size} boxes "
+                             f"of at least {SMALLEST} cells along every axis; start fewer ranks or take a finer grid.")
         if grid.size > np.iinfo(PETSc.IntType).max:
             raise ValueError(f"PETSc counts at most {np.iinfo(PETSc.IntType).max} cells as it is built, the grid has "
                              f"{grid.size}; use a PETSc with 64-bit indices.")
@@ -154,7 +154,7 @@ class Layout:
         return self.comm.allreduce(value, op=MPI.MAX)
 
     def moments(self, mean, rms):
-        """Mean and RMS deviation of a field over all ranks from those over the cells of each (Chan, Golub & LeVeque)."""
+        """Mean and RMS deviation of a field over all ranks from those on each (Chan, Golub & LeVeque 1983)."""
         size = self.grid.size
         total = self.sum(mean * self.size) / size
         return total, math.sqrt(self.sum(self.size * (rms**2 + (mean - total) ** 2)) / size)

@@ -19,12 +19,13 @@ TIGHT = 1e-11
 def problems():
     """No-flux, periodic and mixed, 2D and 3D, sizes that no rank count divides, all kinds of targets, scaled boxes."""
     rng = np.random.default_rng(3)
+    pictures = [gallery.load(name, (64, 64)) for name in ("mri", "grace_hopper")]
     boxes = [pmapde.Grid(shape, box, (True, False)) for shape, box in (((33, 42), [(0, 2), (0, 1)]),
                                                                       ((20, 24), [(0, 2), (1, 4)]))]
     return {
         "box": exact.manufactured((48, 41)).problem,
         "torus": exact.manufactured((40, 34), periodic=True, array_target=True).problem,
-        "rough": pmapde.TransportProblem(*(gallery.load(name, (64, 64)) for name in ("mri", "grace_hopper")), floor=0.3),
+        "rough": pmapde.TransportProblem(*pictures, floor=0.3),
         "mixed": pmapde.TransportProblem(1 + rng.random((33, 42)), 1 + 0.2 * rng.random((20, 24)), grid=boxes[0],
                                          target_grid=boxes[1]),
         "3D box": exact.manufactured((20, 17, 18), array_target=True).problem,

@@ -130,9 +130,9 @@ def test_all_ranks_stop_together_with_the_reason(tmp_path):
 def test_what_cannot_be_run_is_refused_in_one_sentence_on_all_ranks(tmp_path):
     told = findings(4, "refused", tmp_path)
     for name, words in {"ranks": "cannot be cut into 4 boxes", "zeros": "`source` is zero in 56 of 64 cells",
-                        "problem": "got int", "method": "PseudoTransient", "linear": "PetscMultigrid", "start": "(5, 5)",
-                        "preconditioner": "'ilu'", "file": "not a complete checkpoint", "throw": "MAX_SECONDS",
-                        "sampled": "positive and finite, it is not at cell (0, 0)"}.items():
+                        "problem": "got int", "method": "PseudoTransient", "linear": "PetscMultigrid",
+                        "start": "(5, 5)", "preconditioner": "'ilu'", "file": "not a complete checkpoint",
+                        "throw": "MAX_SECONDS", "sampled": "positive and finite, it is not at cell (0, 0)"}.items():
         assert words in told[name], told[name]
         assert "\n" not in told[name]
 
