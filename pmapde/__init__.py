@@ -16,7 +16,7 @@ _HOMES = {
     "load": "storage", "sinkhorn": "entropic", "half_shift": "entropic", "SinkhornPlan": "plan",
     "sinkhorn_limit": "limit", "SinkhornLimit": "limit",
 }
-_MODULES = ("exact", "gallery", "plotting", "schedules")
+_MODULES = ("distributed", "exact", "gallery", "plotting", "schedules")
 __all__ = sorted(_HOMES)
 
 

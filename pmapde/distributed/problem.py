@@ -15,7 +15,7 @@ from ..transfer import averaging_matrix
 from .launch import agree
 from .layout import Layout, partition
 
-MATRIX_BYTES = {2: 700, 3: 1200}
+MATRIX_BYTES = {2: 700, 3: 1800}
 """Bytes per cell of the assembled matrix, its algebraic hierarchy and the Krylov vectors."""
 FRAME = {2: 256, 3: 64}
 """Cells per axis at which the mass of a target given as a function is measured, at most."""
