@@ -1,8 +1,8 @@
-"""Sinkhorn on grids: time of a sweep against OTT-JAX and POT, and time to a given error of W2^2 against `pmapde.solve`.
+"""Sinkhorn on grids: time of a sweep against OTT-JAX and POT. What sweeps are good for: `pmapde benchmark`.
 
     python benchmarks/bench_sinkhorn.py [--quick] [--no-peers]
 
-*Sweeps.* Everybody makes the same sweeps of the same problem (two Gaussians, in 3D two balls, to uniform) in the same
+Everybody makes the same sweeps of the same problem (two Gaussians, in 3D two balls, to uniform) in the same
 run: from the same potential, in float64, on as many threads as NUMBA_NUM_THREADS says (OTT by XLA's flags). The
 potentials after a few sweeps are compared before anything is timed. The time of a sweep is the difference of two runs,
 of n and of 3 n sweeps, over 2 n, so that set-up is left out; the best of three of each, in turns. It is processor time,
@@ -11,12 +11,7 @@ potential of `pmapde.solve`, which is what all later sweeps look like. A *blur* 
 the cost |x - y|^2 / 2. OTT's kernel mode sums in the exponential domain with one scaling for all: fast, and FAILED
 where that ends in zeros or infinities. POT's log domain is dense: 64^2 only.
 
-*Time to accuracy.* W2^2 of two Gaussians to uniform at 256^2, reference by a spectral method (bench_peers.py): for each
-blur a run of our Sinkhorn with annealing and over-relaxation, debiased, with the loosest tolerance that does not spoil
-the error, against `pmapde.solve` on grids up to the same. A relative cost error can be small by luck: a row counts as
-*reached* only if all smaller blurs are below the goal too.
-
-Results in benchmarks/results/sinkhorn.{txt,csv} and sinkhorn_accuracy.{txt,csv}. About ten minutes.
+Results in benchmarks/results/sinkhorn.{txt,csv}. Some minutes.
 """
 import argparse
 import importlib.util
@@ -31,14 +26,11 @@ THREADS = numba.config.NUMBA_NUM_THREADS
 os.environ.setdefault("XLA_FLAGS", f"--xla_cpu_multi_thread_eigen={'true' if THREADS > 1 else 'false'} "
                                    f"intra_op_parallelism_threads={THREADS}")
 
-from bench_peers import two_gaussians  # noqa: E402  the flags must be set before anything imports jax
-from common import report  # noqa: E402
+from common import report  # noqa: E402  the flags must be set before anything imports jax
 
 import pmapde  # noqa: E402
 from pmapde import gallery  # noqa: E402
 
-GOAL = 2e-4
-"""Relative error of W2^2."""
 SWEEPS_CHECKED = 4
 
 
@@ -179,64 +171,6 @@ def sweep_times(shape, blur, start, peers, rounds=3):
     return rows
 
 
-def timed(function, times=3):
-    function()
-    best = np.inf
-    for _ in range(times):
-        begin = time.process_time()
-        result = function()
-        best = min(best, time.process_time() - begin)
-    return best, result
-
-
-def accuracy_rows(n, blurs):
-    rows = []
-    for size in (n // 4, n // 2, n):
-        for extrapolate in (None, "cost"):
-            case = two_gaussians((size, size))
-            problem = pmapde.TransportProblem(case.source, case.target)
-            seconds, solution = timed(lambda problem=problem, extrapolate=extrapolate: pmapde.solve(
-                problem, extrapolate=extrapolate), 5)
-            rows.append({"solver": "pmapde.solve" + (", extrapolated" if extrapolate else ""), "grid": f"{size}x{size}",
-                         "blur (pixels)": "", "tolerance": "", "sweeps": "", "CPU seconds": seconds,
-                         "relative error of W2^2": solution.cost / case.cost - 1,
-                         "map error": case.errors(solution)[0], "reached": ""})
-    case = two_gaussians((n, n))
-    problem = pmapde.TransportProblem(case.source, case.target)
-    for blur in blurs:
-        exact = None
-        for tolerance in (1e-6, 1e-4, 1e-3, 1e-2):  # the loosest that leaves the error as it is
-
-            def call(blur=blur, tolerance=tolerance):
-                plan = pmapde.sinkhorn(problem, (blur / n)**2, tolerance=tolerance)
-                return plan, plan.debiased_cost
-            error = call()[1] / case.cost - 1
-            exact = error if exact is None else exact
-            if abs(error - exact) > 0.25 * abs(exact):
-                break
-            loosest = tolerance, call
-        seconds, (plan, cost) = timed(loosest[1], 2)
-
-        class Answer:
-            displacement = plan.debiased_displacement
-        Answer.cost = cost
-        rows.append({"solver": "pmapde.sinkhorn, debiased", "grid": f"{n}x{n}", "blur (pixels)": blur,
-                     "tolerance": loosest[0], "sweeps": plan.stats["sweeps"], "CPU seconds": seconds,
-                     "relative error of W2^2": cost / case.cost - 1, "map error": case.errors(Answer)[0],
-                     "reached": ""})
-    for solver in {row["solver"] for row in rows}:
-        below = True
-        for row in reversed([row for row in rows if row["solver"] == solver]):
-            below = below and abs(row["relative error of W2^2"]) <= GOAL
-            row["reached"] = "yes" if below else "no"
-    return rows
-
-
-def quickest(rows, word):
-    return min((row for row in rows if word in row["solver"] and row["reached"] == "yes"),
-               key=lambda row: row["CPU seconds"], default=None)
-
-
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small grids only, nothing written")
@@ -254,14 +188,7 @@ def main(arguments=None):
         if start == "solved" or np.prod(shape) < 2e5]
     rows = [row for case in cases for row in sweep_times(*case, peers)]
     report("sinkhorn", f"Time of a Sinkhorn sweep, {about}", rows, write=not options.quick)
-    accuracy = accuracy_rows(64 if options.quick else 256, (4, 2) if options.quick else (16, 8, 4, 3.5, 2, 1))
-    report("sinkhorn_accuracy", f"Time to W2^2 within {GOAL:g}, {about}", accuracy, write=not options.quick)
-    best = [quickest(accuracy, word) for word in ("solve", "sinkhorn")]
-    if all(best):
-        print(f"W2^2 within {GOAL:g}: " + " and ".join(f"{row['solver']} {row['grid']} {row['CPU seconds']:.3g} s"
-                                                       for row in best)
-              + f", ratio {best[1]['CPU seconds'] / best[0]['CPU seconds']:.1f}")
-    return rows, accuracy
+    return rows
 
 
 if __name__ == "__main__":

@@ -13,8 +13,11 @@ _HOMES = {
     "BlackBoxMultigrid": "linear.black_box", "AlgebraicMultigrid": "linear.algebraic", "Spectral": "linear.spectral",
     "Direct": "linear.direct",
     "Solution": "solution", "StencilWarning": "solution", "Status": "status", "SolverError": "status",
+    "Checkpoint": "checkpoint", "resume": "storage",
     "load": "storage", "sinkhorn": "entropic", "half_shift": "entropic", "SinkhornPlan": "plan",
     "sinkhorn_limit": "limit", "SinkhornLimit": "limit",
+    "legendre_conjugate": "legendre", "wasserstein_barycentre": "barycentre", "Barycentre": "barycentre",
+    "LinearEmbedding": "embedding", "BrenierPosterior": "variational",
 }
 _MODULES = ("distributed", "exact", "gallery", "plotting", "schedules")
 __all__ = sorted(_HOMES)

@@ -22,7 +22,10 @@ PLANS = {"plan.npz", "summary.json", "densities.png", "deformed_grid.png", "disp
 SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": "BlackBoxMultigrid",
            "algebraic": "AlgebraicMultigrid", "spectral": "Spectral", "direct": "Direct"}
 INTEGRATORS = {"esdirk3": "ESDIRK3", "tr-bdf2": "TRBDF2", "backward-euler": "BackwardEuler"}
-STUDIES = ("space", "time", "decay", "contracting", "sublinear", "regret", "evi", "limit")
+STUDIES = ("space", "time", "decay", "contracting", "sublinear", "regret", "evi", "limit", "steps")
+BENCHMARKS = ("cosine", "array", "gaussians", "contrast", "photographs", "zeros", "cosine3d", "contrast3d", "noise3d",
+              "zeros3d")
+BENCHMARK_FILES = {f"{name}_{n}d.png" for name in ("time", "sweeps", "epsilon") for n in (2, 3)}
 
 
 class Terminated(BaseException):
@@ -46,11 +49,13 @@ def _parser():
                             "data")
     solve.add_argument("--solver", choices=tuple(SOLVERS), default="auto", help="linear solver")
     solve.add_argument("--scheme", choices=("auto", "monotone", "centred"), default="auto")
+    solve.add_argument("--animation", action="store_true", help="write interpolation.gif too")
     solve.add_argument("--max-steps", type=int, default=300, metavar="N", help="implicit steps per grid (default 300)")
     solve.add_argument("--engine", choices=("serial", "petsc"), default="serial",
                        help="petsc: on all ranks that mpiexec started")
     solve.add_argument("--petsc-checkpoint", metavar="FILE",
                        help="with --engine petsc: a .npy file kept up to date; if it is there, go on from it")
+    _add_checkpoint(solve)
     solve.set_defaults(run=_solve)
 
     flow = commands.add_parser("flow", help="follow the parabolic equation in true time, with its ledger",
@@ -66,7 +71,17 @@ def _parser():
                       help="error in time relative to the distance travelled (default 1e-4)")
     flow.add_argument("--ledger", choices=("full", "densities"), default="full",
                       help="'densities' leaves out what needs maps")
+    _add_checkpoint(flow)
     flow.set_defaults(run=_flow)
+
+    resume = commands.add_parser("resume", help="go on with an interrupted solve or flow",
+                                 description="FILE is what --checkpoint wrote: it holds the densities and the command. "
+                                 "The results are those of a run that was never interrupted, to the last bit.")
+    resume.add_argument("file", metavar="FILE")
+    resume.add_argument("--out", metavar="DIR", help="another folder than the command's")
+    resume.add_argument("--every", type=float, metavar="S", help="seconds between checkpoints (as before)")
+    resume.add_argument("--threads", type=int, metavar="N")
+    resume.set_defaults(run=_resume)
 
     rates = commands.add_parser("rates", help="measure and plot convergence rates, decay, regret and EVI slack",
                                 description="Writes a figure (PNG) and the numbers behind it (CSV) per study, and the "
@@ -91,6 +106,22 @@ def _parser():
     sinkhorn.add_argument("--no-annealing", action="store_true", help="no higher temperatures before epsilon")
     sinkhorn.add_argument("--max-seconds", type=float, default=math.inf, metavar="S")
     sinkhorn.set_defaults(run=_sinkhorn)
+
+    benchmark = commands.add_parser("benchmark", help="error against time: solver, Sinkhorn and the peers installed",
+                                    description="Runs pmapde.solve, pmapde.sinkhorn and, where installed (pip install "
+                                    "'pmapde[peers]'), POT, OTT-JAX and GeomLoss on problems with known answers. "
+                                    "Writes work-precision diagrams, CSV tables and summary.json, and prints who wins "
+                                    "where.")
+    benchmark.add_argument("--out", required=True, metavar="DIR")
+    benchmark.add_argument("--full", action="store_true", help="all problems, settings and grids (half an hour)")
+    benchmark.add_argument("--only", nargs="+", metavar="PROBLEM", help="of " + ", ".join(BENCHMARKS))
+    benchmark.add_argument("--solvers", nargs="+", metavar="NAME", help="those whose names begin so, in any case")
+    benchmark.add_argument("--largest", type=int, metavar="N", help="most cells per axis in 2D (an eighth of it in 3D)")
+    benchmark.add_argument("--limit", type=float, metavar="S", help="seconds for one call (default 1.5, full 5)")
+    benchmark.add_argument("--threads", type=int, default=1, metavar="N", help="for every solver (default 1)")
+    benchmark.add_argument("--no-figures", action="store_true")
+    benchmark.add_argument("--json", action="store_true", help="print the summary as JSON instead of the table")
+    benchmark.set_defaults(run=_benchmark)
 
     demo = commands.add_parser("demo", help="solve a picture, a volume and a problem with a known answer")
     demo.add_argument("--out", default="pmapde-demo", metavar="DIR")
@@ -118,8 +149,17 @@ def _add_pair(command, floor, zeros):
     command.add_argument("--json", action="store_true", help="print the summary as JSON instead of a table")
 
 
+def _add_checkpoint(command):
+    command.add_argument("--checkpoint", metavar="FILE", help="write the state of the run to FILE, for `pmapde resume "
+                         "FILE` or the same command again; removed when the results are written")
+    command.add_argument("--every", type=float, default=30.0, metavar="S",
+                         help="seconds between checkpoints (default 30)")
+    command.set_defaults(problem=None, folder=None)
+
+
 def main(argv=None):
-    """Run the command line; returns the exit status (0 done, 1 not solved, 2 bad input, 130 interrupted)."""
+    """Run the command line; returns the exit status (0 done, 1 not solved, 2 bad input, 130 interrupted by Ctrl-C, 143
+    by SIGTERM)."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.version:
@@ -139,17 +179,25 @@ def main(argv=None):
     except BrokenPipeError:  # the reader, `head` for instance, has gone: nothing to say, and nobody to say it to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, TypeError, MemoryError, OSError) as error:
+    except MemoryError as error:  # of a list or a string it says nothing
+        return _complain(str(error) or "out of memory: use a smaller --size", 2)
+    except (ValueError, TypeError, OSError) as error:
         return _complain(error, 2)
     except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+        return _complain("interrupted" + _way_on(arguments), 130)
     except Terminated:
-        return _complain("terminated", 143)
+        return _complain("terminated" + _way_on(arguments), 143)
     except Exception as error:
         if os.environ.get("PMAPDE_TRACEBACK"):
             raise
         return _complain(f"unexpected {type(error).__name__}: {error} (PMAPDE_TRACEBACK=1 shows where).", 1)
     return 0
+
+
+def _way_on(arguments):
+    """How to go on, if there is a checkpoint."""
+    file = getattr(arguments, "checkpoint", None) or getattr(arguments, "file", None)
+    return f"; `{shlex.join(['pmapde', 'resume', file])}` goes on." if file and Path(file).exists() else ""
 
 
 def _complain(error, code):
@@ -185,6 +233,8 @@ def _stoppable():
 
 
 def _problem(arguments):
+    if getattr(arguments, "problem", None) is not None:  # from a checkpoint
+        return arguments.problem
     source, target = console.densities(arguments)
     import pmapde
     grid = pmapde.Grid(source.shape, periodic=arguments.boundary == "periodic")
@@ -193,6 +243,36 @@ def _problem(arguments):
 
 def _scheme(arguments):
     return None if arguments.scheme == "auto" else arguments.scheme
+
+
+def _checkpoint(arguments):
+    if arguments.checkpoint is None:
+        return None
+    import pmapde
+    note = {"line": arguments.line, "folder": arguments.folder or os.getcwd()}
+    return pmapde.Checkpoint(arguments.checkpoint, arguments.every, note)
+
+
+def _resume(arguments):
+    from .checkpoint import stored_run
+    problem, note = stored_run(arguments.file)[2:4]
+    line = shlex.split(note["line"]) if isinstance(note, dict) and "line" in note else []
+    if line[1:2] not in (["solve"], ["flow"]):
+        raise console.Failure(f"{arguments.file!r} was not written by `pmapde solve` or `pmapde flow`; use "
+                              f"pmapde.resume in Python.")
+    command = _parser().parse_args(line[1:])
+    command.line, command.folder, command.problem, command.checkpoint = note["line"], note["folder"], problem, (
+        arguments.file)
+    command.out = arguments.out or os.path.join(note["folder"], command.out)
+    command.every = command.every if arguments.every is None else arguments.every
+    command.threads = arguments.threads or command.threads
+    command.run(command)
+
+
+def _remove_checkpoint(arguments):
+    """Once the results are in their place."""
+    if arguments.checkpoint is not None:
+        Path(arguments.checkpoint).unlink(missing_ok=True)
 
 
 def _finish(result, arguments, temporary, write):
@@ -224,11 +304,17 @@ def _solve(arguments):
     problem = _problem(arguments)
     import pmapde
     method = pmapde.PseudoTransient(scheme=_scheme(arguments), linear=getattr(pmapde, SOLVERS[arguments.solver])())
-    with console.output(arguments.out, OURS) as temporary:
+    with console.output(arguments.out, OURS | {"interpolation.gif"}) as temporary:
         with console.progress() as callback:
             solution = pmapde.solve(problem, method, tolerance=tolerance, extrapolate=arguments.extrapolate,
-                                    threads=arguments.threads, max_steps=arguments.max_steps, callback=callback)
+                                    threads=arguments.threads, max_steps=arguments.max_steps, callback=callback,
+                                    checkpoint=_checkpoint(arguments))
         inputs, names = _finish(solution, arguments, temporary, console.write_solution)
+        if arguments.animation:
+            from . import plotting
+            plotting.save_animation(solution, temporary / "interpolation.gif")
+            names.append("interpolation.gif")
+    _remove_checkpoint(arguments)
     _report(solution, arguments, inputs, names)
 
 
@@ -252,9 +338,9 @@ def _solve_together(arguments, tolerance):
     comm = launch.communicator()
 
     def prepared():
-        for name, default in (("extrapolate", None), ("solver", "auto")):
+        for name, default in (("extrapolate", None), ("solver", "auto"), ("checkpoint", None), ("animation", False)):
             if getattr(arguments, name) != default:
-                raise console.Failure(f"--{name} is for the serial engine; PETSc's solvers take PETSC_OPTIONS.")
+                raise console.Failure(f"--{name} is for the serial engine; PETSc's has PETSC_OPTIONS and --petsc-checkpoint.")
         if comm.rank == 0:
             with console.output(arguments.out, set()):  # a place that cannot be written is found out first
                 pass
@@ -288,8 +374,10 @@ def _flow(arguments):
 
         with console.progress(describe) as callback:
             trajectory = pmapde.flow(problem, times, method, tolerance=arguments.tolerance, ledger=arguments.ledger,
-                                     threads=arguments.threads, callback=callback)
+                                     threads=arguments.threads, callback=callback,
+                                     checkpoint=_checkpoint(arguments))
         inputs, names = _finish(trajectory, arguments, temporary, console.write_flow)
+    _remove_checkpoint(arguments)
     _report(trajectory, arguments, inputs, names)
 
 
@@ -327,6 +415,32 @@ def _sinkhorn(arguments):
                                    threads=arguments.threads, max_seconds=arguments.max_seconds)
         inputs, names = _finish(plan, arguments, temporary, console.write_plan)
     _report(plan, arguments, inputs, names)
+
+
+def _benchmark(arguments):
+    from . import benchmark, peers
+    solvers = peers.solvers(not arguments.full)
+    if arguments.solvers:
+        prefixes = tuple(name.lower() for name in arguments.solvers)
+        chosen = {name: solver for name, solver in solvers.items() if name.lower().startswith(prefixes)}
+        if not chosen:
+            raise console.Failure(f"--solvers: no name begins with {' or '.join(map(repr, arguments.solvers))}; there "
+                                  f"are {', '.join(solvers)}.")
+        solvers = chosen
+    with console.output(arguments.out, BENCHMARK_FILES) as temporary:
+        with console.run_progress() as progress:
+            report = benchmark.run(arguments.only, solvers, quick=not arguments.full, largest=arguments.largest,
+                                   limit=arguments.limit, threads=arguments.threads, progress=progress)
+        report.about["command"] = arguments.line
+        if not report.timed and not arguments.json:
+            print(report)
+            raise console.Failure("no run of the benchmark was solved in time; nothing written.", 1)
+        names = console.write_benchmark(report, temporary, not arguments.no_figures)
+    if arguments.json:
+        print(console.json_text(report.summary()))
+        return
+    print(report)
+    _print_paths(arguments.out, names)
 
 
 def _print_paths(directory, names):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -149,11 +150,26 @@ def output(directory, own):
         for name in own - written if written else ():
             (directory / name).unlink(missing_ok=True)
     finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
-        for folder in made:
-            with suppress(OSError):  # not empty: it holds the results, or somebody else's files
-                folder.rmdir()
+        with _undisturbed():
+            if temporary:
+                shutil.rmtree(temporary, ignore_errors=True)
+            for folder in made:
+                with suppress(OSError):  # not empty: it holds the results, or somebody else's files
+                    folder.rmdir()
+
+
+@contextmanager
+def _undisturbed():
+    """Within: a second Ctrl-C or SIGTERM is ignored."""
+    before = {}
+    with suppress(ValueError):  # not the main thread: no handlers there
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -184,6 +200,18 @@ def _describe_step(step):
     goal = f" goal {step.tolerance:.1e}" if step.tolerance else ""
     return (f"grid {step.level + 1}/{step.levels} ({shape}) residual {step.residual:.1e}{goal}",
             step.newton_iterations)
+
+
+@contextmanager
+def run_progress():
+    """A callback that shows the rows of a benchmark as they come, on a terminal."""
+    from tqdm import tqdm
+    with tqdm(unit="run", leave=False, file=sys.stderr, disable=not sys.stderr.isatty(),
+              bar_format="{desc} {n_fmt} runs [{elapsed}]") as bar:
+        def callback(row):
+            bar.set_description_str(f"{row['solver']}, {row['family']}, {row['grid']}")
+            bar.update()
+        yield callback
 
 
 @contextmanager
@@ -235,6 +263,14 @@ def write_flow(trajectory, temporary, extra, figures):
     if figures and len(trajectory.times):
         from . import plotting
         plotting.save_flow_figures(trajectory, temporary)
+    return sorted(path.name for path in temporary.iterdir())
+
+
+def write_benchmark(report, temporary, figures):
+    report.write(temporary)
+    if figures and report.timed:
+        from . import plotting
+        plotting.save_benchmark(report.timed, temporary)
     return sorted(path.name for path in temporary.iterdir())
 
 

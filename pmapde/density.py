@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from .ghosts import fold
 from .grid import Grid
+from .threads import refuse_forked
 from .transfer import average
 
 ROUGH = 0.5
@@ -154,6 +155,7 @@ class GridDensity:
         """The same with component-first arrays ``(d, n)``: ``(value, gradient or None)``."""
         if self.is_uniform:
             return np.full(points.shape[1], np.log(self.values.flat[0])), np.zeros_like(points) if gradient else None
+        refuse_forked()
         from .kernels.interpolation import points_2d, points_3d
         kernel = points_2d if self.grid.ndim == 2 else points_3d
         value, slope = np.empty(points.shape[1]), np.empty((self.grid.ndim, points.shape[1] if gradient else 0))

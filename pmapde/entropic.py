@@ -9,7 +9,8 @@ from numbers import Integral, Real
 import numpy as np
 
 from .density import GridDensity
-from .gibbs import GibbsKernel, half_sweep, log_masses
+from .gibbs import GibbsKernel, half_sweep, log_masses, memory_needed
+from .memory import refuse_oversized
 from .plan import SinkhornPlan
 from .problem import TransportProblem, check_problem
 from .status import SolverError, Status
@@ -108,7 +109,7 @@ def sinkhorn(problem, epsilon, iterations=None, *, tolerance=None, start=None, s
         The potential ``u_0`` on the grid (default ``q``, whose gradient maps box to box: ``|x|^2 / 2`` on equal ones).
     step : float, optional
         Full step ``eta`` in ``u_{n+1} = u_n + eta log(rho_n / mu)``, default ``epsilon``. Stable for ``0 < eta < 2
-        epsilon``, about ``eta / epsilon`` times as fast.
+        epsilon``, about ``eta / epsilon`` times as fast (see Notes).
     overrelaxation : float in (0, 2) or "auto", optional
         Successive over-relaxation: both half-sweeps go that many times as far (1: Sinkhorn). ``"auto"``: 1 until the
         rate of convergence shows, then the best value for it (Young's formula; Thibault et al., Algorithms 14, 2021;
@@ -135,9 +136,17 @@ def sinkhorn(problem, epsilon, iterations=None, *, tolerance=None, start=None, s
     ------
     TypeError, ValueError
         One sentence naming the argument, what was received and what to do.
+    MemoryError
+        If the run needs more than there is; before anything is allocated.
 
     Notes
     -----
+    *Steps.* A sweep linearised at its fixed point is a Markov operator, self-adjoint in ``L2(mu)``, with eigenvalues
+    ``1 = lam_0 > lam_1 >= ... >= lam_min >= 0``, so ``step=eta`` multiplies their modes by ``1 - (eta / epsilon)
+    (1 - lam)``. It is stable if and only if ``eta (1 - lam_min) < 2 epsilon``, and ``lam_min`` is 0 to many digits:
+    ``eta < 2 epsilon``. Measured (``pmapde rates --only steps``): errors fall by the formula's factors for eta between
+    epsilon / 4 and 1.98 epsilon, and from 2.02 epsilon on they grow: 1.020 a sweep there, 1.050 at 2.05, 1.100 at 2.1.
+
     A half-sweep is one log-sum-exp per axis, O(N^(1 + 1/d)), stable at any temperature: the sums are taken in the
     exponential domain with a kernel cut where it provably does not matter, line by line shifted and checked, and in
     the log domain on lines where that is not enough. ``cost`` and the map are O(epsilon) from those of optimal
@@ -154,6 +163,7 @@ def sinkhorn(problem, epsilon, iterations=None, *, tolerance=None, start=None, s
     """
     settings = _Settings.checked(problem, epsilon, iterations, tolerance, start, step, overrelaxation, annealing,
                                  max_seconds, callback)
+    refuse_oversized(problem, memory_needed(problem.grid, problem.target_grid, epsilon))
     clock = _Clock(settings.max_seconds)
     with thread_settings(threads) as count:
         use_threads(count, problem.grid.size)

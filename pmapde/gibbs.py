@@ -62,7 +62,7 @@ class GibbsKernel:
         if not period:
             return distance[None]**2, image[None]
         turns = np.round(distance / period)
-        reach = 1 + int(math.sqrt(2 * MARGIN * self.epsilon) / period)
+        reach = _reach(period, self.epsilon)
         turns = turns + np.arange(-reach, reach + 1)[:, None, None]
         return (distance - turns * period)**2, image + turns * period
 
@@ -106,6 +106,27 @@ class GibbsKernel:
         were done term by term."""
         kernels = self.to_source + self.to_target
         return {name: sum(getattr(kernel, name) for kernel in kernels) for name in ("lines", "refused", "slow")}
+
+
+BYTES_PER_CELL = 250
+"""Of a plan at its peak, its map, costs and the two self-transports of the debiased ones included: fields."""
+BYTES_PER_ENTRY, TRANSIENT = 60, 130
+"""Per entry of the axes' kernels: what stays, and while the largest is made, for every periodic image."""
+
+
+def memory_needed(grid, target_grid, epsilon):
+    """Bytes a Sinkhorn run between two grids is expected to need: a bound with a margin, held against traced
+    allocations in ``tests/test_sinkhorn.py``. Kernels are dense, ``n m`` entries an axis, which decides on long axes.
+    """
+    entries = [n * m for n, m in zip(grid.shape, target_grid.shape)]
+    images = [2 * _reach(length, epsilon) + 1 if wraps else 1 for length, wraps in zip(grid.lengths, grid.periodic)]
+    made = max(count * turns for count, turns in zip(entries, images))
+    return BYTES_PER_CELL * max(grid.size, target_grid.size) + BYTES_PER_ENTRY * sum(entries) + TRANSIENT * made
+
+
+def _reach(period, epsilon):
+    """Periodic images to either side of the nearest that a kernel is summed over."""
+    return 1 + int(math.sqrt(2 * MARGIN * epsilon) / period)
 
 
 class MarginalError(NamedTuple):

@@ -1,12 +1,14 @@
 """Implicit Runge-Kutta steps of the parabolic equation in true time, with error control in the sup norm."""
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from .archive import field
 from .linear.solver import Automatic
 from .reductions import inner, rms
 from .status import Status
@@ -88,7 +90,7 @@ class Integrator:
 
     step: float = None
     scheme: str = None
-    linear: object = field(default_factory=Automatic)
+    linear: object = dataclasses.field(default_factory=Automatic)
     max_iterations: int = 8
 
     order: ClassVar[int]
@@ -235,6 +237,13 @@ class _Guesses:
     def __init__(self, time, slope):
         self.entries, self.misses = [(time, slope)], {}
 
+    @classmethod
+    def remembered(cls, entries, misses):
+        guesses = cls(*entries[0])
+        guesses.entries = [tuple(entry) for entry in entries]
+        guesses.misses = {int(stage): tuple(miss) for stage, miss in misses.items()}
+        return guesses
+
     def add(self, time, slope):
         self.entries.append((time, slope))
 
@@ -258,8 +267,10 @@ def value_bounds(evaluation):
     return float(evaluation.residual.min()) - MARGIN, float(evaluation.residual.max()) + MARGIN
 
 
-def integrate(operator, linear, phi, method, tolerance, stop=math.inf, first=None):
+def integrate(operator, linear, phi, method, tolerance, stop=math.inf, first=None, memory=None):
     """Generate :class:`FlowStep` records from ``phi`` at time 0, hitting ``stop`` exactly.
+
+    ``memory``, a dict, is given what it takes to go on from the step being yielded; one that was is gone on from.
 
     With error control the sum of the local errors (half the range) is held near ``tolerance`` times the distance
     travelled, or that expected at the time ``first`` before: the flow does not expand sup distances (comparison
@@ -270,16 +281,20 @@ def integrate(operator, linear, phi, method, tolerance, stop=math.inf, first=Non
     tableau = method.tableau
     stages, gamma, exponent = len(tableau.c), tableau.a[-1][-1], 1 / (tableau.estimate_order - 1)
     smallest = SMALLEST_STEP * natural_time(operator.problem)
-    evaluation = operator.evaluate(phi)
-    bounds = value_bounds(evaluation)
-    slope = log_ratio = evaluation.residual.copy()
-    distance, dt = 0.0, method.step
-    if not method.step:
-        distance, dt = _expectations(operator, linear, evaluation, tolerance ** exponent, min(stop, first or stop))
-        if tableau.extrapolated:
-            exponent = 1 / tableau.estimate_order
-    time, travelled, rejected, iterations = 0.0, 0.0, 0, 0
-    guesses = _Guesses(0.0, slope)
+    memory = {} if memory is None else memory
+    evaluation, time, travelled, rejected, iterations = operator.new_evaluation(), 0.0, 0.0, 0, 0
+    if memory:
+        time, dt, travelled, distance, bounds, phi, slope, log_ratio = (memory[name] for name in _MEMORY)
+        guesses = _Guesses.remembered(memory["guesses"], memory["misses"])
+    else:
+        operator.evaluate(phi, out=evaluation)
+        bounds = value_bounds(evaluation)
+        slope = log_ratio = evaluation.residual.copy()
+        distance, dt, guesses = 0.0, method.step, _Guesses(0.0, slope)
+        if not method.step:
+            distance, dt = _expectations(operator, linear, evaluation, tolerance ** exponent, min(stop, first or stop))
+    if not method.step and tableau.extrapolated:
+        exponent = 1 / tableau.estimate_order
     while time < stop:
         remaining = stop - time
         step = remaining if remaining <= dt * (1 + SLIVER) else dt
@@ -326,12 +341,25 @@ def integrate(operator, linear, phi, method, tolerance, stop=math.inf, first=Non
             continue
         end = stop if step == remaining else time + step
         log_ratio = evaluation.residual.copy()
-        yield FlowStep(end, step, psi, slope, slopes[-1], log_ratio, error, allowed, iterations, rejected)
+        record = FlowStep(end, step, psi, slope, slopes[-1], log_ratio, error, allowed, iterations, rejected)
         if not method.step:
             dt = step * (min(factor, 1.0) if rejected else factor)
             travelled += moved
         time, phi, slope, rejected, iterations = end, psi, slopes[-1], 0, 0
         del guesses.entries[:-3]
+        memory.update(zip(_MEMORY, (time, dt, travelled, distance, bounds, phi, slope, log_ratio)))
+        memory.update(guesses=list(guesses.entries), misses={str(k): miss for k, miss in guesses.misses.items()})
+        yield record
+
+
+_MEMORY = ("time", "dt", "travelled", "distance", "bounds", "phi", "slope", "log_ratio")
+
+
+def checked_memory(memory, shape):
+    """The ``memory`` of :func:`integrate`, read from a file; a ValueError if its fields are not of ``shape``."""
+    for values in (*(memory[name] for name in ("phi", "slope", "log_ratio")), *(k for _, k in memory["guesses"])):
+        field(values, shape)
+    return memory
 
 
 def _combination(coefficients, fields):

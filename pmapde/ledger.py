@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 from scipy.special import xlogy
 
+from .archive import field
 from .integrators import ROUNDING, natural_time
 from .legendre import SmoothPotential
 from .reductions import inner
@@ -127,9 +128,11 @@ class Bookkeeper:
         Points (n, d) to (n, d); not wrapped on periodic axes.
     maps : bool
         Whether to keep what needs the steady state and the inverse of maps.
+    state : tree, optional
+        What :attr:`state` was in a run that is gone on with.
     """
 
-    def __init__(self, problem, scheme, kind, comparator=None, exact_map=None, maps=True, threads=None):
+    def __init__(self, problem, scheme, kind, comparator=None, exact_map=None, maps=True, threads=None, state=None):
         self.problem, self.grid, self.kind, self.maps = problem, problem.grid, kind, maps
         self.volume, self.mu = self.grid.cell_volume, problem.source_values
         self._exact = None
@@ -140,15 +143,37 @@ class Bookkeeper:
                 raise ValueError(f"`exact_map` must take points {centres.T.shape} to points of the same shape, got "
                                  f"{self._exact.T.shape}.")
         self._sigma, self._limits, self.half_cost = None, {}, math.nan
-        if maps:
+        if maps and state is None:
             self._steady(problem, "source", scheme, threads)
-        elif comparator is not None:
+        elif not maps and comparator is not None:
             raise ValueError("`comparator` needs the maps: leave ledger='full'.")
         if comparator is not None:
             other = problem.with_source(comparator, "comparator")
             self._sigma = other.source_values
-            self._steady(other, "comparator", scheme, threads)
+            if state is None:
+                self._steady(other, "comparator", scheme, threads)
         self._guesses, self._rows, self._before = {}, [], None
+        if state is not None:
+            self._restore(state)
+
+    @property
+    def state(self):
+        """All that later rows depend on."""
+        before = self._before
+        return {**{name: getattr(self, name) for name in _PLAIN}, "spent": dict(self._spent), "rows": list(self._rows),
+                "guesses": dict(self._guesses), "limits": {name: limit.phi for name, limit in self._limits.items()},
+                "before": [before["time"], before["potential"].phi, before["ratio"]]}
+
+    def _restore(self, state):
+        for name in _PLAIN:
+            setattr(self, name, state[name])
+        self._spent, self._rows = dict(state["spent"]), list(state["rows"])
+        self._limits = {name: SmoothPotential(self.problem, field(phi, self.grid.shape))
+                        for name, phi in state["limits"].items()}
+        self._guesses = {name: field(points, (self.grid.ndim, self.grid.size))
+                         for name, points in state["guesses"].items()}
+        time, *fields = state["before"]
+        self._before = self._state(time, *(field(values, self.grid.shape) for values in fields))
 
     def _steady(self, problem, name, scheme, threads):
         """The potential that takes the source, or the comparator, to the target."""
@@ -181,10 +206,11 @@ class Bookkeeper:
 
     def _state(self, time, phi, log_ratio):
         """What is known of one potential, the step left aside."""
-        drift, rho = log_mass(self.problem, log_ratio), model_density(self.problem, log_ratio)
+        drift, rho, ratio = log_mass(self.problem, log_ratio), model_density(self.problem, log_ratio), log_ratio
         log_ratio = log_ratio - drift
         potential = SmoothPotential(self.problem, phi)
-        state = {"time": time, "potential": potential, "rho": rho, "log_ratio": log_ratio, "drift": drift,
+        state = {"time": time, "potential": potential, "rho": rho, "ratio": ratio, "log_ratio": log_ratio,
+                 "drift": drift,
                  "kl_reverse": self._mean(rho, log_ratio), "kl_forward": -self._mean(self.mu, log_ratio)}
         state["kl_sigma"] = state["kl_forward"] if self._sigma is None else (
             float(xlogy(self._sigma, self._sigma / rho).sum()) * self.volume)
@@ -282,6 +308,9 @@ class Bookkeeper:
             return tuple(0.5 * eta * (before[name] + after[name]) for name in ("kl_reverse", "drift"))
         half = self._state(0.5 * (before["time"] + after["time"]), *middle)
         return tuple(eta / 6 * (before[name] + 4 * half[name] + after[name]) for name in ("kl_reverse", "drift"))
+
+
+_PLAIN = ("half_cost", "_initial", "_initial_sigma")
 
 
 def log_mass(problem, log_ratio):

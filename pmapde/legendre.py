@@ -1,4 +1,4 @@
-"""A potential on the grid as a C2 function: its gradient map, the inverse of that, Bregman distances."""
+"""Legendre transforms of samples; a potential as a C2 function: gradient map, its inverse, Bregman distances."""
 from __future__ import annotations
 
 from functools import cached_property
@@ -7,10 +7,60 @@ import numpy as np
 from scipy import ndimage
 
 from .ghosts import fold
-from .kernels import spline
+from .grid import Grid
+from .kernels import legendre, spline
 
 INVERTED = 1e-12
 """Tolerance of the inverse in the length of the target box."""
+
+
+def legendre_conjugate(values, grid, conjugate_grid):
+    """``u*(y) = max over the cell centres x of <x, y> - u(x)``, at the cell centres of ``conjugate_grid``.
+
+    Exact for the samples, axis by axis, in time linear in the cells (Lucet 1997). Below the conjugate of the function
+    that was sampled by at most ``d h^2 / 8`` times its largest second derivative, where the maximum is in the interior.
+
+    Parameters
+    ----------
+    values : array_like, (*shape)
+        ``u``, not necessarily convex (the transform is that of its convex hull); ``inf`` outside its domain.
+    grid, conjugate_grid : Grid
+        The axes are taken as they are in space: periodicity does not count.
+
+    Returns
+    -------
+    ndarray, (*conjugate_grid.shape)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the grids do not fit, or ``values`` holds NaN or ``-inf`` or is infinite everywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> grid = pmapde.Grid((65, 65), [(-2, 2), (-2, 2)])
+    >>> half = (grid.cell_centres()**2).sum(axis=0) / 2
+    >>> bool(np.allclose(pmapde.legendre_conjugate(half, grid, grid), half))        # its own conjugate
+    True
+    """
+    for name, value in (("grid", grid), ("conjugate_grid", conjugate_grid)):
+        if not isinstance(value, Grid):
+            raise TypeError(f"`{name}` must be a pmapde.Grid, got {type(value).__name__}.")
+    if grid.ndim != conjugate_grid.ndim:
+        raise ValueError(f"`conjugate_grid` must have {grid.ndim} axes as `grid`, got {conjugate_grid.ndim}.")
+    values = np.asarray(values, dtype=float)
+    if values.shape != grid.shape or np.isnan(values).any() or (values == -np.inf).any() or values.min() == np.inf:
+        raise ValueError(f"`values` must be numbers of shape {grid.shape}, inf outside the domain and finite somewhere,"
+                         f" got shape {values.shape} with {int((~np.isfinite(values)).sum())} values that are not "
+                         f"finite.")
+    for axis in range(grid.ndim - 1, -1, -1):  # max over x1 of [x1 y1 - (-max over x2 of ...)]
+        lines = np.ascontiguousarray(np.moveaxis(values, axis, -1))
+        out = np.empty((*lines.shape[:-1], conjugate_grid.shape[axis]))
+        legendre.conjugate_rows(grid.centres(axis), lines.reshape(-1, lines.shape[-1]), conjugate_grid.centres(axis),
+                                out.reshape(-1, out.shape[-1]))
+        values = -np.moveaxis(out, -1, axis)
+    return np.ascontiguousarray(-values)
 
 
 class SmoothPotential:

@@ -16,12 +16,16 @@ AVERAGED = {2: 100, 3: 110}
 BLACK_BOX = {2: 350, 3: 420}
 """More where black-box multigrid takes over, with the fields of BiCGSTAB around it."""
 
+CONTRASTED, CONTRAST = {2: 200, 3: 340}, 100.0
+"""More where it takes over without them, and the contrast of the source from which on that is expected."""
+
 
 def memory_estimate(problem):
     """Bytes a solve is expected to need at its peak, beyond the problem itself.
 
     A bound with a margin, held against traced allocations in ``tests/test_full_multigrid.py``. Black-box multigrid,
-    which takes over where the cheaper cycle converges poorly, is counted for targets that are averaged.
+    which takes over where the cheaper cycle converges poorly, is counted for targets that are averaged and for sources
+    of high contrast.
 
     Examples
     --------
@@ -37,6 +41,8 @@ def memory_estimate(problem):
         cell += INTERPOLATED[ndim]
     if target.is_rough():
         cell += AVERAGED[ndim] + BLACK_BOX[ndim]
+    elif problem.source_values.max() > CONTRAST * problem.source_values.min():
+        cell += CONTRASTED[ndim]
     coefficients = 8 * problem.target_grid.size if isinstance(target, GridDensity) and not target.is_uniform else 0
     return cell * problem.grid.size + coefficients
 
@@ -51,14 +57,17 @@ def available_memory():
     try:
         import resource
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        return min(available, limit) if limit != resource.RLIM_INFINITY else available
+        if limit == resource.RLIM_INFINITY:
+            return available
+        with open("/proc/self/statm") as file:  # what is mapped already counts
+            return min(available, max(0, limit - int(file.read().split()[0]) * resource.getpagesize()))
     except ImportError:
         return available
 
 
-def refuse_oversized(problem):
-    """:class:`MemoryError` where the estimate is more than there is."""
-    needed, available = memory_estimate(problem), available_memory()
+def refuse_oversized(problem, needed=None):
+    """:class:`MemoryError` where ``needed`` bytes, by default those of a solve, are more than there is."""
+    needed, available = memory_estimate(problem) if needed is None else needed, available_memory()
     if needed > available:
-        raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.1f} "
-                          f"GiB and {available / 2**30:.1f} GiB are available; use a coarser `grid`.")
+        raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.2g} "
+                          f"GiB and {available / 2**30:.2g} GiB are available; use a coarser `grid`.")

@@ -1,9 +1,12 @@
 """Mirror descent in the space of Brenier maps: explicit, dual and implicit, with a measured regret."""
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 import time as clock
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
@@ -11,6 +14,8 @@ from scipy import fft
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 
 from . import schedules, work
+from .archive import field
+from .checkpoint import Run, restore_stats
 from .integrators import BackwardEuler, implicit_stage, value_bounds
 from .ledger import Bookkeeper, Ledger, model_density
 from .linear.solver import LinearSolver
@@ -59,7 +64,7 @@ class MirrorRun:
     status: Status
     scheme: str
     displacement_potential: np.ndarray
-    log_ratio: np.ndarray = field(repr=False)
+    log_ratio: np.ndarray = dataclasses.field(repr=False)
     etas: np.ndarray
     limits: np.ndarray
     shortened: int
@@ -77,6 +82,11 @@ class MirrorRun:
     def density(self):
         """``rho_K`` on the grid, normalised."""
         return model_density(self.problem, self.log_ratio)
+
+    def save(self, path):
+        """Write everything to one .npz file (never pickled); :func:`pmapde.load` reads it."""
+        from .storage import save_run
+        save_run(self, path)
 
     def __str__(self):
         rows = [("problem", repr(self.problem)[len("TransportProblem("):-1]), ("scheme", self.scheme),
@@ -128,7 +138,7 @@ def explicit_limit(problem, potential=None, scheme=None):
 
 def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=None, on_convexity_loss="stop",
                    modes=None, ledger="densities", comparator=None, exact_map=None, method=None, tolerance=1e-6,
-                   callback=None, threads=None, max_seconds=math.inf, throw=False):
+                   callback=None, threads=None, max_seconds=math.inf, throw=False, checkpoint=None):
     """Mirror descent on ``KL(. | mu)`` with the mirror ``W2^2(., nu) / 2``.
 
     ``explicit``: ``u_{k+1} = u_k + eta_k log(rho_k / mu)``, the explicit Euler step of the parabolic equation; on a
@@ -164,6 +174,9 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
     max_seconds : float
     throw : bool
         Raise :class:`SolverError` on failure.
+    checkpoint : Checkpoint, optional
+        Where the state of the run is written every now and then; a run that was interrupted goes on from there, with
+        the same schedule.
 
     Returns
     -------
@@ -189,6 +202,7 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
         raise ValueError(f"`on_convexity_loss` must be 'stop', 'shorten' or 'raise', got {on_convexity_loss!r}.")
     if not (isinstance(iterations, (int, np.integer)) and iterations >= 1):
         raise ValueError(f"`iterations` must be a whole number >= 1, got {iterations!r}.")
+    given = schedule
     if not callable(schedule):
         if not isinstance(schedule, Real) or isinstance(schedule, bool):
             raise TypeError(f"`schedule` must be a step size or a function (k, limit) -> step size, as in "
@@ -202,48 +216,81 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
     method = BackwardEuler(max_iterations=25) if method is None else method
     if not isinstance(method, BackwardEuler):
         raise TypeError(f"`method` must be BackwardEuler(...), got {method!r}.")
+    keeper = None if checkpoint is None else Run(checkpoint, "mirror_descent", problem, {
+        "schedule": given, "scheme": scheme, "start": None if start is None else np.asarray(start, float),
+        "on_convexity_loss": on_convexity_loss, "modes": modes, "ledger": ledger,
+        "comparator": None if comparator is None else np.asarray(comparator, float), "exact_map": exact_map,
+        "method": method, "tolerance": tolerance}, {"iterations": int(iterations)})
     problem = problem.swapped() if scheme == "dual" else problem
     refuse_oversized(problem)
     operator = MongeAmpere(problem, chosen_scheme(problem, method))
     phi = np.zeros(problem.grid.shape) if start is None else displacement_potential(start, problem)
     kind = "implicit" if scheme == "implicit" else "explicit"
-    book = Bookkeeper(problem, operator.scheme, kind, comparator, exact_map, maps, threads) if keep else None
-    begin, status, limits = clock.perf_counter(), Status.FINAL_TIME, []
-    with thread_settings(threads) as count:
+    begin = clock.perf_counter()
+    with keeper or nullcontext(), thread_settings(threads) as count:
         use_threads(count, phi.size)
-        run = _Descent(operator, method, phi, tolerance, modes, count)
-        if book:
-            book.start(run.phi, run.log_ratio)
-        for k in range(int(iterations)):
-            limit = predicted_limit(run.evaluation)
-            if kind == "explicit":
-                limit = run.convex_limit(limit * _relief(problem.grid, modes))
-            eta = float(schedule(k, limit))
-            if not (eta > 0 and math.isfinite(eta)):
-                raise ValueError(f"`schedule` must give positive step sizes, got {eta!r} in iteration {k}.")
-            failure = (run.implicit(eta) if kind == "implicit"
-                       else run.explicit(eta, SHORTENINGS if on_convexity_loss == "shorten" else 0))
-            if failure:
-                status = failure
-                break
-            limits.append(limit)
+        state = None if keeper is None else keeper.state
+        try:
+            book = Bookkeeper(problem, operator.scheme, kind, comparator, exact_map, maps, threads,
+                              state and state["ledger"]) if keep else None
             use_threads(count, phi.size)
-            if book:
-                book.add(sum(run.etas), run.etas[-1], run.phi, run.log_ratio)
-            if callback is not None and callback(k, run.phi + run.mean):
-                status = Status.STOPPED
-                break
-            if clock.perf_counter() - begin > max_seconds and k + 1 < iterations:
-                status = Status.MAX_SECONDS
-                break
+            run = _Descent(operator, method, phi, tolerance, modes, count, state and state["descent"], keeper)
+        except (KeyError, TypeError, ValueError) as error:
+            if state is None:
+                raise
+            raise keeper.refused(error) from None
+        if state is not None:
+            _check_schedule(schedule, run, on_convexity_loss == "shorten")
+        elif book:
+            book.start(run.phi, run.log_ratio)
+        status = _descended(run, book, schedule, int(iterations), kind,
+                            SHORTENINGS if on_convexity_loss == "shorten" else 0, callback, count,
+                            begin + max_seconds, keeper)
     run.stats["seconds"]["total"] = clock.perf_counter() - begin
     work.book(run.stats["work"], problem.grid.shape, operator.work)
     run.stats["work"] = work.in_units(run.stats["work"], problem.grid.size)
-    result = MirrorRun(problem, status, scheme, run.phi + run.mean, run.log_ratio, np.array(run.etas), np.array(limits),
-                       run.shortened, book.ledger if book else None, run.stats)
+    result = MirrorRun(problem, status, scheme, run.phi + run.mean, run.log_ratio, np.array(run.etas),
+                       np.array(run.limits), run.shortened, book.ledger if book else None, run.stats)
     if not status.success and (throw or (status is Status.CONVEXITY_LOST and on_convexity_loss == "raise")):
         raise SolverError(status, result)
     return result
+
+
+def _descended(run, book, schedule, iterations, kind, halvings, callback, threads, deadline, keeper):
+    """Take the steps that ``run`` has not taken yet; why it ended."""
+    for k in range(len(run.etas), iterations):
+        limit = run.limit(kind)
+        eta = _step_size(schedule, k, limit)
+        failure = run.implicit(eta) if kind == "implicit" else run.explicit(eta, halvings)
+        if failure:
+            return failure
+        run.limits.append(limit)
+        use_threads(threads, run.phi.size)
+        if book:
+            book.add(sum(run.etas), run.etas[-1], run.phi, run.log_ratio)
+        if keeper is not None:
+            keeper.keep({"descent": run.state, "ledger": book and book.state})
+        if callback is not None and callback(k, run.phi + run.mean):
+            return Status.STOPPED
+        if clock.perf_counter() > deadline and k + 1 < iterations:
+            return Status.MAX_SECONDS
+    return Status.FINAL_TIME
+
+
+def _step_size(schedule, k, limit):
+    eta = float(schedule(k, limit))
+    if not (eta > 0 and math.isfinite(eta)):
+        raise ValueError(f"`schedule` must give positive step sizes, got {eta!r} in iteration {k}.")
+    return eta
+
+
+def _check_schedule(schedule, run, shortened):
+    """Refuse a schedule that would have made other steps than those of the interrupted run, which it is to go on."""
+    for k, (limit, taken) in enumerate(zip(run.limits, run.etas)):
+        ratio = _step_size(schedule, k, limit) / taken
+        if not (ratio == 1 or (shortened and ratio > 1 and math.frexp(ratio)[0] == 0.5)):  # halved, perhaps
+            raise ValueError(f"`schedule` must be the one of the interrupted run: it gives {ratio * taken:g} in "
+                             f"iteration {k}, that was {taken:g}.")
 
 
 def low_modes(field, modes, periodic):
@@ -270,14 +317,39 @@ class _Descent:
     """The iterate and its evaluation; ``mean`` is what the implicit steps have added to ``phi`` besides: steps that
     grow geometrically add so much of it that it would swallow the digits of the rest."""
 
-    def __init__(self, operator, method, phi, tolerance, modes, threads):
+    def __init__(self, operator, method, phi, tolerance, modes, threads, state=None, keeper=None):
         self.operator, self.method, self.phi, self.tolerance, self.modes = operator, method, phi, tolerance, modes
-        self.stats, self.etas, self.shortened, self.mean = new_stats(), [], 0, 0.0
-        self.linear = LinearSolver(method.linear, self.stats, threads)
-        self.miss, self.margin = (1.0, 0.0), None
+        self.stats, self.etas, self.limits, self.shortened, self.mean = new_stats(), [], [], 0, 0.0
+        self.linear = LinearSolver(method.linear, self.stats, threads, remember=keeper is not None)
+        self.miss, self.margin, self.bounded = (1.0, 0.0), None, False
         self.evaluation = operator.evaluate(phi)
         self.bounds = value_bounds(self.evaluation)
+        if state is not None:
+            self._restore(state)
         self.log_ratio = self.evaluation.residual.copy()
+
+    @property
+    def state(self):
+        """All that later steps depend on, and what was counted."""
+        return {"phi": self.phi, "mean": self.mean, "etas": list(self.etas), "limits": list(self.limits),
+                "shortened": self.shortened, "miss": self.miss, "bounded": self.bounded,
+                "work": self.operator.work,
+                "stats": copy.deepcopy(self.stats), "linear": self.linear.state()}
+
+    def _restore(self, state):
+        self.phi, self.miss = field(state["phi"], self.operator.grid.shape), tuple(state["miss"])
+        self.mean, self.shortened = float(state["mean"]), int(state["shortened"])
+        self.etas, self.limits = ([float(value) for value in state[name]] for name in ("etas", "limits"))
+        restore_stats(self.stats, state["stats"])
+        self.linear.restore(state["linear"], self.operator.grid)
+        self.bounded = bool(state["bounded"])
+        self.operator.evaluate(self.phi, extend=self.bounds if self.bounded else False, out=self.evaluation)
+        self.operator.work = float(state["work"])
+
+    def limit(self, kind):
+        """What a schedule is told."""
+        limit = predicted_limit(self.evaluation)
+        return limit if kind == "implicit" else self.convex_limit(limit * _relief(self.operator.grid, self.modes))
 
     def _direction(self):
         return self.log_ratio if self.modes is None else low_modes(
@@ -310,6 +382,7 @@ class _Descent:
             return found.failure
         self.phi, self.log_ratio, self.miss = found.psi, self.evaluation.residual.copy(), found.miss
         self.mean += found.gained
+        self.bounded = True  # the evaluation is that of the operator extended outside the bounds
         self.etas.append(eta)
         return None
 

@@ -10,7 +10,8 @@ from . import work
 from .density import GridDensity
 from .kernels import monge_ampere_2d, monge_ampere_3d, monge_ampere_3d_monotone, stencil_2d, stencil_3d
 from .linear.stencil import Stencil
-from .reductions import inner, rms, subtract, weighted_square
+from .reductions import inner, log_ratio, rms, weighted_square
+from .threads import refuse_forked
 
 OFFSETS_2D = np.array([(1, 0), (0, 1), (1, -1), (1, 1)], dtype=np.int64)
 OFFSETS_3D = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (1, 1, 0), (1, 0, -1), (1, 0, 1),
@@ -60,6 +61,7 @@ class MongeAmpere:
     """
 
     def __init__(self, problem, scheme="monotone"):
+        refuse_forked()
         problem.refuse_zeros()
         self.problem = problem
         self.grid = grid = problem.grid
@@ -129,12 +131,8 @@ class MongeAmpere:
             (self.determinants.monotone, self.determinants.monotone_extension) if self.scheme == "monotone"
             else (self.determinants.centred, self.determinants.centred_extension))
         determinant(padded, self.quadratic, linearise, evaluation.weights, out, count)
-        if density is not None:
-            out *= density
-        with np.errstate(invalid="ignore", divide="ignore"):  # inadmissible cells are dealt with below
-            np.log(out, out=out)
-        low, high = bounds
-        evaluation.mean, evaluation.norm, outside = subtract(out, log_image, low, high)
+        low, high = bounds  # inadmissible cells are dealt with below
+        evaluation.mean, evaluation.norm, outside = log_ratio(out, density, log_image, low, high)
         evaluation.extended, evaluation.linearised = 0, linearise
         if count.any() or outside:
             if density is not None:

@@ -66,8 +66,8 @@ class TransportProblem:
         for name, value in (("grid", grid), ("target_grid", target_grid)):
             if value is not None and not isinstance(value, Grid):
                 raise TypeError(f"`{name}` must be a pmapde.Grid, got {type(value).__name__}.")
-        source, self.grid = _placed(source, grid, None, "source", None)
-        target, self.target_grid = _placed(target, target_grid, self.grid, "target", interpolation)
+        source, self.grid = placed(source, grid, None, "source", None)
+        target, self.target_grid = placed(target, target_grid, self.grid, "target", interpolation)
         if floor is None:
             zeros = any(isinstance(side, GridDensity) and side.values.min() == 0 for side in (source, target))
             floor = ZERO_FLOOR if zeros else 0.0
@@ -110,6 +110,11 @@ class TransportProblem:
     @property
     def ndim(self):
         return self.grid.ndim
+
+    @property
+    def source_is_function(self):
+        """Whether the source was given as a :class:`LogDensity`."""
+        return isinstance(self._source, LogDensity)
 
     @property
     def target_values(self):
@@ -155,7 +160,7 @@ class TransportProblem:
         """
         coarse = copy.copy(self)
         coarse.grid = grid
-        if pointwise or isinstance(self._source, LogDensity):
+        if pointwise or self.source_is_function:
             values = np.exp(interpolate_inside(np.log(self.source_values), grid.shape, grid.periodic))
             coarse.source_values = values / (values.sum() * grid.cell_volume)
         else:
@@ -209,7 +214,7 @@ def _zeros(values):
     return int((values == 0).sum()), values.size
 
 
-def _placed(density, grid, box_from, name, interpolation):
+def placed(density, grid, box_from, name, interpolation):
     """The argument as a density and the grid it lives on."""
     if isinstance(density, LogDensity):
         grid = grid or box_from

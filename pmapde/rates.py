@@ -9,6 +9,7 @@ import numpy as np
 
 from . import exact, gallery, schedules
 from .density import LogDensity
+from .entropic import sinkhorn
 from .gaussian import GaussianFlow
 from .grid import Grid
 from .integrators import ESDIRK3, TRBDF2, BackwardEuler, half_range
@@ -235,4 +236,34 @@ def limit(quick=False):
     return study
 
 
-STUDIES = {study.__name__: study for study in (space, time, decay, contracting, sublinear, regret, evi, limit)}
+def steps(quick=False):
+    """Factor per sweep of Sinkhorn with full steps eta, from a rough perturbation of the solution, and the linear
+    theory's: ``max |1 - (eta / epsilon) (1 - lam)|`` over the eigenvalues ``0 <= lam <= lam_1 < 1`` of a sweep."""
+    n, blur = 32, 2.0
+    x, y = (np.arange(n) + 0.5)[:, None] / n, (np.arange(n) + 0.5) / n
+    problem = TransportProblem(1 + 0.6 * np.cos(np.pi * x) * np.cos(2 * np.pi * y), 1 + 0.5 * np.sin(np.pi * (x + y)))
+    epsilon = (blur / n)**2
+    solution = sinkhorn(problem, epsilon, tolerance=1e-12, throw=True).potential
+    noise = epsilon * np.random.default_rng(0).standard_normal((n, n))
+
+    def factor(ratio, size, first, last):
+        errors = sinkhorn(problem, epsilon, last, start=solution + size * noise, step=ratio * epsilon).marginal_error
+        return (errors[last] / errors[first])**(1 / (last - first))
+
+    slowest = factor(1.0, 1e-5, 150, 200)
+    ratios = [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.8, 1.95, 1.98, 2.02, 2.05, 2.1, 2.2]
+    if quick:
+        ratios = [0.5, 1.0, 1.5, 1.95, 2.05, 2.2]
+    # below 2 the rough modes have to die out before the slowest shows; above it they are what grows
+    measured = [factor(ratio, 1e-7, 40, 60) if ratio > 1.9 else factor(
+        ratio, 1e-4, round(80 / min(ratio, 1.0)), round(120 / min(ratio, 1.0))) for ratio in ratios]
+    study = Study("steps", f"Sinkhorn with full steps eta, {n} x {n}, blur {blur:g} cells", "eta / epsilon",
+                  "factor of the marginal error per sweep", "")
+    study.add("measured", ratios, measured)
+    study.add("theory", ratios, [max(abs(1 - ratio), abs(1 - ratio * (1 - slowest))) for ratio in ratios],
+              reference=True)
+    study.add("limit of stability", [ratios[0], ratios[-1]], [1.0, 1.0], reference=True)
+    return study
+
+
+STUDIES = {study.__name__: study for study in (space, time, decay, contracting, sublinear, regret, evi, limit, steps)}

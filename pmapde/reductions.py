@@ -27,13 +27,16 @@ def rms(values):
     return math.sqrt(inner(values, values) / values.size)
 
 
-def subtract(values, image, low, high):
-    """``values -= image``; the mean of the result, the RMS of the rest,
-    and how many values are not in ``[low, high]``."""
+def log_ratio(values, factor, image, low, high):
+    """``values = log(values factor) - image``, NaN where there is no logarithm (``factor`` None: one); the mean of the
+    result, the RMS of the rest, and how many values are not in ``[low, high]``."""
     from .kernels import reductions
     sums = np.empty((_blocks(values.size), 3))
-    reference = float(values.flat[0] - image.flat[0])  # sums of deviations from it: the mean may be large
-    reductions.subtract(values.ravel(), image.ravel(), low, high, reference, sums)
+    first = values.flat[0] * (1.0 if factor is None else factor.flat[0])
+    # sums of deviations from it: the mean may be large
+    reference = math.log(first) - float(image.flat[0]) if 0 < first < math.inf else 0.0
+    factor = np.empty(0) if factor is None else factor.ravel()
+    reductions.log_ratio(values.ravel(), factor, image.ravel(), low, high, reference, sums)
     total, squares, outside = (float(column) for column in sums.sum(axis=0))
     mean = total / values.size
     if not math.isfinite(squares):

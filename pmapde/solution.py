@@ -188,15 +188,62 @@ class Solution:
         preimage, _ = self.transport_map.inverse(component_first(points, self.problem.ndim))
         return self.transport_map.wrapped(preimage, self.problem.grid).T
 
-    def push_forward(self):
-        """Density of ``T_# source`` on the target grid; carries the whole mass, blurred by about half a cell."""
-        grid = self.problem.target_grid
-        return self.transport_map.deposited(self._source_mass, grid, True) / grid.cell_volume
+    def jacobian(self, points):
+        """``DT(points)``, (n, d) to (n, d, d): that of :meth:`map`, constant on every simplex. First order.
 
-    @property
-    def _source_mass(self):
-        """Masses of the cells of the map: the source's, or their parts."""
-        mass = self.problem.source_values * self.transport_map.grid.cell_volume
+        Its determinant is positive where the map is not folded, and it integrates to the volume of the target box.
+        """
+        return self.transport_map.jacobian(component_first(points, self.problem.ndim)).transpose(2, 0, 1)
+
+    def geodesic(self, points, s):
+        """Particles of the displacement interpolation (McCann 1997): ``(1 - s) x + s T(x)``, (n, d) to (n, d)."""
+        _check_time(s)
+        x = component_first(points, self.problem.ndim)
+        return self.transport_map.wrapped((1 - s) * x + s * self.transport_map.forward(x), self.problem.grid).T
+
+    def push_forward(self, density=None):
+        """Density of ``T_# density`` on the target grid; carries the whole mass, blurred by about half a cell.
+
+        ``density``: cell averages on the source grid, any sign and mass; the source by default.
+        """
+        grid = self.problem.target_grid
+        values = self.problem.source_values if density is None else _field(density, self.problem.grid)
+        return _carried(self.transport_map, self._masses(values), grid)
+
+    def pull_back(self, density=None):
+        """Density of ``(T^-1)_# density`` on the source grid: ``density(T(x)) det DT(x)``, averaged over the cells.
+
+        The mass of ``density`` (cell averages on the target grid; the target by default), carried back by the parts
+        of its cells; all of it arrives. Blurred by about half a cell.
+        """
+        problem = self.problem
+        values = problem.target_values if density is None else _field(density, problem.target_grid)
+        grid, back = problem.target_grid, self._inverse_lattice
+        return _carried(back, values * grid.cell_volume, problem.grid)
+
+    @cached_property
+    def _inverse_lattice(self):
+        """``T^-1`` sampled at the target's cell centres and continued like ``T``."""
+        problem, grid = self.problem, self.problem.target_grid
+        y = grid.cell_centres().reshape(grid.ndim, -1)
+        x, lift = self.transport_map.inverse(y)
+        return PiecewiseAffineMap(grid, problem.grid, (x - lift - y).reshape(grid.ndim, *grid.shape))
+
+    @cached_property
+    def kantorovich_potentials(self):
+        """``(f, g)`` on the source and the target grid: the gradient of ``cost`` in the two densities.
+
+        ``f(x) = |x|^2 - 2 u(x)``, ``g(y) = |y|^2 - 2 u*(y)``: ``f(x) + g(y) <= |x - y|^2`` with equality on the graph
+        of the map, ``cost`` the integral of ``f`` over the source plus that of ``g`` over the target, and the
+        derivative of ``cost`` along a change of the source of zero mass its integral against ``f`` (Santambrogio 2015,
+        Optimal Transport for Applied Mathematicians, Proposition 7.17). No-flux axes; second order.
+        """
+        grids, fields = (self.problem.grid, self.problem.target_grid), (self.potential, self.dual_potential)
+        return tuple((grid.cell_centres()**2).sum(axis=0) - 2 * u for grid, u in zip(grids, fields))
+
+    def _masses(self, density):
+        """Masses of the cells of the map: the grid's, or their parts."""
+        mass = density * self.transport_map.grid.cell_volume
         for axis in range(mass.ndim):
             mass = np.repeat(mass, self.subdivision, axis)
         return mass
@@ -206,13 +253,13 @@ class Solution:
 
         On a grid with the source's number of cells; its box moves from the source's to the target's with ``s``.
         """
-        if not 0 <= s <= 1:
-            raise ValueError(f"`s` must be between 0 (source) and 1 (target), got {s!r}.")
+        _check_time(s)
         problem = self.problem
         box = [((1 - s) * a + s * c, (1 - s) * b + s * d)
                for (a, b), (c, d) in zip(problem.grid.box, problem.target_grid.box)]
         grid = type(problem.grid)(problem.grid.shape, box, problem.grid.periodic)
-        return self.transport_map.deposited(self._source_mass, grid, True, float(s)) / grid.cell_volume
+        mass = self._masses(problem.source_values)
+        return self.transport_map.deposited(mass, grid, True, float(s)) / grid.cell_volume
 
     def sample(self, n, rng):
         """``n`` independent draws of the target, (n, d): draws of the source, mapped."""
@@ -261,6 +308,28 @@ class Solution:
                 ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in stats["seconds"].items()))]
         rows += [("fallback", text) for text in stats["fallbacks"]]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+def _check_time(s):
+    if not 0 <= s <= 1:
+        raise ValueError(f"`s` must be between 0 (source) and 1 (target), got {s!r}.")
+
+
+def _field(values, grid):
+    """Real, finite values on the cells of ``grid``."""
+    values = np.asarray(values)
+    if values.shape != grid.shape or values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+        raise ValueError(f"`density` must be finite numbers of shape {grid.shape}, one a cell, "
+                         f"got shape {values.shape} and dtype {values.dtype}.")
+    return values.astype(float)
+
+
+def _carried(transport_map, mass, grid):
+    """Density on ``grid`` of masses of either sign (the kernel moves positive ones)."""
+    arrived = transport_map.deposited(np.maximum(mass, 0.0), grid, True)
+    if mass.min() < 0:
+        arrived -= transport_map.deposited(np.maximum(-mass, 0.0), grid, True)
+    return arrived / grid.cell_volume
 
 
 def checked(transport_map, source_values, target_values, status, misplaced=None):

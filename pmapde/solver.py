@@ -5,12 +5,14 @@ import logging
 import math
 import time
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
 
 from . import conservation, stepping, work
+from .checkpoint import Journal, Run
 from .extrapolation import CoarserGrids
 from .grid import Grid
 from .integrators import Integrator, integrate
@@ -148,7 +150,7 @@ def steps(problem, method=None, *, tolerance="discretization", start=None, threa
     [(0, 'CONVERGED'), (1, 'CONVERGED')]
     """
     return prepared_engine(problem, method, tolerance, start, threads, new_stats() if stats is None else stats,
-                           CoarserGrids(), ALGEBRAIC_SHARE)[1]
+                           CoarserGrids(), ALGEBRAIC_SHARE, Journal())[1]
 
 
 def _check_types(problem, method):
@@ -158,7 +160,7 @@ def _check_types(problem, method):
                         f"ESDIRK3(...), got {method!r}.")
 
 
-def prepared_engine(problem, method, tolerance, start, threads, stats, coarser, share):
+def prepared_engine(problem, method, tolerance, start, threads, stats, coarser, share, journal):
     """The operator on the problem's grid, and the generator of :func:`steps`."""
     method = method or PseudoTransient()
     _check_types(problem, method)
@@ -172,14 +174,19 @@ def prepared_engine(problem, method, tolerance, start, threads, stats, coarser, 
         tolerance = FLOW_TOLERANCE if tolerance == "discretization" else float(tolerance)
         return operator, flow_steps(operator, method, phi, tolerance, threads, stats)
     phi = phi if phi is None else phi - phi.mean()
-    return operator, _nested(operator, method, tolerance, phi, threads, stats, coarser, share)
+    return operator, _nested(operator, method, tolerance, phi, threads, stats, coarser, share, journal)
 
 
-def flow_steps(operator, method, phi, tolerance, threads, stats, stop=math.inf, first=None):
-    """Records of :func:`integrate`, booked in ``stats``; threads are set only while it computes."""
+def flow_steps(operator, method, phi, tolerance, threads, stats, stop=math.inf, first=None, memory=None):
+    """Records of :func:`integrate`, booked in ``stats``; threads are set only while it computes.
+
+    ``memory`` as there; with the state of the linear solver.
+    """
     with thread_settings(threads) as count:
-        linear = LinearSolver(method.linear, stats, count)
-    records = integrate(operator, linear, phi, method, tolerance, stop, first)
+        linear = LinearSolver(method.linear, stats, count, remember=memory is not None)
+    if memory:
+        linear.restore(memory["linear"], operator.grid)
+    records = integrate(operator, linear, phi, method, tolerance, stop, first, memory)
     while True:
         with thread_settings(threads) as count:
             use_threads(count, phi.size)
@@ -190,6 +197,8 @@ def flow_steps(operator, method, phi, tolerance, threads, stats, stop=math.inf, 
             return
         stats["newton_iterations"] += step.newton_iterations
         stats["rejected_steps"] += step.rejected
+        if memory is not None:
+            memory["linear"] = linear.state()
         yield step
 
 
@@ -197,10 +206,10 @@ def _applications(stats):
     return sum(counters["applications"] for counters in stats["linear"].values())
 
 
-def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, share):
+def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, share, journal):
     problems = [finest_operator.problem]
     with thread_settings(threads) as count:
-        linear = LinearSolver(method.linear, stats, count)
+        linear = LinearSolver(method.linear, stats, count, remember=journal.run is not None)
         use_threads(count, problems[0].grid.size)
         if start is None:
             problems = nested_problems(finest_operator.problem, method)
@@ -226,7 +235,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
                 return Goal(share=share, change=extrapolated, before=coarser.last_size, one_step=one_step)
             return Goal(residual=SINGLE_GRID_TOLERANCE if finest else COARSEST_TOLERANCE)
 
-        engine = _on_grid(operator, linear, method, phi, goal, threads, stats)
+        engine = _on_grid(operator, linear, method, phi, goal, threads, stats, journal)
         for taken, step in enumerate(engine):
             step = replace(step, level=level, levels=len(problems))
             logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, taken, step.residual, step.dt)
@@ -234,7 +243,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
                 engine.close()  # with its arrays
                 linear.release()
                 residual = CORRECTION_TOLERANCE if tolerance == "discretization" else float(tolerance)
-                yield from _conserve(problem, operator, linear, method, step, residual, threads, stats)
+                yield from _conserve(problem, operator, linear, method, step, residual, threads, stats, journal)
                 return
             yield step
             phi = step.phi
@@ -246,7 +255,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
                 coarser.add(operator, phi)
 
 
-def _conserve(original, operator, linear, method, step, residual, threads, stats):
+def _conserve(original, operator, linear, method, step, residual, threads, stats, journal):
     """From the converged ``step``: correct the source of the equation until the map puts the mass in its place, on
     finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status."""
     correction, best, grid = conservation.Correction(original, operator), step, operator.grid
@@ -260,7 +269,8 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
 
     def solved(operator, phi, residual=rough, **place):
         goal = Goal(residual=residual, change=best.change)
-        for count, reached in enumerate(_on_grid(operator, linear, method, phi, lambda norm: goal, threads, stats)):
+        engine = _on_grid(operator, linear, method, phi, lambda norm: goal, threads, stats, journal)
+        for count, reached in enumerate(engine):
             reached = replace(reached, **place)
             if reached.status is None:
                 yield reached
@@ -297,14 +307,26 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
             phi = interpolate_cubic(best.phi, fine.grid.shape, fine.grid.periodic)
         step = yield from solved(fine, phi, level=best.levels, levels=best.levels + 1)
         if step.status is Status.CONVERGED:
-            yield from _conserve(original, fine, linear, method, step, residual, threads, stats)
+            yield from _conserve(original, fine, linear, method, step, residual, threads, stats, journal)
             return
     yield replace(best, judged=correction.found) if correction.best is best.phi else best
 
 
-def _on_grid(operator, linear, method, phi, goal, threads, stats):
-    """Pseudo-transient continuation on one grid as :class:`Step` records; threads are set only while it computes."""
-    tolerance = math.nan
+def _on_grid(operator, linear, method, phi, goal, threads, stats, journal):
+    """Pseudo-transient continuation on one grid as :class:`Step` records; threads are set only while it computes.
+
+    Those that the ``journal`` of an interrupted run knows are yielded again, not computed.
+    """
+    tolerance, elapsed, before, memory, step = math.nan, 0.0, _applications(stats), {}, None
+    for record in journal.next_grid(operator.grid, stats, linear, memory):
+        step = Step(0, 1, operator.grid, **record)
+        yield step
+    if step is not None:
+        if step.status is not None:
+            return
+        phi, elapsed, before = step.phi, step.time, _applications(stats)
+        memory["current"] = stepping.Advance(phi, step.residual, step.drift, step.dt, step.newton_iterations,
+                                             step.damping, step.rejected, error=step.error, change=step.change)
 
     def goal_of(first_norm):
         nonlocal tolerance
@@ -312,8 +334,7 @@ def _on_grid(operator, linear, method, phi, goal, threads, stats):
         tolerance = found.residual
         return found
 
-    records = stepping.pseudo_transient(operator, linear, phi, method, goal_of)
-    elapsed, before = 0.0, _applications(stats)
+    records = stepping.pseudo_transient(operator, linear, phi, method, goal_of, memory)
     while True:
         with thread_settings(threads) as count:
             use_threads(count, phi.size)
@@ -326,14 +347,16 @@ def _on_grid(operator, linear, method, phi, goal, threads, stats):
         stats["newton_iterations"] += advance.newton_iterations
         stats["rejected_steps"] += advance.rejected
         elapsed += advance.dt if advance.newton_iterations else 0.0
-        yield Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change,
-                   elapsed, advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent - before,
-                   max(tolerance, advance.floor), advance.status)
+        step = Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change,
+                    elapsed, advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent - before,
+                    max(tolerance, advance.floor), advance.status)
+        journal.add(step, stats, linear, memory)
+        yield step
         before = spent
 
 
 def solve(problem, method=None, *, tolerance="discretization", max_steps=300, max_seconds=math.inf, throw=False,
-          extrapolate=None, start=None, callback=None, threads=None):
+          extrapolate=None, start=None, callback=None, threads=None, checkpoint=None):
     """Solve a transport problem: the steady state of the parabolic Monge-Ampère equation, up to its drift.
 
     Parameters
@@ -362,6 +385,9 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         Called with every :class:`Step`; returning True stops the run.
     threads : int, optional
         Numba and transform threads; default numba's. Grids below 128^2 cells run on one. Results do not depend on it.
+    checkpoint : Checkpoint, optional
+        Where the state of the run is written every now and then; a run that was interrupted goes on from there. Takes
+        the memory of one more field for every grid, and every correction, that was solved.
 
     Returns
     -------
@@ -403,28 +429,33 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     _check_types(problem, method)
 
     def attempt(problem, method, extrapolate, start, seconds):
-        return _attempt(problem, method, tolerance, max_steps, seconds, extrapolate, start, callback, threads)
-    solution = fallback.solve(attempt, problem, method, extrapolate, start, max_seconds)
+        return _attempt(problem, method, tolerance, max_steps, seconds, extrapolate, start, callback, threads, journal)
+    run = None if checkpoint is None else Run(checkpoint, "solve", problem, {
+        "method": method, "tolerance": tolerance, "extrapolate": extrapolate,
+        "start": None if start is None else np.asarray(start, float)}, {"max_steps": int(max_steps)})
+    journal = Journal(run)
+    with run or nullcontext():
+        solution = fallback.solve(attempt, problem, method, extrapolate, start, max_seconds)
     if throw and not solution.success:
         raise SolverError(solution.status, solution)
     return solution
 
 
-def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, start, callback, threads):
+def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, start, callback, threads, journal):
     """:func:`solve` without its fall-backs: one run of the engine, with its checks."""
     from .solution import Solution
     stats = new_stats()
     begin = time.perf_counter()
     coarser = CoarserGrids()
     operator, engine = prepared_engine(problem, method, tolerance, start, threads, stats, coarser,
-                                       EXTRAPOLATED_SHARE if extrapolate else ALGEBRAIC_SHARE)
+                                       EXTRAPOLATED_SHARE if extrapolate else ALGEBRAIC_SHARE, journal)
     history, last, status = [], None, None
     on_level = 0
     for step in engine:
         history.append(replace(step, phi=None, judged=None))
         on_level = on_level + 1 if last is not None and step.level == last.level else 0
         last, status = step, step.status if step.level == step.levels - 1 else None
-        if callback is not None and callback(step):
+        if callback is not None and not journal.replaying and callback(step):
             status = Status.STOPPED
         elif time.perf_counter() - begin > max_seconds and status is None:
             status = Status.MAX_SECONDS

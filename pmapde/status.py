@@ -25,6 +25,7 @@ class Status(Enum):
     STEP_TOO_SMALL = "The implicit step shrank to nothing: the densities vary too fast for this grid; use a finer grid, a larger floor or a smoother target."
     MASS_MISPLACED = "The equation is solved, but its map leaves more than 2 % of the mass in the wrong place: the densities vary too much from cell to cell for this grid; use a finer grid, a larger floor or smoother densities."
     FOLDED = "The equation is solved, but its map is not one-to-one and could not be straightened: the densities vary too much from cell to cell for this grid; use a finer grid, a larger floor or smoother densities."
+    NOT_RESOLVED = "The stated tail and discretisation errors were not met on the largest grid allowed: raise max_cells or tolerance, give bounds= that cut off long tails, or reparametrise towards a Gaussian."
     LINEAR_STALLED = "The linear solver missed its tolerance with every preconditioner allowed: use linear=Automatic(), or raise max_applications."
     DIVERGED = "The marginals of the entropic plan ran away: take step below 2 epsilon, overrelaxation='auto', or a start that is a convex potential."
     NONFINITE = "NaN or infinity appeared in the residual: the target's log-density is not finite where the map goes; check its function and box."

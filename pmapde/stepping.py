@@ -177,23 +177,33 @@ def relaxed(operator, phi, evaluation, sweeps):
     return phi
 
 
-def pseudo_transient(operator, linear, phi, settings, goal):
+def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
     """Generate :class:`Advance` records from ``phi`` until ``goal(first_norm)``, a :class:`Goal`, is met.
+
+    ``memory``, a dict, is given what it takes to go on from the record being yielded; one that was is gone on from,
+    ``memory["current"]`` being that record.
 
     Works on the extended operator, so neither ``phi`` nor the iterates need be admissible; what it ends with is: the
     last step is not accepted while a cell is extended. The last record has a status; the first one is the start,
     relaxed.
     """
     natural_time = operator.natural_time
+    memory = {} if memory is None else memory
     dt, forcing_memory, rejected, careful = settings.initial_step, None, 0, False
     evaluation = operator.evaluate(phi, extend=True)
     if not math.isfinite(evaluation.norm):
         yield Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 0.0, 0, Status.NONFINITE)
         return
-    phi = relaxed(operator, phi, evaluation, FIRST_SWEEPS)
-    goal = goal(evaluation.norm)
-    current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0, change=goal.change)
-    floor = operator.agreed(rounding_floor(phi, evaluation.weights, operator.log_size))
+    resumed = bool(memory)
+    if resumed:
+        goal, current = goal(evaluation.norm), memory.pop("current")
+        dt, forcing_memory, careful, floor = (memory[name] for name in ("dt", "forcing_memory", "careful", "floor"))
+        operator.work = 0.0  # the evaluation was counted before
+    else:
+        phi = relaxed(operator, phi, evaluation, FIRST_SWEEPS)
+        goal = goal(evaluation.norm)
+        current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0, change=goal.change)
+        floor = operator.agreed(rounding_floor(phi, evaluation.weights, operator.log_size))
     enough = max(goal.residual, floor)
     while True:
         norm, phi = current.norm, current.phi
@@ -201,7 +211,10 @@ def pseudo_transient(operator, linear, phi, settings, goal):
         if met and not evaluation.extended:
             yield replace(current, status=Status.CONVERGED, floor=floor if norm > goal.residual > 0 else 0.0)
             return
-        yield current
+        memory.update(dt=dt, forcing_memory=forcing_memory, careful=careful, floor=floor)
+        if not resumed:
+            yield current
+        resumed = False
         while True:  # until a step is accepted
             rtol = settings.newton.next_forcing(norm, forcing_memory, enough)
             if goal.share and goal.one_step and (forcing_memory is not None or not current.newton_iterations):

@@ -1,32 +1,24 @@
-"""Results on disk: one .npz file, arrays and a JSON header, written atomically, never pickled."""
+"""Results on disk: arrays and a JSON header in one file, see :mod:`pmapde.archive`; runs that go on."""
 from __future__ import annotations
 
-import json
+import math
 import os
-import tempfile
-import zipfile
 from pathlib import Path
 
-import numpy as np
-
-from .density import GridDensity
-from .grid import Grid
+from . import archive
+from .checkpoint import Checkpoint, stored_run
 from .plan import SinkhornPlan
-from .problem import TransportProblem
 from .solution import Solution, at_centres, plain
 from .status import Status
 from .transport import PiecewiseAffineMap
 
-FORMAT = "pmapde solution 3"
-PLAN = "pmapde sinkhorn plan 1"
-TRAJECTORY = "pmapde trajectory 1"
+FORMAT = "pmapde solution 4"
+PLAN = "pmapde sinkhorn plan 2"
+TRAJECTORY = "pmapde trajectory 2"
+DESCENT = "pmapde mirror descent 1"
 _SCALARS = ("scheme", "cost", "cost_error", "map_error", "algebraic_error", "extrapolation", "residual", "tolerance",
             "drift", "margin", "narrow_mass", "folded_mass", "straightened_mass", "push_forward_error", "subdivision",
             "swapped")
-
-
-def _grid_header(grid):
-    return {"shape": list(grid.shape), "box": [list(pair) for pair in grid.box], "periodic": list(grid.periodic)}
 
 
 def _with_suffix(path):
@@ -51,49 +43,48 @@ def save_plan(plan, path):
 
 def save_trajectory(trajectory, path):
     """The same for a :class:`Trajectory`."""
-    ledger = trajectory.ledger
-    columns = {} if ledger is None else {f"ledger_{name}": values for name, values in ledger.columns.items()}
+    ledger, columns = _packed_ledger(trajectory.ledger)
     _write(path, trajectory,
            {"format": TRAJECTORY, "scheme": trajectory.scheme, "error_estimate": trajectory.error_estimate,
-            "drift": trajectory.drift,
-            "ledger": None if ledger is None else [ledger.kind, ledger.initial_bregman, ledger.half_cost]},
+            "drift": trajectory.drift, "ledger": ledger},
            {"times": trajectory.times, "phi": trajectory.displacement_potentials, "log_ratio": trajectory.log_ratios,
             **columns})
 
 
+def save_run(run, path):
+    """The same for a :class:`MirrorRun`."""
+    ledger, columns = _packed_ledger(run.ledger)
+    _write(path, run, {"format": DESCENT, "scheme": run.scheme, "shortened": run.shortened, "ledger": ledger},
+           {"phi": run.displacement_potential, "log_ratio": run.log_ratio, "etas": run.etas, "limits": run.limits,
+            **columns})
+
+
+def _packed_ledger(ledger):
+    if ledger is None:
+        return None, {}
+    return ([ledger.kind, ledger.initial_bregman, ledger.half_cost],
+            {f"ledger_{name}": values for name, values in ledger.columns.items()})
+
+
 def _write(path, result, header, arrays):
-    path, problem = _with_suffix(path), result.problem
-    header = {"status": result.status.name, "grid": _grid_header(problem.grid),
-              "target_grid": _grid_header(problem.target_grid), "floor": problem.floor,
-              "interpolation": problem.target.interpolation,
-              "source_log_mass": problem.source_log_mass, "target_log_mass": problem.target_log_mass,
-              "stats": plain(result.stats), **header}
-    arrays = {"source": problem.source_values, "target": problem.target_values, **arrays,
-              **{f"history_{name}": values for name, values in result.history.items()}}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0o022)  # a temporary file is private; the result gets the permissions of any other file
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    problem, fields = archive.packed_problem(result.problem)
+    history = getattr(result, "history", {})
+    archive.write(_with_suffix(path),
+                  {"status": result.status.name, "problem": problem, "stats": plain(result.stats), **header},
+                  {**fields, **arrays, **{f"history_{name}": values for name, values in history.items()}})
 
 
 def load(path):
-    """Read a :class:`Solution`, :class:`Trajectory` or :class:`SinkhornPlan` written by its ``save``.
+    """Read a :class:`Solution`, :class:`Trajectory`, :class:`MirrorRun` or :class:`SinkhornPlan` written by its
+    ``save``.
 
     A target that was a LogDensity comes back as its values on the target grid.
 
     Raises
     ------
     ValueError
-        If the file is not a complete result of this format.
+        If the file is not a complete result of this format: its checksum, names, sizes and types are checked before
+        anything is taken from it, nothing is unpickled or unpacked, and no more memory is used than twice its size.
 
     Examples
     --------
@@ -105,66 +96,102 @@ def load(path):
     True
     """
     path = _with_suffix(path)
+    header, arrays = archive.read(path, tuple(_READERS), "a result saved by pmapde")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            header = json.loads(bytes(file["header"]))
-            if header["format"] not in _READERS:
-                raise ValueError(f"format {header['format']!r}, expected one of {', '.join(map(repr, _READERS))}")
-            arrays = {name: file[name] for name in file.files if name != "header"}
-        return _READERS[header["format"]](header, arrays)
-    except FileNotFoundError:
-        raise
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, json.JSONDecodeError) as error:
-        raise ValueError(f"`path` {os.fspath(path)!r} is not a result saved by pmapde ({error}).") from None
+        return _READERS[header["format"]](archive.rebuilt_problem(header["problem"], arrays), header, arrays)
+    except Exception as error:  # of any kind: the file is whole, but may have been made by anybody
+        raise archive.refusal(path, "a result saved by pmapde", error) from None
 
 
-def _rebuilt_problem(header, arrays):
-    grids = [Grid(**header[name]) for name in ("grid", "target_grid")]
-    problem = TransportProblem(GridDensity(arrays["source"], grids[0]),
-                               GridDensity(arrays["target"], grids[1], header["interpolation"]), floor=0.0)
-    problem.source_values = arrays["source"]  # normalising twice would change the last bits
-    problem.floor = header["floor"]
-    problem.source_log_mass, problem.target_log_mass = header["source_log_mass"], header["target_log_mass"]
-    return problem
+def resume(path, *, problem=None, schedule=None, exact_map=None, callback=None, threads=None, every=30.0,
+           max_seconds=math.inf, throw=False):
+    """Go on with the run of a checkpoint file: :func:`pmapde.solve`, :func:`pmapde.flow` or
+    :func:`pmapde.mirror_descent` with the arguments, the problem among them, that it was called with.
+
+    The result is, to the last bit, that of a run that was never interrupted.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file of a :class:`~pmapde.checkpoint.Checkpoint`.
+    problem : TransportProblem, optional
+        Needed where source or target were functions (:class:`LogDensity`), which no file holds: the same problem again.
+        Another one is refused by its values and gradients at the cells.
+    schedule, exact_map : callable, optional
+        Those of the run, where it had any. A schedule that would have made other steps is refused.
+    callback, threads, max_seconds, throw
+        As in the function that is called.
+    every : float
+        Seconds between checkpoints from now on.
+
+    Returns
+    -------
+    Solution, Trajectory or MirrorRun
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such file, it is not a whole checkpoint, or a function is missing or is another one.
+    """
+    import pmapde
+    kind, arguments, stored, note, functions = stored_run(path)
+    given = {name: value for name, value in (("schedule", schedule), ("exact_map", exact_map)) if value is not None}
+    missing = [name for name in functions if name != "`problem`" and name.strip("`") not in given]
+    if problem is None and "`problem`" in functions:
+        missing.insert(0, "`problem`")
+    if missing:
+        raise ValueError(f"`path` {os.fspath(path)!r} is of a run with functions, which no file holds: pass the same "
+                         f"{' and '.join(missing)} again.")
+    return getattr(pmapde, kind)(stored if problem is None else problem, **{**arguments, **given}, callback=callback,
+                                 threads=threads, max_seconds=max_seconds, throw=throw,
+                                 checkpoint=Checkpoint(path, every, note))
 
 
 def _prefixed(arrays, prefix):
     return {name[len(prefix):]: values for name, values in arrays.items() if name.startswith(prefix)}
 
 
-def _rebuilt(header, arrays):
-    problem, displacement = _rebuilt_problem(header, arrays), arrays["displacement"]
+def _rebuilt(problem, header, arrays):
     fine = problem.grid.with_shape([n * header["subdivision"] for n in problem.grid.shape])
-    if displacement.shape != (problem.ndim, *fine.shape) or arrays["phi"].shape != problem.grid.shape:
-        raise ValueError(f"displacement of shape {displacement.shape} does not fit grid {problem.grid.shape}")
+    phi = archive.field(arrays["phi"], problem.grid.shape)
+    displacement = archive.field(arrays["displacement"], (problem.ndim, *fine.shape))
     transport_map = PiecewiseAffineMap(fine, problem.target_grid, displacement)
-    return Solution(problem=problem, status=Status[header["status"]], displacement_potential=arrays["phi"],
+    return Solution(problem=problem, status=Status[header["status"]], displacement_potential=phi,
                     displacement=at_centres(transport_map, problem.grid), history=_prefixed(arrays, "history_"),
                     stats=header["stats"], transport_map=transport_map,
                     **{name: header[name] for name in _SCALARS})
 
 
-def _rebuilt_plan(header, arrays):
-    problem = _rebuilt_problem(header, arrays)
-    if arrays["phi"].shape != problem.grid.shape or arrays["psi"].shape != problem.target_grid.shape:
-        raise ValueError(f"potentials of shapes {arrays['phi'].shape} and {arrays['psi'].shape} do not fit the grids")
-    return SinkhornPlan(problem, header["epsilon"], Status[header["status"]], arrays["phi"], arrays["psi"],
+def _rebuilt_plan(problem, header, arrays):
+    phi, psi = (archive.field(arrays[name], grid.shape) for name, grid in (("phi", problem.grid),
+                                                                           ("psi", problem.target_grid)))
+    return SinkhornPlan(problem, header["epsilon"], Status[header["status"]], phi, psi,
                         _prefixed(arrays, "history_"), header["stats"])
 
 
-def _rebuilt_trajectory(header, arrays):
-    from .ledger import COLUMNS, Ledger
-    from .trajectory import Trajectory  # lazily: reading a solution needs none of the flow
-    problem, ledger = _rebuilt_problem(header, arrays), None
+def _rebuilt_ledger(header, arrays):
+    from .ledger import COLUMNS, Ledger  # lazily: reading a solution needs none of the flow
+    if header["ledger"] is None:
+        return None
+    columns = {name: arrays[f"ledger_{name}"].tolist() for name in COLUMNS}
+    return Ledger(*header["ledger"], [dict(zip(columns, row)) for row in zip(*columns.values())])
+
+
+def _rebuilt_trajectory(problem, header, arrays):
+    from .trajectory import Trajectory
     shape = (len(arrays["times"]), *problem.grid.shape)
-    if arrays["phi"].shape != shape or arrays["log_ratio"].shape != shape:
-        raise ValueError(f"potentials of shape {arrays['phi'].shape} do not fit {shape}")
-    if header["ledger"] is not None:
-        columns = {name: arrays[f"ledger_{name}"].tolist() for name in COLUMNS}
-        ledger = Ledger(*header["ledger"], [dict(zip(columns, row)) for row in zip(*columns.values())])
-    return Trajectory(problem, Status[header["status"]], header["scheme"], arrays["times"], arrays["phi"],
-                      arrays["log_ratio"], ledger, _prefixed(arrays, "history_"), header["error_estimate"],
+    phi, log_ratio = (archive.field(arrays[name], shape) for name in ("phi", "log_ratio"))
+    return Trajectory(problem, Status[header["status"]], header["scheme"], arrays["times"], phi, log_ratio,
+                      _rebuilt_ledger(header, arrays), _prefixed(arrays, "history_"), header["error_estimate"],
                       header["drift"], header["stats"])
 
 
-_READERS = {FORMAT: _rebuilt, PLAN: _rebuilt_plan, TRAJECTORY: _rebuilt_trajectory}
+def _rebuilt_run(problem, header, arrays):
+    from .mirror import MirrorRun
+    phi, log_ratio = (archive.field(arrays[name], problem.grid.shape) for name in ("phi", "log_ratio"))
+    etas, limits = (archive.field(arrays[name], (len(arrays["etas"]),)) for name in ("etas", "limits"))
+    return MirrorRun(problem, Status[header["status"]], header["scheme"], phi, log_ratio, etas, limits,
+                     header["shortened"], _rebuilt_ledger(header, arrays), header["stats"])
+
+
+_READERS = {FORMAT: _rebuilt, PLAN: _rebuilt_plan, TRAJECTORY: _rebuilt_trajectory, DESCENT: _rebuilt_run}

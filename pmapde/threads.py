@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from functools import cache
 from numbers import Integral
 
@@ -24,6 +26,7 @@ def checked_threads(threads):
 
 def use_threads(threads, size):
     """Run the next kernels on a grid of ``size`` cells on ``threads`` threads, or on one if it is small."""
+    refuse_forked()
     import numba
     numba.set_num_threads(threads if size >= SERIAL_BELOW else 1)
 
@@ -44,9 +47,29 @@ def _blas():
     return ThreadpoolController()
 
 
+def _forked():
+    global _is_forked
+    numba = sys.modules.get("numba")
+    with contextlib.suppress(AttributeError, ValueError):  # no layer yet: no kernel has run
+        _is_forked = _is_forked or numba.threading_layer() == "omp"
+
+
+_is_forked = False
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def refuse_forked():
+    """GNU OpenMP kills a forked child of a process that has used it at its first kernel: a RuntimeError before that."""
+    if _is_forked:
+        raise RuntimeError("this process was forked from one that had used pmapde already, and OpenMP cannot go on in "
+                           "it: start workers with multiprocessing.get_context('spawn'), or fork before the first use.")
+
+
 @contextlib.contextmanager
 def thread_settings(threads):
     """Within: numba on ``threads`` threads; restored after."""
+    refuse_forked()
     import numba
     before = numba.get_num_threads()
     try:

@@ -1,16 +1,21 @@
 """The parabolic Monge-Ampère flow in true time: error-controlled, with dense output and a ledger."""
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 import time as clock
 import warnings
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
 
 from . import work
-from .integrators import ESDIRK3, Integrator, value_bounds
+from .archive import field
+from .checkpoint import Run, restore_stats
+from .integrators import ESDIRK3, Integrator, checked_memory, value_bounds
 from .ledger import Bookkeeper, Ledger, log_mass, model_density
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
@@ -67,7 +72,7 @@ class Trajectory:
     scheme: str
     times: np.ndarray
     displacement_potentials: np.ndarray
-    log_ratios: np.ndarray = field(repr=False)
+    log_ratios: np.ndarray = dataclasses.field(repr=False)
     ledger: Ledger | None
     history: dict
     error_estimate: float
@@ -171,7 +176,8 @@ def _checked_times(times):
 
 
 def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, ledger="densities", comparator=None,
-         exact_map=None, callback=None, threads=None, max_steps=10000, max_seconds=math.inf, throw=False):
+         exact_map=None, callback=None, threads=None, max_steps=10000, max_seconds=math.inf, throw=False,
+         checkpoint=None):
     """Follow the parabolic Monge-Ampère equation in true time,
 
     ``u_t = log det D2u + log nu(grad u) - log mu``,  ``grad u_t(source box) = target box``,
@@ -205,6 +211,8 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
     max_seconds : float
     throw : bool
         Raise :class:`SolverError` on failure instead of returning what there is.
+    checkpoint : Checkpoint, optional
+        Where the state of the run is written every now and then; a run that was interrupted goes on from there.
 
     Returns
     -------
@@ -239,19 +247,57 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
     times, (keep, maps) = _checked_times(times), checked_ledger(ledger, comparator, exact_map)
     tolerance, max_seconds = checked_share(tolerance), checked_limits(max_steps, max_seconds)
     refuse_oversized(problem)
-    begin, stats = clock.perf_counter(), new_stats()
     scheme = chosen_scheme(problem, method)
     operator = MongeAmpere(problem, scheme)
     phi = np.zeros(problem.grid.shape) if start is None else displacement_potential(start, problem)
-    book = Bookkeeper(problem, scheme, "flow", comparator, exact_map, maps, threads) if keep else None
+    run = None if checkpoint is None else Run(checkpoint, "flow", problem, {
+        "times": times, "method": method, "tolerance": tolerance, "ledger": ledger, "exact_map": exact_map,
+        "start": None if start is None else np.asarray(start, float),
+        "comparator": None if comparator is None else np.asarray(comparator, float)}, {"max_steps": int(max_steps)})
+    with run or nullcontext():
+        trajectory = _followed(operator, times, method, tolerance, phi, keep, maps, comparator, exact_map, callback,
+                               threads, max_steps, max_seconds, run)
+    if abs(trajectory.drift) > IMBALANCE:
+        warnings.warn(f"the mass of the model density on this grid is off by {math.expm1(trajectory.drift):+.1%}: a "
+                      f"few cells carry much of the target's, as where a map contracts on a no-flux box; results are "
+                      f"of first order at best: match the boxes to the tails of the densities, or refine.",
+                      ImbalanceWarning, stacklevel=2)
+    if throw and not trajectory.success:
+        raise SolverError(trajectory.status, trajectory)
+    return trajectory
+
+
+def _followed(operator, times, method, tolerance, phi, keep, maps, comparator, exact_map, callback, threads, max_steps,
+              max_seconds, run):
+    """The trajectory; from the state that ``run`` has, if it has one."""
+    problem, scheme = operator.problem, operator.scheme
+    begin, stats, memory = clock.perf_counter(), new_stats(), None if run is None else {}
+    state = None if run is None else run.state
     output, records, status = _Output(operator, times, phi), [], None
+    try:
+        book = Bookkeeper(problem, scheme, "flow", comparator, exact_map, maps, threads,
+                          state and state["ledger"]) if keep else None
+        if state is not None:
+            output.restore(state["output"])
+            records = [tuple(record) for record in state["records"]]
+            restore_stats(stats, state["stats"])
+            operator.work = float(state["work"])
+            memory.update(checked_memory(state["memory"], problem.grid.shape))
+    except (KeyError, TypeError, ValueError) as error:
+        if state is None:
+            raise
+        raise run.refused(error) from None
     with thread_settings(threads) as count:
         use_threads(count, phi.size)
-        output.ratio(phi)
-        if book:
-            book.start(phi, output.start_ratio)
+        if state is None:
+            output.ratio(phi)
+            if book:
+                book.start(phi, output.start_ratio)
     first = float(times[0] if times[0] > 0 else times[1])
-    engine = flow_steps(operator, method, phi, tolerance, threads, stats, float(times[-1]), first)
+    if records and records[-1][0] >= times[-1]:  # it was interrupted after its last step
+        engine, status = (), Status.FINAL_TIME
+    else:
+        engine = flow_steps(operator, method, phi, tolerance, threads, stats, float(times[-1]), first, memory)
     for step in engine:
         status = step.status
         if status is None:
@@ -262,6 +308,9 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
                 if book:
                     book.add(step.time, step.dt, step.phi, step.log_ratio, output.middle(step) if maps else None)
             output.previous = step.phi
+            if run is not None:
+                run.keep({"memory": dict(memory), "stats": copy.deepcopy(stats), "work": operator.work,
+                          "records": list(records), "output": output.state, "ledger": book and book.state})
             stop = callback is not None and callback(step)
             if step.time >= times[-1]:
                 status = Status.FINAL_TIME
@@ -274,20 +323,12 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
         if status is not None:
             engine.close()
             break
-    if abs(output.drift) > IMBALANCE:
-        warnings.warn(f"the mass of the model density on this grid is off by {math.expm1(output.drift):+.1%}: a few "
-                      f"cells carry much of the target's, as where a map contracts on a no-flux box; results are of "
-                      f"first order at best: match the boxes to the tails of the densities, or refine.",
-                      ImbalanceWarning, stacklevel=2)
     stats["seconds"]["total"] = clock.perf_counter() - begin
     stats["work"] = work.in_units(stats["work"], problem.grid.size)
     names = ("time", "dt", "error", "allowed", "newton_iterations", "rejected")
     history = {name: np.array([record[k] for record in records]) for k, name in enumerate(names)}
-    trajectory = Trajectory(problem, status, scheme, *output.arrays(), book.ledger if book else None, history,
-                            output.error(history["error"]), output.drift, stats)
-    if throw and not status.success:
-        raise SolverError(status, trajectory)
-    return trajectory
+    return Trajectory(problem, status, scheme, *output.arrays(), book.ledger if book else None, history,
+                      output.error(history["error"]), output.drift, stats)
 
 
 class _Output:
@@ -296,6 +337,17 @@ class _Output:
     def __init__(self, operator, times, phi):
         self.operator, self.times, self.previous, self.start = operator, times, phi, phi
         self.potentials, self.ratios, self.drift, self.distance = [], [], math.nan, 0.0
+
+    @property
+    def state(self):
+        return {"potentials": list(self.potentials), "ratios": list(self.ratios), "drift": self.drift,
+                "distance": self.distance, "previous": self.previous}
+
+    def restore(self, state):
+        shape = self.operator.grid.shape
+        self.potentials, self.ratios = ([field(values, shape) for values in state[name]]
+                                        for name in ("potentials", "ratios"))
+        self.previous, self.drift, self.distance = field(state["previous"], shape), state["drift"], state["distance"]
 
     def ratio(self, phi):
         evaluation = self.operator.evaluate(phi, linearise=False)

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from .ghosts import fill_ghosts
 from .kernels import transport as kernels
+from .threads import refuse_forked
 from .transfer import average
 
 BLOCK = 8  # target cells per axis over which masses are compared
@@ -48,6 +49,7 @@ class PiecewiseAffineMap:
     """
 
     def __init__(self, grid, target_grid, displacement):
+        refuse_forked()
         self.grid, self.target_grid, self.displacement = grid, target_grid, displacement
         self.dimension = grid.ndim
         # on a torus the target's coordinates count modulo the period: its box is where it is
@@ -117,13 +119,21 @@ class PiecewiseAffineMap:
 
     def forward(self, points):
         """``T(points)``, (d, n) to (d, n), not wrapped."""
+        refuse_forked()
         out = np.empty(points.shape)
         kernels.evaluate(self.nodes, *self._geometry, self.periods, points, out)
+        return out
+
+    def jacobian(self, points):
+        """``DT`` at ``points`` (d, n), (d, d, n): constant on every simplex."""
+        out = np.empty((self.dimension, *points.shape))
+        kernels.jacobian(self.nodes, *self._geometry, points, out)
         return out
 
     def inverse(self, points):
         """``(x, lift)``: ``T(x) = points + lift`` with ``lift`` whole periods, all (d, n)."""
         box = self.target_grid
+        refuse_forked()
         out, lift = np.empty(points.shape), np.empty(points.shape)
         start, entries = self._bins
         kernels.invert(self.nodes, self.axes, self.strides, self._permutations, box.lower, box.lengths / self.shape,
@@ -207,9 +217,12 @@ class PiecewiseAffineMap:
             index.append(np.clip(cells[:, a] - 1, 0, self.shape[a] - 1))
         return float((source_values[tuple(index)] * volume * fraction).sum())
 
-    def deposited(self, mass, grid, smooth, time=1.0):
-        """Mass of the source cells moved by ``(1 - time) x + time T(x)`` onto the cells of ``grid``;
-        the total is kept."""
+    def deposited(self, mass, grid, smooth, time=1.0, widest=1.0):
+        """Mass of the source cells moved by ``(1 - time) x + time T(x)`` onto the cells of ``grid``; the total is kept.
+
+        ``widest``: images wider than this many cells (at most 1) are cut where they do not lie in one.
+        """
+        refuse_forked()
         nodes = self.nodes
         if time != 1.0:
             positions = np.meshgrid(*[self.axes[a, :n + 2] for a, n in enumerate(self.shape)], indexing="ij")
@@ -217,26 +230,24 @@ class PiecewiseAffineMap:
         parts = PARTS if grid.size * PARTS < mass.size else 1  # each part has a copy of the target's cells
         out = np.zeros((parts, grid.size))
         kernels.deposit(nodes, *self._geometry, np.ascontiguousarray(mass).ravel(), grid.lower, grid.spacing,
-                        np.array(grid.shape), smooth, out)
+                        np.array(grid.shape), smooth, widest, out)
         return out.sum(axis=0).reshape(grid.shape)
 
     def misplaced_mass(self, source_values, target_values):
         """Fraction of the mass that the map leaves in the wrong block of about ``BLOCK`` cells per axis of the target.
 
-        Half the L1 distance of the pushed and the expected mass, summed over blocks. Where that is not small, the
-        masses are taken on the target's cells first, which cuts wide images of source cells into more pieces.
+        Half the L1 distance of the pushed and the expected mass, summed over blocks. Where that is not small, images of
+        source cells that are wider than a target's cell, and straddle two blocks, are cut into pieces.
         """
         blocks = self.target_grid.with_shape(tuple(max(-(-n // BLOCK), 3 if wraps else 2) for n, wraps
                                                    in zip(self.target_grid.shape, self.target_grid.periodic)))
         wanted = average(target_values, blocks.shape) * blocks.cell_volume
 
-        def distance(arrived):
+        def distance(widest):
+            arrived = self.deposited(source_values, blocks, False, widest=widest) * self.grid.cell_volume
             return 0.5 * float(np.abs(arrived - wanted).sum())
-        error = distance(self.deposited(source_values, blocks, False) * self.grid.cell_volume)
-        if error < SMALL_ERROR:
-            return error
-        arrived = self.deposited(source_values, self.target_grid, False) * self.grid.cell_volume
-        return distance(average(arrived, blocks.shape) * (arrived.size / np.prod(blocks.shape)))
+        error = distance(1.0)
+        return error if error < SMALL_ERROR else distance(1 / BLOCK)
 
 
 def _towards_neighbours(nodes, source_values, light, chosen):

@@ -73,7 +73,9 @@ def late(argument):
 
 ABOVE_THE_OPERATOR = (
     "newton", "stepping", "integrators", "solver", "solution", "transport", "storage", "exact", "gallery", "legendre",
-    "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "distributed", "plotting", "console", "cli")
+    "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "barycentre", "embedding", "locate", "importance",
+    "variational", "references", "peers", "benchmark", "distributed", "plotting",
+    "console", "cli")
 PETSC = {"petsc4py", "mpi4py"}
 ENTROPIC = ("gibbs", "entropic", "plan")
 """Sinkhorn: it shares no numerics with the PDE path, so that their agreement is evidence."""
@@ -94,7 +96,7 @@ ENTROPIC = ("gibbs", "entropic", "plan")
     (("ledger",), ("trajectory", "mirror", "exact", "gallery")),
     (("grid", "density", "problem", "monge_ampere", "linear", "newton", "stepping", "solver", "solution", "transport"),
      ENTROPIC),
-    (ENTROPIC, ("monge_ampere", "linear", "transfer", "ghosts", "reductions", "work", "memory", "extrapolation",
+    (ENTROPIC, ("monge_ampere", "linear", "transfer", "ghosts", "reductions", "work", "extrapolation",
                 *(set(ABOVE_THE_OPERATOR) - {"storage"}))),
     (("gibbs",), ("entropic", "plan", "problem", "density")), (("plan",), ("entropic",)),
 ])
@@ -117,11 +119,14 @@ def test_kernels_import_nothing_of_the_package():
     (("kernels.transfer",), {"pmapde.transfer"}),
     (("kernels.sinkhorn",), {"pmapde.gibbs", "pmapde.plan"}),
     (("kernels.reductions",), {"pmapde.reductions"}),
-    (("kernels.spline",), {"pmapde.legendre"}),
+    (("kernels.spline", "kernels.legendre"), {"pmapde.legendre"}),
     (("plotting",), {"pmapde.cli", "pmapde.console"}),
     (("console",), {"pmapde.cli"}),
-    (("exact",), {"pmapde.cli", "pmapde.rates"}),
+    (("exact",), {"pmapde.cli", "pmapde.rates", "pmapde.references"}),
     (("rates",), {"pmapde.cli"}),
+    (("references",), {"pmapde.benchmark"}),
+    (("peers",), {"pmapde.benchmark", "pmapde.cli"}),
+    (("benchmark",), {"pmapde.cli"}),
     (("cli",), {"pmapde.__main__"}),
 ])
 def test_module_is_imported_only_by_its_one_user(used, users):
@@ -163,7 +168,8 @@ def test_compiled_functions_are_module_level():
     compilers = {"njit", "jit", "vectorize", "guvectorize"}
     compiled = 0
     for module, tree in TREES.items():
-        names = [node for node in ast.walk(tree) if getattr(node, "id", getattr(node, "attr", None)) in compilers]
+        names = [node for node in ast.walk(tree) if getattr(node, "id", getattr(node, "attr", None)) in compilers
+                 and getattr(getattr(node, "value", None), "id", None) != "jax"]  # a peer's own compiler
         compiled += len(names)
         top = {id(name) for function in tree.body if isinstance(function, ast.FunctionDef)
                for decorator in function.decorator_list for name in ast.walk(decorator)}
@@ -171,11 +177,24 @@ def test_compiled_functions_are_module_level():
     assert compiled > 10
 
 
+PEERS = {"ot", "ott", "jax", "torch", "geomloss", "pykeops"}
+
+
+def test_peers_are_imported_late_in_one_place_and_declared_as_an_extra():
+    users = {(module, lazy) for module, found in IMPORTS.items() for name, lazy in found if name.split(".")[0] in PEERS}
+    assert users == {("pmapde.peers", True)}
+    from pmapde.peers import DISTRIBUTIONS
+    configuration = ConfigParser()
+    configuration.read(ROOT / "setup.cfg")
+    extra = set(configuration["options.extras_require"]["peers"].split())
+    assert set(DISTRIBUTIONS) == PEERS and extra | {"jax"} == set(DISTRIBUTIONS.values())
+
+
 def test_every_imported_package_is_a_declared_dependency():
     configuration = ConfigParser()
     configuration.read(ROOT / "setup.cfg")
     declared = {line.split(">=")[0] for line in configuration["options"]["install_requires"].split()}
-    names = {name.split(".")[0] for found in IMPORTS.values() for name, _ in found}
+    names = {name.split(".")[0] for found in IMPORTS.values() for name, _ in found} - PEERS
     distributions = packages_distributions()
     used = {distributions[name][0].lower() for name in names - sys.stdlib_module_names - {"pmapde", *PETSC}}
     assert used <= declared

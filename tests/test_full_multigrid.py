@@ -164,13 +164,16 @@ def test_work_is_counted_and_flat():
 
 @pytest.mark.parametrize(("name", "shape"), [("cosine", (512, 512)), ("manufactured", (512, 512)),
                                              ("cosine", (64,) * 3), ("manufactured", (64,) * 3), ("noise", (64,) * 3),
-                                             ("photographs", (512, 512))])
+                                             ("photographs", (512, 512)), ("two gaussians 0.0001", (512, 512)),
+                                             ("two gaussians 0.0001", (64,) * 3)])
 def test_memory_stays_within_the_estimate(name, shape):
     if name == "photographs":  # with black-box multigrid and BiCGSTAB
         problem = pmapde.TransportProblem(gallery.load("grace_hopper", shape), gallery.load("mri", shape), floor=0.01)
     elif name == "noise":
         rng = np.random.default_rng(0)
         problem = pmapde.TransportProblem(1 + rng.random(shape), 0.1 + rng.random(shape))
+    elif name.startswith("two gaussians"):  # with black-box multigrid
+        problem = build(name, shape[0], len(shape))[0]
     else:
         problem = SMOOTH[name](shape).problem
     pmapde.solve(problem)  # what is cached stays

@@ -7,6 +7,7 @@ from reference import log_determinant
 from pmapde import GridDensity, TransportProblem
 from pmapde.grid import Grid
 from pmapde.monge_ampere import EXTENSION, MongeAmpere
+from pmapde.reductions import log_ratio
 from pmapde.threads import SERIAL_BELOW
 
 SCHEMES = [("monotone", 2), ("centred", 2), ("centred", 3)]
@@ -272,3 +273,25 @@ def test_centred_margin_is_the_smallest_eigenvalue(ndim):
     phi = random_potential(op, np.random.default_rng(10))
     hessian = centred_hessian(phi, op.quadratic, op.grid.spacing, op.grid.periodic)
     assert abs(op.margin(phi) - np.linalg.eigvalsh(hessian).min()) < 1e-12  # observed 3e-17
+
+
+@pytest.mark.parametrize("with_factor", [False, True])
+def test_logarithms_in_vectors(with_factor):
+    rng = np.random.default_rng(6)
+    values = np.concatenate([np.exp(rng.uniform(-300, 300, 20001)), rng.uniform(0.5, 2, 20000), [1.0, 1e-300, 1e300]])
+    factor = rng.uniform(0.5, 2, values.size) if with_factor else None
+    image = rng.standard_normal(values.size)
+    product = values * factor if with_factor else values
+    logs = values.copy()
+    log_ratio(logs, factor, np.zeros(values.size), -np.inf, np.inf)
+    assert (np.abs(logs - np.log(product)) <= np.spacing(np.abs(np.log(product)))).all()  # an ulp
+    ratio = values.copy()
+    mean, spread, outside = log_ratio(ratio, factor, image, -1.0, 2.0)
+    assert np.array_equal(ratio, logs - image)
+    assert mean == pytest.approx(ratio.mean(), rel=1e-10, abs=1e-10) and spread == pytest.approx(ratio.std(), rel=1e-10)
+    assert outside == ((ratio < -1) | (ratio > 2)).sum()
+    for bad in (0.0, -1.0, np.nan, np.inf):
+        broken = np.array([2.0, bad, 3.0])
+        mean, spread, outside = log_ratio(broken, None, np.zeros(3), 0.0, 5.0)
+        assert np.isnan(broken).tolist() == [False, True, False] and np.isnan(mean) and np.isnan(spread)
+        assert outside == 1

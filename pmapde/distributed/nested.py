@@ -137,7 +137,8 @@ def _serial(problem, method, comm, stats, share):
         grids, history = CoarserGrids(), []
         settings = replace(method, conserve=False)
         own = solver.new_stats()
-        operator, engine = solver.prepared_engine(problem, settings, "discretization", None, 1, own, grids, share)
+        operator, engine = solver.prepared_engine(problem, settings, "discretization", None, 1, own, grids, share,
+                                                  solver.Journal())
         for count, step in enumerate(engine):
             history.append(replace(step, phi=None))
             phi = step.phi

@@ -3,7 +3,7 @@
     D_e u = u(i + e) - 2 u(i) + u(i - e) = D_e phi + sum_a quadratic[a] e_a^2,      quadratic[a] = slope_a spacing_a^2,
 
 of ``phi`` with one ghost layer filled by the caller; ``out`` has no ghosts. The weights of the linearisation belong to
-the offsets (1, 0), (0, 1), (1, -1), (1, 1). Logarithms are left to numpy, whose own are vectorised.
+the offsets (1, 0), (0, 1), (1, -1), (1, 1). Logarithms are taken elsewhere, in vectors (``reductions``).
 """
 import math
 

@@ -80,6 +80,36 @@ def evaluate(nodes, axes, strides, shape, lower, spacing, periodic, periods, poi
                 out[c, p] = value[c] + shift if finite else math.nan
 
 
+@njit(cache=True, parallel=True, error_model="numpy")
+def jacobian(nodes, axes, strides, shape, lower, spacing, periodic, points, out):
+    """``out[c, a, p]``: derivative of component ``c`` along axis ``a`` on the simplex of ``points[:, p]``."""
+    dimension, count = points.shape
+    for block in prange((count + BLOCK - 1) // BLOCK):
+        t, value, widths = np.empty(dimension), np.empty(nodes.shape[0]), np.empty(dimension)
+        order = np.empty(dimension, dtype=np.int64)
+        for p in range(block * BLOCK, min(count, (block + 1) * BLOCK)):
+            base = 0
+            finite = True
+            for a in range(dimension):
+                if not math.isfinite(points[a, p]):
+                    finite = False
+                    continue
+                k, t[a], _ = _cell(points[a, p], lower[a], spacing[a], shape[a], periodic[a], axes[a])
+                widths[a] = axes[a, k + 1] - axes[a, k]
+                base += k * strides[a]
+            if not finite:
+                out[:, :, p] = math.nan
+                continue
+            _evaluate(nodes, base, strides, t, order, value)  # for the order of the local coordinates
+            here = base
+            for k in range(dimension):
+                a = order[k]
+                there = here + strides[a]
+                for c in range(nodes.shape[0]):
+                    out[c, a, p] = (nodes[c, there] - nodes[c, here]) / widths[a]
+                here = there
+
+
 @njit(cache=True, error_model="numpy")
 def _first_corner(cell, shape, first, strides):
     """Flat index of the first corner of a lattice cell, cells numbered in C order from ``first``."""
@@ -215,24 +245,32 @@ def invert(nodes, axes, strides, permutations, lower, spacing, bins, periodic, s
                 lift[a, p] = 0.0
             if not finite:
                 continue
-            for e in range(start[index], start[index + 1]):
-                base = entries[e]
-                for a in range(dimension):
-                    if periodic[a]:
-                        length = bins[a] * spacing[a]
-                        y[a] += length * np.round((nodes[a, base] - y[a]) / length)
-                for s in range(permutations.shape[0]):
-                    depth = _simplex(nodes, base, strides, permutations[s], y, matrix, t)
-                    if depth > best:
-                        best = depth
-                        rest = base
-                        for a in range(dimension):
-                            k = rest // strides[a]
-                            rest -= k * strides[a]
-                            local = min(max(t[a], 0.0), 1.0)
-                            out[a, p] = axes[a, k] + local * (axes[a, k + 1] - axes[a, k])
-                            lift[a, p] = y[a] - points[a, p]
-                if best >= 0.0:
+            for attempt in range(2):  # cells that hold the point in their bounding box; if there are none, any
+                for e in range(start[index], start[index + 1]):
+                    base = entries[e]
+                    away = False
+                    for a in range(dimension):
+                        if periodic[a]:
+                            length = bins[a] * spacing[a]
+                            y[a] += length * np.round((nodes[a, base] - y[a]) / length)
+                        low, high = _corner_range(nodes, base, strides, a)
+                        away = away or y[a] < low or y[a] > high
+                    if away and attempt == 0:
+                        continue
+                    for s in range(permutations.shape[0]):
+                        depth = _simplex(nodes, base, strides, permutations[s], y, matrix, t)
+                        if depth > best:
+                            best = depth
+                            rest = base
+                            for a in range(dimension):
+                                k = rest // strides[a]
+                                rest -= k * strides[a]
+                                local = min(max(t[a], 0.0), 1.0)
+                                out[a, p] = axes[a, k] + local * (axes[a, k + 1] - axes[a, k])
+                                lift[a, p] = y[a] - points[a, p]
+                    if best >= 0.0:
+                        break
+                if best > -1e-9:  # boxes and simplices round differently
                     break
 
 
@@ -342,19 +380,20 @@ def _share_out(low, beyond, share, cells, periodic, out):
 
 @njit(cache=True, error_model="numpy")
 def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, centre, mass, target_lower,
-                    target_spacing, cells, smooth, out):
-    """One source cell cut into pieces at most half a target cell wide in the image (up to 12 per axis)."""
+                    target_spacing, cells, smooth, widest, out):
+    """One source cell cut into pieces at most half of ``widest`` target cells wide in the image (up to 12 per axis); a
+    quarter if ``smooth``, which makes the grain of equal masses a few thousandths."""
     dimension = strides.shape[0]
     t, image, width = np.empty(dimension), np.empty(dimension), np.full(dimension, 1.0 if smooth else 0.0)
     low, beyond = np.empty(dimension), np.empty(dimension)
     order, pieces = np.empty(dimension, dtype=np.int64), np.empty(dimension, dtype=np.int64)
     count = 1
     for a in range(dimension):
-        widest = 0.0
+        longest = 0.0
         for c in range(dimension):
             stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
-            widest = max(widest, stretch)
-        pieces[a] = min(max(int(math.ceil(2.0 * widest)), 2), 12)
+            longest = max(longest, stretch)
+        pieces[a] = min(max(int(math.ceil((4.0 if smooth else 2.0) * longest / widest)), 2), 12)
         count *= pieces[a]
         if not smooth:
             for c in range(dimension):
@@ -376,16 +415,32 @@ def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, posit
         _share_out(low, beyond, mass / count, cells, periodic, out)
 
 
+@njit(cache=True, error_model="numpy")
+def _in_one_cell(nodes, strides, centre, target_lower, target_spacing, cells, index):
+    """Whether the image of a source cell, as far as the longer edges to its neighbours reach, lies in the target cell
+    ``index``."""
+    dimension = strides.shape[0]
+    for c in range(dimension - 1, -1, -1):
+        reach, here = 0.0, nodes[c, centre]
+        for a in range(dimension):
+            reach += 0.5 * max(abs(nodes[c, centre + strides[a]] - here), abs(nodes[c, centre - strides[a]] - here))
+        low = target_lower[c] + (index % cells[c]) * target_spacing[c]
+        if here - reach < low or here + reach > low + target_spacing[c]:
+            return False
+        index //= cells[c]
+    return True
+
+
 @njit(cache=True, parallel=True, error_model="numpy")
 def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_lower, target_spacing, cells, smooth,
-            out):
+            widest, out):
     """Moves the mass of every source cell through the map onto the cells of the target box; the total is kept.
 
-    The image of a source cell that is narrower than a target cell is taken as the box with the second moments of the
-    parallelotope along every axis, and the mass shared between the target cells by overlap; wider ones are cut into
-    pieces. With ``smooth`` every cell is cut, and the box is one target cell wide (bilinear sharing: less grain,
-    blurred by half a cell). ``out`` (parts, cells) is added to; part p takes its share of the source's first axis, so
-    the sum over parts does not depend on the number of threads.
+    The image of a source cell is taken as the box with the second moments of the parallelotope along every axis, and
+    the mass shared between the target cells by overlap, if it lies in one or is narrower than ``widest`` of them (at
+    most 1); others are cut into pieces. With ``smooth`` every cell is cut, and the box is one target cell wide
+    (bilinear sharing: less grain, blurred by half a cell). ``out`` (parts, cells) is added to; part p takes its share
+    of the source's first axis, so the sum over parts does not depend on the number of threads.
     """
     dimension = strides.shape[0]
     parts, length = out.shape[0], shape[dimension - 1]
@@ -421,9 +476,10 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
                 for c in range(dimension):
                     b = low[c, j]
                     inside = inside and over[c, j] == 0.0 and b >= 0.0 and b < cells[c]
-                    narrow = narrow and widths[c, j] <= 1.0
+                    narrow = narrow and widths[c, j] <= widest
                     index = index * cells[c] + int(b)
-                if inside:
+                if inside and (narrow or _in_one_cell(nodes, strides, base + j, target_lower, target_spacing, cells,
+                                                      index)):
                     out[part, index] += amount
                 elif narrow:
                     for c in range(dimension):
@@ -432,4 +488,4 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
                 else:
                     position[dimension - 1] = j
                     _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, base + j, amount,
-                                    target_lower, target_spacing, cells, smooth, out[part])
+                                    target_lower, target_spacing, cells, smooth, widest, out[part])

@@ -62,7 +62,7 @@ class GeometricMultigrid:
 def dampings(steps):
     """Inverse roots of the Chebyshev polynomial on [1/2, 2],
     the rough part of the spectrum of a Jacobi-scaled operator."""
-    return tuple(1 / (1.25 + 0.75 * math.cos(math.pi * (2 * k + 1) / (2 * steps))) for k in range(steps))
+    return np.array([1 / (1.25 + 0.75 * math.cos(math.pi * (2 * k + 1) / (2 * steps))) for k in range(steps)])
 
 
 @dataclass
@@ -157,21 +157,13 @@ class _Hierarchy:
             return self._solve_coarsest()
         kernels, stencil = self.kernels, (level.weights, level.drift, level.shift)
         use_threads(threads, level.rhs.size)
-        first, *others = dampings(self.settings.pre)
-        here, other = level.field, level.spare
-        kernels.relax_from_zero(level.weights, level.shift, rhs, first, self.periodic, here)
-        for omega in others:
-            kernels.relax(*stencil, rhs, omega, self.periodic, here, other)
-            here, other = other, here
-        coarser = self.levels[depth + 1]
-        kernels.restrict_residual(*stencil, rhs, here, level.row_weight, *level.restriction, coarser.rhs)
-        coarse = self._cycle(depth + 1, coarser.rhs, threads)
+        kernels.descend(*stencil, rhs, level.row_weight, dampings(self.settings.pre), self.periodic, *level.restriction,
+                        level.field, self.levels[depth + 1].rhs)
+        coarse = self._cycle(depth + 1, self.levels[depth + 1].rhs, threads)
         use_threads(threads, level.rhs.size)
-        kernels.prolong_add(coarse, *level.prolongation, self.periodic, here)
-        for omega in dampings(self.settings.post)[::-1] if self.settings.post else ():
-            kernels.relax(*stencil, rhs, omega, self.periodic, here, other)
-            here, other = other, here
-        return here
+        kernels.ascend(coarse, *level.prolongation, *stencil, rhs, dampings(self.settings.post)[::-1], self.periodic,
+                       level.field, level.spare)
+        return level.spare
 
     @property
     def nbytes(self):

@@ -17,6 +17,7 @@ from .algebraic import AlgebraicMultigrid
 from .black_box import BlackBoxMultigrid
 from .direct import Direct
 from .geometric import GeometricMultigrid
+from .stencil import Stencil
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ SLACK = 0.8
 """Largest relative error of a correction, however small it is: some of it must be right."""
 FIRST_RATE = 0.25
 """Rate of the cycles assumed before one was seen."""
+_NUMBERS, _STENCIL = ("index", "pace", "stale", "age", "rate", "telling"), ("weights", "drift", "offsets", "shift",
+                                                                           "row_weight")
 
 
 @dataclass(frozen=True)
@@ -102,15 +105,18 @@ class LinearSolver:
         ``"geometric -> algebraic on 512x512: ..."``.
     max_applications : int
         Preconditioner applications allowed in one solve.
+    remember : bool
+        Whether :meth:`state` will be asked for: then the matrix of a kept hierarchy is kept beside it.
     """
 
-    def __init__(self, method, stats, threads=1, max_applications=200):
+    def __init__(self, method, stats, threads=1, max_applications=200, remember=False):
         self._rules = method if isinstance(method, Automatic) else None
         self._chain = CHAIN if isinstance(method, Automatic) else (method,)
         self._index, self.stats = 0, stats
         self.threads, self.max_applications = threads, max_applications
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
         self._rate, self._telling = None, False
+        self._remember, self._built_from = remember, None
 
     @property
     def method(self):
@@ -123,6 +129,29 @@ class LinearSolver:
         if index != self._index:
             self._index, self._rate = index, None
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
+
+    def state(self):
+        """What later solves depend on: numbers, and the stencil a kept hierarchy was built from, with its arrays."""
+        kept = None
+        if self._kept is not None and self.method.keep:
+            kept = {name: getattr(self._built_from, name) for name in _STENCIL}
+        return {**{name: getattr(self, f"_{name}") for name in _NUMBERS}, "kept": kept}
+
+    def restore(self, state, grid):
+        """Go on as the solver did that was in ``state``: its hierarchy on ``grid`` is built again."""
+        for name in _NUMBERS:
+            setattr(self, f"_{name}", state[name])
+        if not (isinstance(self._index, int) and 0 <= self._index < len(self._chain)):
+            raise ValueError("no such preconditioner")
+        self._kept = None
+        if state["kept"] is not None:
+            stencil = Stencil(periodic=grid.periodic, **state["kept"])
+            checked = [(stencil.weights, (len(stencil.offsets), *grid.shape)),
+                       (stencil.drift, (grid.ndim, *grid.shape)), (stencil.row_weight, grid.shape)]
+            if not (stencil.radius <= min(grid.shape) and all(values.shape == shape and values.dtype == float
+                                                              for values, shape in checked)):
+                raise ValueError("a stencil that does not fit the grid")
+            self._build(stencil)
 
     def release(self):
         """Free a preconditioner that would not be used again."""
@@ -234,11 +263,7 @@ class LinearSolver:
         counters = self.stats["linear"].setdefault(method.name, {"setups": 0, "applications": 0, "solves": 0})
         if self._kept is None or self._stale or not method.keep:
             begin = time.perf_counter()
-            try:
-                with serial_blas() if method.uses_blas else nullcontext():
-                    self._kept = method.build(stencil, self.threads)
-            except RuntimeError:  # SuperLU: exactly singular in floating point; pyamg: no coarse operator
-                self._kept = None
+            self._build(stencil)
             self.stats["seconds"]["linear set-up"] += time.perf_counter() - begin
             counters["setups"] += 1
             work.book(self.stats["work"], stencil.shape, method.setup_work[len(stencil.shape)])
@@ -246,6 +271,15 @@ class LinearSolver:
         else:
             self._age += 1
         return self._kept, counters
+
+    def _build(self, stencil):
+        try:
+            with serial_blas() if self.method.uses_blas else nullcontext():
+                self._kept = self.method.build(stencil, self.threads)
+        except RuntimeError:  # SuperLU: exactly singular in floating point; pyamg: no coarse operator
+            self._kept = None
+        if self._remember and self.method.keep:  # a copy: the operator writes the next one to the same arrays
+            self._built_from = replace(stencil, weights=stencil.weights.copy(), drift=stencil.drift.copy())
 
     def _attempt(self, stencil, rhs, rtol):
         preconditioner, counters = self._preconditioner(stencil)

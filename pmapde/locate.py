@@ -1,0 +1,224 @@
+"""Where an unnormalised density has its mass: modes, scales, whitening, quadrature over the whole space, boxes."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+QUADRATURE = {2: 320, 3: 112}
+"""Points per axis of the quadrature over the whole space."""
+STARTS = 12
+SEED = 20250409
+FAR = 12.0
+"""Scales beyond which points do not count for the next scales: those of a heavy tail would never settle."""
+ROUNDS = 12
+SETTLED = 0.02
+RELEVANT = 25.0
+"""Modes lower than the highest by more (in the logarithm) do not count."""
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """``x = mean + root z``: coordinates in which the density has about unit covariance (``root`` lower triangular)."""
+
+    mean: np.ndarray
+    root: np.ndarray
+
+    def outward(self, z):
+        """``x`` for ``z``, both (n, d)."""
+        return self.mean + z @ self.root.T
+
+    def inward(self, x):
+        """``z`` for ``x``, both (n, d)."""
+        return np.linalg.solve(self.root, (x - self.mean).T).T
+
+    @property
+    def log_volume(self):
+        return float(np.log(np.diag(self.root)).sum())
+
+
+class Locator:
+    """Finds the mass of ``exp(log_density)`` in d = 2 or 3 dimensions, within ``bounds`` (d, 2), infinite where open.
+
+    Modes by quasi-Newton searches from scattered starts, their curvatures; then quadrature on a product grid that
+    covers all of space, ``z = t / (1 - t^2)`` along every whitened axis, from which mean, covariance, and the grid
+    itself are improved until they settle. Everything is deterministic.
+    """
+
+    def __init__(self, log_density, start, scale, bounds):
+        self.log_density, self.bounds = log_density, bounds
+        self.dimension = len(start)
+        self.bounded = bool(np.isfinite(bounds).any())
+        self.modes = self._modes(np.asarray(start, float), np.asarray(scale, float))
+        self.whitening = self._settled(self._first_guess(np.asarray(scale, float)))
+
+    def _inside(self, x):
+        return ((x >= self.bounds[:, 0]) & (x <= self.bounds[:, 1])).all(axis=1)
+
+    def values(self, x):
+        """Log density at (n, d), -inf outside the bounds."""
+        inside = self._inside(x)
+        out = np.full(len(x), -np.inf)
+        if inside.any():
+            out[inside] = self.log_density(x[inside])
+        if np.isnan(out).any() or (out == np.inf).any():
+            where = x[np.isnan(out) | (out == np.inf)][0]
+            raise ValueError(f"`log_density` must be a number or -inf, got {out[np.isnan(out) | (out == np.inf)][0]} at "
+                             f"{where.tolist()}; mend it there or exclude the point by bounds=.")
+        return out
+
+    def _modes(self, start, scale):
+        """Local maxima, the highest first, (m, d)."""
+        rng = np.random.default_rng(SEED)
+        starts = np.vstack([start, start + scale * rng.standard_normal((STARTS // 2, self.dimension)),
+                            start + 5 * scale * rng.standard_normal((STARTS - STARTS // 2, self.dimension))])
+        low, high = (np.where(np.isfinite(side), side, inf) for side, inf in zip(self.bounds.T, (-np.inf, np.inf)))
+        starts = np.clip(starts, low, high)
+        finite = np.isfinite(self.values(starts))
+        if not finite.any():
+            raise ValueError("`log_density` is -inf at the start and everywhere around it: pass start= a point where it "
+                             "is finite.")
+
+        def negative(x):
+            value = self.values(np.atleast_2d(x))[0]
+            return -value if np.isfinite(value) else 1e30
+        modes = []
+        for point in starts[finite]:
+            found = minimize(negative, point, method="L-BFGS-B",
+                             bounds=[(None if np.isinf(a) else a, None if np.isinf(b) else b) for a, b in self.bounds])
+            found = minimize(negative, found.x, method="Nelder-Mead", bounds=list(zip(low, high)),
+                             options={"xatol": 1e-6, "fatol": 1e-8}) if not found.success else found
+            modes.append((-found.fun, found.x))
+        modes.sort(key=lambda pair: -pair[0])
+        kept = []
+        for value, x in modes:
+            if value < modes[0][0] - RELEVANT or not np.isfinite(x).all():
+                continue
+            if all(np.abs(x - other).max() > 1e-3 * (1 + np.abs(x).max()) for _, other in kept):
+                kept.append((value, x))
+        return kept
+
+    def _first_guess(self, scale):
+        """Mean and covariance of the mixture of the modes' Gaussians."""
+        means, covariances, weights = [], [], []
+        for value, mode in self.modes:
+            covariance = self._curvature(mode, scale)
+            means.append(mode)
+            covariances.append(covariance)
+            weights.append(value + 0.5 * np.linalg.slogdet(covariance)[1])
+        weights = np.exp(np.array(weights) - max(weights))
+        weights /= weights.sum()
+        mean = weights @ np.array(means)
+        covariance = sum(w * (c + np.outer(m - mean, m - mean)) for w, c, m in zip(weights, covariances, means))
+        return self._whitening(mean, covariance)
+
+    def _curvature(self, mode, scale):
+        """Inverse of minus the Hessian where that is positive, the given scales along the axes elsewhere."""
+        d, step = self.dimension, 1e-3 * scale
+        for _ in range(40):  # a step over which the logarithm falls by a good fraction of one
+            corners = mode + np.vstack([np.eye(d), -np.eye(d)]) * step
+            drops = self.values(np.atleast_2d(mode))[0] - self.values(corners)
+            if not np.isfinite(drops).all() or np.max(drops) > 0.5:
+                step = step / 2
+            elif np.max(drops) < 0.02:
+                step = step * 2
+            else:
+                break
+        unit = np.eye(d) * step
+        pairs = [(i, j) for i in range(d) for j in range(i + 1)]
+        points = np.array([mode + a * unit[i] + b * unit[j] for i, j in pairs for a in (1, -1) for b in (1, -1)])
+        hessian = np.zeros((d, d))
+        for (i, j), four in zip(pairs, self.values(points).reshape(len(pairs), 4)):
+            curvature = four[1] + four[2] - four[0] - four[3] if np.isfinite(four).all() else np.nan
+            hessian[i, j] = hessian[j, i] = curvature / (4 * step[i] * step[j])
+        if np.isfinite(hessian).all():
+            eigenvalues, vectors = np.linalg.eigh(hessian * np.outer(scale, scale))
+            if eigenvalues.max() > 0:
+                eigenvalues = np.clip(eigenvalues, 1e-4, None)  # flat or wrongly curved: a hundred scales at most
+                return (vectors / eigenvalues @ vectors.T) * np.outer(scale, scale)
+        return np.diag(scale**2)
+
+    def _whitening(self, mean, covariance):
+        if self.bounded:  # bounds must stay faces of the box
+            covariance = np.diag(np.diag(covariance))
+        covariance = 0.5 * (covariance + covariance.T)
+        covariance += 1e-12 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        return Whitening(mean, np.linalg.cholesky(covariance))
+
+    def quadrature(self, whitening):
+        """``(edges, log_masses, z)``: per axis the cells' edges in z, masses (*shape) in the logarithm, centres (n)."""
+        n = QUADRATURE[self.dimension]
+        inner = np.linspace(-1, 1, n + 1)[1:-1]
+        t = (np.arange(n) + 0.5) * (2 / n) - 1
+        edges = np.concatenate([[-np.inf], inner / (1 - inner**2), [np.inf]])
+        z, stretch = t / (1 - t**2), np.log((1 + t**2) / (1 - t**2) ** 2 * (2 / n))
+        mesh = np.stack(np.meshgrid(*[z] * self.dimension, indexing="ij"), -1).reshape(-1, self.dimension)
+        log_mass = self.values(whitening.outward(mesh)).reshape((n,) * self.dimension)
+        for axis in range(self.dimension):
+            log_mass = log_mass + stretch.reshape([n if a == axis else 1 for a in range(self.dimension)])
+        return edges, log_mass, z
+
+    def _settled(self, whitening):
+        """The whitening improved by the moments of the quadrature until they change little."""
+        for _ in range(ROUNDS):
+            _, log_mass, z = self.quadrature(whitening)
+            if log_mass.max() == -np.inf:
+                raise ValueError("`log_density` is -inf wherever it was looked at: pass start= and scale= that fit it.")
+            mass = np.exp(log_mass - log_mass.max())
+            near = np.abs(z) <= FAR
+            mass = mass[np.ix_(*[near] * self.dimension)]
+            mass /= mass.sum()
+            mean, covariance = _moments(mass, [z[near]] * self.dimension)
+            change = max(np.abs(mean).max(), np.abs(covariance - np.eye(self.dimension)).max())
+            if self.bounded:
+                change = max(np.abs(mean).max(), np.abs(np.diag(covariance) - 1).max())
+            root = whitening.root
+            whitening = self._whitening(whitening.outward(mean[None])[0], root @ covariance @ root.T)
+            if change < SETTLED:
+                break
+        return whitening
+
+    def box(self, tail):
+        """``(box, log_mass, outside)``: per whitened axis the interval that leaves ``tail / (2 d)`` of the mass on either
+        side; the log mass of the whole space in x; the fraction outside the box.
+
+        A ValueError where the quadrature does not settle: improper or with tails that no box holds.
+        """
+        edges, log_mass, z = self.quadrature(self.whitening)
+        highest, d = log_mass.max(), self.dimension
+        mass = np.exp(log_mass - highest)
+        total = mass.sum()
+        border = 1 - mass[(slice(2, -2),) * d].sum() / total
+        if border > tail / 10:
+            reach = z[-2]
+            raise ValueError(f"`log_density` has {border:.1e} of its mass more than {reach:.0f} scales away: it is "
+                             f"improper or its tails are too heavy for a box that leaves out {tail:.0e}; pass bounds=, "
+                             f"a larger tail=, or a parameter with lighter tails (a logarithm, for instance).")
+        box, share = [], tail / (2 * d)
+        for axis in range(d):
+            marginal = mass.sum(axis=tuple(a for a in range(d) if a != axis)) / total
+            cumulative = np.concatenate([[0.0], np.cumsum(marginal)])
+            inner = slice(1, -1)  # the outermost edges are at infinity
+            with np.errstate(divide="ignore"):
+                low = np.interp(np.log(share), np.log(cumulative[inner]), edges[inner])
+                high = -np.interp(np.log(share), np.log(np.maximum(1 - cumulative[inner], 1e-300))[::-1],
+                                  -edges[inner][::-1])
+            bounds = (self.bounds[axis] - self.whitening.mean[axis]) / self.whitening.root[axis, axis]
+            box.append((bounds[0] if np.isfinite(bounds[0]) else low, bounds[1] if np.isfinite(bounds[1]) else high))
+        inside = mass[np.ix_(*[(z > low) & (z < high) for low, high in box])].sum() / total
+        return box, float(highest + np.log(total)) + self.whitening.log_volume, max(0.0, float(1 - inside))
+
+
+def _moments(mass, axes):
+    """Mean and covariance of masses on a product grid."""
+    d = mass.ndim
+    marginals = [mass.sum(axis=tuple(a for a in range(d) if a != axis)) for axis in range(d)]
+    mean = np.array([m @ z for m, z in zip(marginals, axes)])
+    covariance = np.empty((d, d))
+    for i in range(d):
+        covariance[i, i] = marginals[i] @ (axes[i] - mean[i]) ** 2
+        for j in range(i):
+            pair = mass.sum(axis=tuple(a for a in range(d) if a not in (i, j)))
+            covariance[i, j] = covariance[j, i] = (axes[j] - mean[j]) @ pair @ (axes[i] - mean[i])
+    return mean, covariance

@@ -1,0 +1,387 @@
+"""Variational inference in two or three parameters by the Brenier map to a reference."""
+from __future__ import annotations
+
+import importlib
+import math
+import warnings
+
+import numpy as np
+from scipy import special
+from scipy.stats import qmc
+
+from .density import LogDensity
+from .grid import Grid
+from .importance import pareto_k
+from .locate import Locator
+from .problem import TransportProblem
+from .solution import StencilWarning
+from .solver import solve
+from .status import SolverError, Status
+from .stepping import PseudoTransient
+
+CELLS = {2: (128, 1024), 3: (32, 128)}
+"""Cells per axis, in the mean: at first, and at most."""
+EVIDENCE = {2: 1e-3, 3: 1e-2}
+"""Default tolerance of the log evidence."""
+MOMENTS = 5e-3
+"""Tolerance of the sampler's means and standard deviations, in posterior standard deviations."""
+BACKGROUND = 1e-3
+"""Mass of the uniform background under which densities are not followed, as a share of the tail's."""
+DIAGNOSED = 2**14
+"""Draws (quasi-Monte Carlo) behind the KL gap and Pareto's k."""
+
+
+class BrenierPosterior:
+    """The posterior of an unnormalised log-density, as the image of a reference under an inverse Brenier map.
+
+    Finds the modes and scales of ``exp(log_density)``, whitens it, chooses the box that leaves out a stated tail, and
+    solves ``det D2u nu(grad u) = mu`` with the posterior ``mu`` as the source and the reference ``nu`` as the target:
+    ``grad u*`` then turns draws of the reference into draws of the posterior, the minimiser of ``KL(. | mu)`` (Deb &
+    Liang, arXiv 2504.09279, variational inference). Grids are refined until the errors, measured, are within the
+    tolerances, or until ``max_cells``.
+
+    Parameters
+    ----------
+    log_density : callable
+        (n, d) to (n,), any normalisation, ``-inf`` where the density is zero.
+    start : array_like, (d,), optional
+        A point where it is finite; zeros by default. Two or three parameters.
+    scale : float or array_like, (d,), optional
+        Rough scale around ``start`` (default 1): searches for modes start within a few of them.
+    bounds : sequence of (lower, upper), optional
+        The support; None or infinite where open. Whitening is then per axis, and finite bounds are faces of the box.
+    reference : {"gaussian", "uniform"}
+        Standard normal, truncated to the same tails as the box (a map between boxes of different tails would move
+        mass); or uniform.
+    tail : float
+        Mass outside the box, by quadrature over the whole space. It is not in the samples.
+    tolerance : float, optional
+        Of the log evidence: 1e-3 in two, 1e-2 in three dimensions. Means and standard deviations of the sampler are
+        asked to be within half a per cent of the posterior standard deviations.
+    max_cells : int, optional
+        Largest number of cells of the grid (1024^2 or 128^3).
+    threads : int, optional
+
+    Attributes
+    ----------
+    status : Status
+        ``CONVERGED``, ``NOT_RESOLVED`` where the tolerances were not met, or why the equation was not solved.
+    success : bool
+    solution : Solution
+        In whitened coordinates ``z``, ``x = mean + root z`` (``whitening``).
+    log_evidence : float
+        ``source_log_mass - drift`` of the solution.
+    log_evidence_quadrature : float
+        The same by plain quadrature over the whole space, tails included.
+    log_evidence_error : float
+        Distance of the two plus the change of the grid's quadrature from the last grid to this one.
+    tail_mass : float
+        Fraction of the mass outside the box, by quadrature over the whole space.
+    mean, covariance : ndarray, (d,), (d, d)
+        By quadrature on the grid.
+    moment_error : float
+        Largest error of the sampler's means and standard deviations, in posterior standard deviations.
+    kl_gap : float
+        KL(sampler | posterior in the box), by quasi-Monte Carlo with the exact density of the sampler.
+    pareto_k : float
+        Of its importance weights; below 0.5 is good.
+    modes : ndarray, (m, d)
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> banana = lambda x: -x[:, 0]**2 / 8 - (x[:, 1] - 0.3 * x[:, 0]**2)**2 / 2
+    >>> posterior = pmapde.BrenierPosterior(banana).fit()
+    >>> posterior.success, bool(abs(posterior.log_evidence - np.log(4 * np.pi)) < 1e-3)
+    (True, True)
+    >>> posterior.sample(5, np.random.default_rng(1)).shape, posterior.mean.round(2) + 0.0
+    ((5, 2), array([0. , 1.2]))
+    """
+
+    def __init__(self, log_density, *, start=None, scale=1.0, bounds=None, reference="gaussian", tail=1e-5,
+                 tolerance=None, max_cells=None, threads=None):
+        if not callable(log_density):
+            raise TypeError(f"`log_density` must be a function of points (n, d), got {type(log_density).__name__}.")
+        self.bounds = _bounds(bounds)
+        given = 2 if start is None and bounds is None else len(self.bounds) if start is None else np.size(start)
+        self.start = np.zeros(given) if start is None else np.asarray(start, float)
+        self.bounds = np.array([[-np.inf, np.inf]] * given) if bounds is None else self.bounds
+        if self.start.shape not in ((2,), (3,)) or not np.isfinite(self.start).all():
+            raise ValueError(f"`start` must be two or three finite numbers, one a parameter, got {start!r}.")
+        if len(self.bounds) != given:
+            raise ValueError(f"`bounds` must be one pair for each of the {given} parameters, got {len(self.bounds)}.")
+        if start is None:
+            middle = self.bounds.mean(axis=1)
+            ends = np.nan_to_num(self.bounds, posinf=1.0, neginf=-1.0).mean(axis=1)
+            outside = (self.bounds[:, 0] >= 0) | (self.bounds[:, 1] <= 0)
+            self.start = np.where(outside, np.where(np.isfinite(middle), middle, ends), 0.0)
+        self.scale = np.broadcast_to(np.asarray(scale, float), (given,)).copy()
+        if not (np.isfinite(self.scale).all() and self.scale.min() > 0):
+            raise ValueError(f"`scale` must be positive, one number or one a parameter, got {scale!r}.")
+        if reference not in ("gaussian", "uniform"):
+            raise ValueError(f"`reference` must be 'gaussian' or 'uniform', got {reference!r}.")
+        if not 0 < tail <= 0.05:
+            raise ValueError(f"`tail` must be between 0 and 0.05, the mass to leave out, got {tail!r}.")
+        if tolerance is not None and not 0 < tolerance < 1:
+            raise ValueError(f"`tolerance` of the log evidence must be between 0 and 1, got {tolerance!r}.")
+        self.log_density, self.reference, self.tail, self.threads = log_density, reference, float(tail), threads
+        self.tolerance = EVIDENCE[given] if tolerance is None else float(tolerance)
+        self.max_cells = CELLS[given][1] ** given if max_cells is None else int(max_cells)
+
+    def fit(self):
+        """Solve; returns the object itself.
+
+        Raises
+        ------
+        ValueError
+            With the reason where the density cannot be put into a box: improper, heavy-tailed, nowhere finite.
+        """
+        d = len(self.start)
+        function = LogDensity(self.log_density)
+        self._locator = Locator(function.log_density, self.start, self.scale, self.bounds)
+        self.whitening, self.modes = self._locator.whitening, np.array([x for _, x in self._locator.modes])
+        box, self.log_evidence_quadrature, self.tail_mass = self._locator.box(self.tail)
+        self._reference = Reference(self.reference, d, self.tail / (2 * d))
+        lengths = np.array([high - low for low, high in box])
+        cells, previous = CELLS[d][0], None
+        while True:
+            shape = _shape(lengths, cells)
+            self.solution, quadrature = self._solve(Grid(shape, box))
+            self._examine(quadrature, previous)
+            finer = _shape(lengths, 2 * cells)
+            if self.status is not Status.NOT_RESOLVED or math.prod(finer) > self.max_cells:
+                return self
+            cells, previous = 2 * cells, quadrature
+
+    def _solve(self, grid):
+        """The solution on a grid in z, and the grid's log mass in x."""
+        whitening, values = self.whitening, self._locator.values
+        lowest = self.log_evidence_quadrature + math.log(BACKGROUND * self.tail / np.prod(grid.lengths))
+
+        def source(z):
+            return np.maximum(values(whitening.outward(z)) + whitening.log_volume, lowest)
+        problem = TransportProblem(LogDensity(source), self._reference.density(BACKGROUND * self.tail), grid=grid,
+                                   target_grid=self._reference.grid(grid.shape))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", StencilWarning)  # the errors of the sampler are measured below
+            return (solve(problem, PseudoTransient(scheme="centred"), threads=self.threads),
+                    problem.source_log_mass)
+
+    def _examine(self, quadrature, previous):
+        """Moments, evidence, and what is wrong with them."""
+        solution, whitening = self.solution, self.whitening
+        problem = solution.problem
+        grid = problem.grid
+        self.log_evidence = problem.source_log_mass - solution.drift
+        change = abs(quadrature - previous) if previous is not None else 0.0
+        self.log_evidence_error = abs(self.log_evidence - self.log_evidence_quadrature) + change
+        mean, covariance = _weighted(grid.cell_centres(), problem.source_values)
+        self.mean, self.covariance = (whitening.outward(mean[None])[0],
+                                      whitening.root @ covariance @ whitening.root.T)
+        y = problem.target_grid.cell_centres().reshape(grid.ndim, -1).T
+        x = whitening.outward(solution.inverse_map(y)).T
+        own_mean, own_covariance = _weighted(x, problem.target_values)
+        sd = np.sqrt(np.diag(self.covariance))
+        self.moment_error = float(max((np.abs(own_mean - self.mean) / sd).max(),
+                                      np.abs(np.sqrt(np.diag(own_covariance)) / sd - 1).max()))
+        draws, log_weights = self.importance(DIAGNOSED, sequence="sobol")
+        good = np.isfinite(log_weights)
+        log_mass = problem.source_log_mass
+        self.kl_gap = float(np.mean(log_mass - log_weights[good])) if good.all() else math.inf
+        self.pareto_k = pareto_k(log_weights)
+        resolved = (self.log_evidence_error <= self.tolerance and self.moment_error <= MOMENTS
+                    and not self.pareto_k > 0.5)
+        self.status = (solution.status if not solution.success else
+                       Status.CONVERGED if resolved else Status.NOT_RESOLVED)
+
+    @property
+    def success(self):
+        return self.status.success
+
+    def sample(self, n, rng=None, *, sequence="independent"):
+        """``n`` draws of the posterior, (n, d): the reference's, through the inverse map.
+
+        ``rng``: a numpy.random.Generator. ``sequence="sobol"``: scrambled Sobol' points (any n, best a power of two)
+        instead of independent draws; without ``rng`` a fixed scrambling.
+        """
+        return self._draw(n, rng, sequence)[0]
+
+    def _draw(self, n, rng, sequence):
+        self._fitted()
+        if sequence not in ("independent", "sobol"):
+            raise ValueError(f"`sequence` must be 'independent' or 'sobol', got {sequence!r}.")
+        if not (rng is None and sequence == "sobol" or isinstance(rng, np.random.Generator)):
+            raise TypeError(f"`rng` must be a numpy.random.Generator, for instance numpy.random.default_rng(), "
+                            f"got {type(rng).__name__}.")
+        d = len(self.start)
+        if sequence == "sobol":
+            seed = 0 if rng is None else rng
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that n is not a power of two
+                uniform = qmc.Sobol(d, rng=seed).random(n) if _takes_rng() else qmc.Sobol(d, seed=seed).random(n)
+        else:
+            uniform = rng.random((n, d))
+        y = self._reference.quantiles(uniform)
+        z = self.solution.inverse_map(y)
+        return self.whitening.outward(z), y, z
+
+    def importance(self, n, rng=None, *, sequence="independent"):
+        """``(x, log_weights)``: draws and the logarithms of ``density / sampler's density``, exact, (n, d) and (n,).
+
+        The sampler's density is ``nu(T(x)) det DT(x)`` with the piecewise affine map itself, so that weighted means are
+        unbiased whatever the error of the map; the mean weight estimates the evidence in the box.
+        """
+        x, y, z = self._draw(n, rng, sequence)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_model = self._reference.log_density(y) + np.log(np.linalg.det(self.solution.jacobian(z)))
+        return x, self._locator.values(x) + self.whitening.log_volume - log_model
+
+    def marginal(self, axis, bins=80):
+        """``(centres, density)`` of one parameter, by quadrature on the grid, (bins,) each."""
+        self._fitted()
+        grid = self.solution.problem.grid
+        x = self.whitening.outward(grid.cell_centres().reshape(grid.ndim, -1).T)[:, axis]
+        mass = self.solution.problem.source_values.ravel() * grid.cell_volume
+        edges = np.linspace(x.min(), x.max(), bins + 1)
+        width = edges[1] - edges[0]
+        at = (x - edges[0]) / width - 0.5  # shared linearly between the two nearest bins
+        low = np.clip(np.floor(at).astype(int), -1, bins - 1)
+        beyond, density = at - low, np.zeros(bins)
+        np.add.at(density, np.clip(low, 0, bins - 1), mass * (1 - beyond))
+        np.add.at(density, np.clip(low + 1, 0, bins - 1), mass * beyond)
+        return 0.5 * (edges[1:] + edges[:-1]), density / width
+
+    def decay(self, times, cells=None):
+        """The flow from the affine map of the boxes: its :class:`Trajectory`, whose ledger has KL(rho_t | posterior).
+
+        On a grid of ``cells`` per axis in the mean (64 or 32 by default). ``ledger["kl_reverse"]`` is the gap of the
+        evidence lower bound at ``ledger["time"]``.
+        """
+        self._fitted()
+        from .trajectory import flow  # what draws the flow in is needed here only
+        grid = self.solution.problem.grid
+        coarse = Grid(_shape(grid.lengths, cells or {2: 64, 3: 32}[grid.ndim]), grid.box)
+        problem = self.solution.problem
+        lowest = math.log(BACKGROUND * self.tail / np.prod(grid.lengths)) + problem.source_log_mass
+
+        def source(z):
+            return np.maximum(self._locator.values(self.whitening.outward(z)) + self.whitening.log_volume, lowest)
+        return flow(TransportProblem(LogDensity(source), self._reference.density(BACKGROUND * self.tail), grid=coarse,
+                                     target_grid=self._reference.grid(coarse.shape)), times, ledger="densities",
+                    threads=self.threads)
+
+    def to_arviz(self, n, rng, names=None):
+        """``n`` independent draws as one chain of an ArviZ data set (needs ``arviz``)."""
+        try:
+            arviz = importlib.import_module("arviz")
+        except ImportError:
+            raise ImportError("to_arviz needs the package arviz: pip install arviz.") from None
+        names = names or [f"x{axis}" for axis in range(len(self.start))]
+        return arviz.from_dict({"posterior": {name: column[None] for name, column in zip(names, self.sample(n, rng).T)}})
+
+    def throw(self):
+        """Raise a :class:`SolverError` if the fit has failed; returns the object itself."""
+        self._fitted()
+        if not self.success:
+            raise SolverError(self.status, self)
+        return self
+
+    def _fitted(self):
+        if not hasattr(self, "solution"):
+            raise ValueError("this BrenierPosterior is not fitted yet: call fit() first.")
+
+    def summary(self):
+        """The scalars as a dict that JSON can hold."""
+        self._fitted()
+        names = ("success", "log_evidence", "log_evidence_quadrature", "log_evidence_error", "tail_mass",
+                 "moment_error", "kl_gap", "pareto_k")
+        rows = {name: getattr(self, name) for name in names}
+        rows = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in rows.items()}
+        return {"status": self.status.name, "message": self.status.value, **rows, "mean": self.mean.tolist(),
+                "covariance": self.covariance.tolist(), "modes": self.modes.tolist(),
+                "cells": list(self.solution.problem.grid.shape), "reference": self.reference}
+
+    def __str__(self):
+        if not hasattr(self, "solution"):
+            return "BrenierPosterior, not fitted"
+        sd = np.sqrt(np.diag(self.covariance))
+        shape = "x".join(map(str, self.solution.problem.grid.shape))
+        rows = [("status", f"{self.status.name}: {self.status.value}"),
+                ("evidence", f"log {self.log_evidence:.6f} +- {self.log_evidence_error:.1e} (quadrature "
+                             f"{self.log_evidence_quadrature:.6f})"),
+                ("mean", ", ".join(f"{value:.5g}" for value in self.mean)),
+                ("sd", ", ".join(f"{value:.5g}" for value in sd)),
+                ("sampler", f"moments within {self.moment_error:.1e} sd, KL gap {self.kl_gap:.1e}, Pareto k "
+                            f"{self.pareto_k:.2f}"),
+                ("outside", f"{self.tail_mass:.1e} of the mass is outside the box"),
+                ("grid", f"{shape} cells, {len(self.modes)} mode(s) found, reference {self.reference}")]
+        return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+class Reference:
+    """The reference on its box: independent truncated standard normals, or uniforms on the unit box."""
+
+    def __init__(self, name, dimension, share):
+        self.uniform, self.dimension = name == "uniform", dimension
+        self.reach = 0.5 if self.uniform else float(-special.ndtri(share))
+        self.log_mass = 0.0 if self.uniform else dimension * math.log1p(-2 * share)
+        self.share = share
+
+    def grid(self, shape):
+        return Grid(shape, [(-self.reach, self.reach)] * self.dimension)
+
+    def log_density(self, y):
+        """(n, d) to (n,), normalised on the box."""
+        if self.uniform:
+            return np.zeros(len(y))
+        return -0.5 * (y**2).sum(axis=1) - 0.5 * self.dimension * math.log(2 * math.pi) - self.log_mass
+
+    def density(self, background):
+        """As a target, no lower than a uniform background of the given mass."""
+        lowest = math.log(background) - self.dimension * math.log(2 * self.reach)
+
+        def value(y):
+            return np.maximum(self.log_density(y), lowest)
+
+        def gradient(y):
+            return np.where((self.log_density(y) > lowest)[:, None] & (not self.uniform), -y, 0.0)
+        return LogDensity(value, gradient)
+
+    def quantiles(self, uniform):
+        """Uniform numbers (n, d) as draws."""
+        if self.uniform:
+            return uniform - 0.5
+        return special.ndtri(self.share + (1 - 2 * self.share) * uniform)
+
+
+def _bounds(bounds):
+    if bounds is None:
+        return None
+    try:
+        pairs = [(-np.inf if a is None else float(a), np.inf if b is None else float(b)) for a, b in bounds]
+    except (TypeError, ValueError):
+        raise ValueError(f"`bounds` must be one (lower, upper) pair a parameter, got {bounds!r}.") from None
+    if not all(a < b for a, b in pairs):
+        raise ValueError(f"`bounds` must have lower < upper for every parameter, got {bounds!r}.")
+    return np.array(pairs)
+
+
+def _shape(lengths, cells):
+    """Cells per axis, ``cells`` in the geometric mean, in proportion to the lengths (at most four to one)."""
+    ratios = np.clip(lengths / np.exp(np.log(lengths).mean()), 0.5, 2.0)
+    ratios /= np.exp(np.log(ratios).mean())
+    return tuple(int(max(8, 8 * round(cells * ratio / 8))) for ratio in ratios)
+
+
+def _weighted(x, weights):
+    """Mean and covariance of points (d, ...) with weights (...)."""
+    x, weights = x.reshape(len(x), -1), weights.ravel() / weights.sum()
+    mean = x @ weights
+    return mean, ((x - mean[:, None]) * weights) @ (x - mean[:, None]).T
+
+
+def _takes_rng():
+    """Whether scipy's Sobol' generator calls its source of randomness ``rng`` (1.15) or ``seed``."""
+    import inspect
+    return "rng" in inspect.signature(qmc.Sobol).parameters
