@@ -340,7 +340,7 @@ def _solve_together(arguments, tolerance):
     def prepared():
         for name, default in (("extrapolate", None), ("solver", "auto"), ("checkpoint", None), ("animation", False)):
             if getattr(arguments, name) != default:
-                raise console.Failure(f"--{name} is for the serial engine; PETSc's has PETSC_OPTIONS and --petsc-checkpoint.")
+                raise console.Failure(f"--{name} is for the serial engine (--petsc-checkpoint, PETSC_OPTIONS).")
         if comm.rank == 0:
             with console.output(arguments.out, set()):  # a place that cannot be written is found out first
                 pass

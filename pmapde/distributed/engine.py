@@ -71,8 +71,8 @@ def solve(problem, method=None, *, linear=None, tolerance="discretization", max_
     Notes
     -----
     An exception on one rank ends the whole job with a non-zero exit status: the others would wait for ever. Second
-    order, as :func:`pmapde.solve`; the answers agree with its, and between numbers of ranks, to the tolerance, not to the
-    last bit.
+    order, as :func:`pmapde.solve`. The answers agree with its, and between numbers of ranks, to the tolerance, not to
+    the last bit.
 
     Examples
     --------
