@@ -1,17 +1,19 @@
 PYTHON ?= python3
 VENV   := .venv
 ENVPY  := $(VENV)/bin/python
+PETSC_VENV := .venv-petsc
 
 .DELETE_ON_ERROR:
 # demo and test share one environment: two installations at once would break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-all clean
+.PHONY: help demo test test-all test-distributed clean
 
 help:
 	@echo "make demo      create $(VENV), install, solve a transport problem, write figures to demo-output/"
 	@echo "make test      create $(VENV), install, run the tests but the slow ones"
 	@echo "make test-all  the same with the slow tests"
-	@echo "make clean     remove $(VENV), demo-output/ and everything built or cached"
+	@echo "make test-distributed  Debian's PETSc and $(PETSC_VENV) beside $(VENV), the tests of the distributed engine"
+	@echo "make clean     remove $(VENV), $(PETSC_VENV), demo-output/ and everything built or cached"
 	@echo "Another Python: make demo PYTHON=/path/to/python3 (make clean first if $(VENV) exists)"
 
 demo: $(VENV)/.installed
@@ -39,6 +41,14 @@ $(VENV)/.installed-test: $(VENV)/.created setup.cfg pyproject.toml
 	$(ENVPY) -m pip install --quiet -e ".[test]"
 	@touch $(VENV)/.installed $@
 
+# Where PETSc cannot be had the tests are skipped, with the reason; where it can they must run, and pass.
+test-distributed:
+	@if reason=$$(tests/distributed/set_up.sh $(PETSC_VENV)); then \
+		PMAPDE_REQUIRE_PETSC=1 NUMBA_CACHE_DIR=$(PETSC_VENV)/numba-cache \
+			$(PETSC_VENV)/bin/python -m pytest -p no:cacheprovider tests/distributed; \
+	elif [ $$? -eq 75 ]; then echo "make test-distributed: skipped: $$reason"; \
+	else echo "make test-distributed: the environment could not be made: $$reason" >&2; exit 1; fi
+
 clean:
-	rm -rf $(VENV) demo-output build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(PETSC_VENV) demo-output build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

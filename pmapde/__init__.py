@@ -19,7 +19,7 @@ _HOMES = {
     "legendre_conjugate": "legendre", "wasserstein_barycentre": "barycentre", "Barycentre": "barycentre",
     "LinearEmbedding": "embedding", "BrenierPosterior": "variational",
 }
-_MODULES = ("exact", "gallery", "plotting", "schedules")
+_MODULES = ("distributed", "exact", "gallery", "plotting", "schedules")
 __all__ = sorted(_HOMES)
 
 

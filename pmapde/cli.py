@@ -9,7 +9,7 @@ import shlex
 import signal
 import sys
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from . import console
@@ -51,6 +51,10 @@ def _parser():
     solve.add_argument("--scheme", choices=("auto", "monotone", "centred"), default="auto")
     solve.add_argument("--animation", action="store_true", help="write interpolation.gif too")
     solve.add_argument("--max-steps", type=int, default=300, metavar="N", help="implicit steps per grid (default 300)")
+    solve.add_argument("--engine", choices=("serial", "petsc"), default="serial",
+                       help="petsc: on all ranks that mpiexec started")
+    solve.add_argument("--petsc-checkpoint", metavar="FILE",
+                       help="with --engine petsc: a .npy file kept up to date; if it is there, go on from it")
     _add_checkpoint(solve)
     solve.set_defaults(run=_solve)
 
@@ -292,6 +296,11 @@ def _report(result, arguments, inputs, names):
 
 def _solve(arguments):
     tolerance = console.tolerance(arguments.tolerance)
+    if arguments.engine == "petsc":
+        _solve_on_ranks(arguments, tolerance)
+        return
+    if arguments.petsc_checkpoint:
+        raise console.Failure("--petsc-checkpoint is for --engine petsc.")
     problem = _problem(arguments)
     import pmapde
     method = pmapde.PseudoTransient(scheme=_scheme(arguments), linear=getattr(pmapde, SOLVERS[arguments.solver])())
@@ -307,6 +316,48 @@ def _solve(arguments):
             names.append("interpolation.gif")
     _remove_checkpoint(arguments)
     _report(solution, arguments, inputs, names)
+
+
+def _solve_on_ranks(arguments, tolerance):
+    """``solve`` on all ranks; rank 0 alone speaks, writes and fails: mpiexec would end it with the first to fail."""
+    from .distributed import launch
+    speaks = launch.launched_rank() == 0
+    try:
+        with nullcontext() if speaks else console.silence():
+            _solve_together(arguments, tolerance)
+    except (ImportError, RuntimeError) as error:
+        if speaks:
+            raise console.Failure(str(error)) from None
+    except (console.Failure, ValueError, TypeError, MemoryError, OSError):
+        if speaks:
+            raise
+
+
+def _solve_together(arguments, tolerance):
+    from .distributed import launch, solve
+    comm = launch.communicator()
+
+    def prepared():
+        for name, default in (("extrapolate", None), ("solver", "auto"), ("checkpoint", None), ("animation", False)):
+            if getattr(arguments, name) != default:
+                raise console.Failure(f"--{name} is for the serial engine (--petsc-checkpoint, PETSC_OPTIONS).")
+        if comm.rank == 0:
+            with console.output(arguments.out, set()):  # a place that cannot be written is found out first
+                pass
+        return _problem(arguments)
+
+    problem = launch.together(comm, prepared)
+    import pmapde
+    checkpoint = arguments.petsc_checkpoint
+    start = checkpoint if checkpoint and launch.together(comm, lambda: os.path.exists(checkpoint)) else None
+    with console.progress() if comm.rank == 0 else nullcontext() as callback:
+        solution = solve(problem, pmapde.PseudoTransient(scheme=_scheme(arguments)), tolerance=tolerance, start=start,
+                         max_steps=arguments.max_steps, threads=arguments.threads or 1, callback=callback,
+                         checkpoint=checkpoint)
+    if comm.rank == 0:
+        with console.output(arguments.out, OURS) as temporary:
+            inputs, names = _finish(solution, arguments, temporary, console.write_solution)
+        _report(solution, arguments, inputs, names)
 
 
 def _flow(arguments):

@@ -71,7 +71,7 @@ class CoarserGrids:
         On smooth data a quarter of the last change is added before interpolation,
         which leaves an error of higher order.
         """
-        if len(self.sizes) >= 2 and _is_smooth(*self.sizes[-2:]):
+        if smooth_changes(self.sizes):
             return interpolate_cubic(phi + 0.25 * self.change, grid.shape, grid.periodic), 0.25 * self.sizes[-1]
         return interpolate_cubic(phi, grid.shape, grid.periodic), 0.0
 
@@ -108,6 +108,11 @@ class CoarserGrids:
 def _change(displacement, coarser, grid):
     """A displacement on ``grid`` less the interpolated one of the next coarser grid."""
     return displacement - np.stack([interpolate_inside(part, grid.shape, grid.periodic) for part in coarser])
+
+
+def smooth_changes(sizes):
+    """Whether the last two of the changes from grid to grid fall as on smooth data."""
+    return len(sizes) >= 2 and _is_smooth(*sizes[-2:])
 
 
 def _is_smooth(coarser, finer):

@@ -77,6 +77,7 @@ class MongeAmpere:
         self.log_cell = 2 * float(np.log(grid.spacing).sum())
         self.log_source = np.log(problem.source_values)
         self.log_size = math.sqrt(inner(self.log_source, self.log_source) / grid.size)
+        self.natural_time = float(np.max(problem.slopes * grid.lengths**2))
         # log of what the determinant is compared with, but for the target
         self._image = self.log_source + self.log_cell
         if problem.target.is_uniform:
@@ -220,6 +221,17 @@ class MongeAmpere:
             for axis in range(self.grid.ndim):
                 evaluation.weights[axis] += self._moment[axis]
         return evaluation
+
+    @staticmethod
+    def mean_free_rms(field):
+        """RMS of ``field`` without its mean; NaN where a value is not finite."""
+        mean = float(field.mean())
+        return rms(field - mean) if math.isfinite(mean) else math.nan
+
+    @staticmethod
+    def agreed(size):
+        """A size that was found from this process's part of the arrays, for the whole: here they are the whole."""
+        return size
 
     def residual(self, phi):
         """The log residual, (*shape); NaN where ``u`` is inadmissible. Its mean is the drift."""

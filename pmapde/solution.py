@@ -302,8 +302,8 @@ class Solution:
                 ("checks", f"misplaced mass {self.push_forward_error:.2%}, folded {self.folded_mass:.2%} "
                            f"(straightened {self.straightened_mass:.2%}), stencil too narrow "
                            f"{self.narrow_mass:.2%}, margin {self.margin:.2e}"),
-                ("work", f"{stats['newton_iterations']} Newton steps, {stats['rejected_steps']} refused; {linear}; "
-                         f"{sum(stats['work'].values()):.1f} work units"),
+                ("work", f"{stats['newton_iterations']} Newton steps, {stats['rejected_steps']} refused; {linear}"
+                         + (f"; {sum(stats['work'].values()):.1f} work units" if stats["work"] else "")),
                 ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in stats["seconds"].items()))]
         rows += [("fallback", text) for text in stats["fallbacks"]]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)

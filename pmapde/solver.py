@@ -88,7 +88,7 @@ def new_stats():
             "newton_iterations": 0, "rejected_steps": 0, "misplaced": [], "continued": []}
 
 
-def _levels(problem, method):
+def nested_problems(problem, method):
     """The problem on its grids, from coarse to fine."""
     smallest = method.coarsest or (16 if problem.ndim == 2 else 8)
     problems = [problem]
@@ -113,6 +113,13 @@ def checked_limits(max_steps, max_seconds):
     if not max_seconds >= 0:
         raise ValueError(f"`max_seconds` must be a time >= 0, got {max_seconds!r}.")
     return max_seconds
+
+
+def check_tolerance(tolerance):
+    """Refuses a tolerance that is none."""
+    if (not (isinstance(tolerance, str) and tolerance == "discretization")
+            and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf and not isinstance(tolerance, bool))):
+        raise ValueError(f"`tolerance` must be 'discretization' or a positive residual, got {tolerance!r}.")
 
 
 def displacement_potential(start, problem):
@@ -148,8 +155,8 @@ def steps(problem, method=None, *, tolerance="discretization", start=None, threa
     >>> [(step.level, step.status.name) for step in pmapde.steps(problem) if step.status]
     [(0, 'CONVERGED'), (1, 'CONVERGED')]
     """
-    return _engine(problem, method, tolerance, start, threads, new_stats() if stats is None else stats, CoarserGrids(),
-                   ALGEBRAIC_SHARE, Journal())[1]
+    return prepared_engine(problem, method, tolerance, start, threads, new_stats() if stats is None else stats,
+                           CoarserGrids(), ALGEBRAIC_SHARE, Journal())[1]
 
 
 def _check_types(problem, method):
@@ -159,13 +166,11 @@ def _check_types(problem, method):
                         f"ESDIRK3(...), got {method!r}.")
 
 
-def _engine(problem, method, tolerance, start, threads, stats, coarser, share, journal):
+def prepared_engine(problem, method, tolerance, start, threads, stats, coarser, share, journal):
     """The operator on the problem's grid, and the generator of :func:`steps`."""
     method = method or PseudoTransient()
     _check_types(problem, method)
-    if (not (isinstance(tolerance, str) and tolerance == "discretization")
-            and not (isinstance(tolerance, Real) and 0 < tolerance < math.inf and not isinstance(tolerance, bool))):
-        raise ValueError(f"`tolerance` must be 'discretization' or a positive residual, got {tolerance!r}.")
+    check_tolerance(tolerance)
     scheme = chosen_scheme(problem, method)
     phi = None if start is None else displacement_potential(start, problem)
     refuse_oversized(problem)
@@ -213,7 +218,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
         linear = LinearSolver(method.linear, stats, count, remember=journal.run is not None)
         use_threads(count, problems[0].grid.size)
         if start is None:
-            problems = _levels(finest_operator.problem, method)
+            problems = nested_problems(finest_operator.problem, method)
     phi, taken = start, 0
     for level, problem in enumerate(problems):
         finest, grid = level == len(problems) - 1, problem.grid
@@ -525,8 +530,8 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
     stats = new_stats()
     begin = time.perf_counter()
     coarser = CoarserGrids()
-    operator, engine = _engine(problem, method, tolerance, start, threads, stats, coarser,
-                               EXTRAPOLATED_SHARE if extrapolate else ALGEBRAIC_SHARE, journal)
+    operator, engine = prepared_engine(problem, method, tolerance, start, threads, stats, coarser,
+                                       EXTRAPOLATED_SHARE if extrapolate else ALGEBRAIC_SHARE, journal)
     history, last, status = [], None, None
     on_level = 0
     for step in engine:

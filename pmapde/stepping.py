@@ -9,7 +9,6 @@ import numpy as np
 from .extrapolation import discretisation_error
 from .linear.solver import Automatic
 from .newton import Newton, damped_step
-from .reductions import rms
 from .status import Status
 from .superbases import WIDEST
 
@@ -195,7 +194,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
     last step is not accepted while a cell is extended. The last record has a status; the first one is the start,
     relaxed.
     """
-    natural_time = float(np.max(operator.problem.slopes * operator.grid.lengths**2))
+    natural_time = operator.natural_time
     memory = {} if memory is None else memory
     dt, forcing_memory, rejected, careful = settings.initial_step, None, 0, False
     evaluation = operator.evaluate(phi, extend=True)
@@ -211,7 +210,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
         phi = relaxed(operator, phi, evaluation, FIRST_SWEEPS)
         goal = goal(evaluation.norm)
         current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0, change=goal.change)
-        floor = rounding_floor(phi, evaluation.weights, operator.log_size)
+        floor = operator.agreed(rounding_floor(phi, evaluation.weights, operator.log_size))
     enough = max(goal.residual, floor)
     while True:
         norm, phi = current.norm, current.phi
@@ -303,7 +302,7 @@ def _newton_iteration(operator, linear, evaluation, phi, shift, settings, rtol, 
             failure = Status.NONFINITE
         if not shift:
             return evaluation.residual, evaluation.norm
-        return evaluation.residual, rms(mean_free(evaluation.residual - shift * (psi - phi))[0])
+        return evaluation.residual, operator.mean_free_rms(evaluation.residual - shift * (psi - phi))
 
     step = damped_step(function, phi, value, evaluation.norm, result.correction, settings)
     return _Trial(step if step.damping else None, failure, result.size, result.error)

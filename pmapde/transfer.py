@@ -51,16 +51,18 @@ def average(field, shape):
 def interpolate_cubic(field, shape, periodic):
     """Tensor-product cubic interpolation of a cell-centred field, even about the faces,
     to another grid of the same box."""
-    return _interpolate(field, shape, [cubic_table(m, n, wraps) for m, n, wraps in zip(field.shape, shape, periodic)])
+    return interpolate_by_tables(field, shape, [cubic_table(m, n, wraps)
+                                                for m, n, wraps in zip(field.shape, shape, periodic)])
 
 
 def interpolate_inside(field, shape, periodic):
     """The same of a field that is not even about the faces; at least four cells an axis."""
-    return _interpolate(field, shape, [cubic_table(m, n, wraps, True)
-                                       for m, n, wraps in zip(field.shape, shape, periodic)])
+    return interpolate_by_tables(field, shape, [cubic_table(m, n, wraps, True)
+                                                for m, n, wraps in zip(field.shape, shape, periodic)])
 
 
-def _interpolate(field, shape, tables):
+def interpolate_by_tables(field, shape, tables):
+    """Tensor product of one table per axis, as of :func:`cubic_table`."""
     from .kernels import transfer
     kernel = transfer.interpolate_2d if field.ndim == 2 else transfer.interpolate_3d
     out = np.empty(shape)

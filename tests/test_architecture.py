@@ -74,8 +74,9 @@ def late(argument):
 ABOVE_THE_OPERATOR = (
     "newton", "stepping", "integrators", "solver", "solution", "transport", "storage", "exact", "gallery", "legendre",
     "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "barycentre", "embedding", "locate", "importance",
-    "variational", "references", "peers", "benchmark", "plotting",
+    "variational", "references", "peers", "benchmark", "distributed", "plotting",
     "console", "cli")
+PETSC = {"petsc4py", "mpi4py"}
 ENTROPIC = ("gibbs", "entropic", "plan")
 """Sinkhorn: it shares no numerics with the PDE path, so that their agreement is evidence."""
 
@@ -145,6 +146,18 @@ def test_matplotlib_stays_in_plotting():
     assert ("pmapde.gallery", False) not in users
 
 
+def test_petsc_stays_in_the_distributed_engine_and_loads_late():
+    outside = {module: found for module, found in IMPORTS.items() if not is_under(module, ("distributed",))}
+    assert {(module, lazy) for module, found in outside.items() for name, lazy in found
+            if is_under(name, ("distributed",))} == {("pmapde.cli", True)}
+    users = {(module, lazy) for module, found in IMPORTS.items() for name, lazy in found if name.split(".")[0] in PETSC}
+    assert users
+    assert all(is_under(module, ("distributed",)) and lazy for module, lazy in users)
+    configuration = ConfigParser()
+    configuration.read(ROOT / "setup.cfg")
+    assert set(configuration["options.extras_require"]["petsc"].split()) == PETSC
+
+
 def test_library_never_prints():
     for module in FILES.keys() - {"pmapde.cli", "pmapde.__main__"}:
         calls = [node for node in ast.walk(TREES[module]) if isinstance(node, ast.Call)]
@@ -183,7 +196,7 @@ def test_every_imported_package_is_a_declared_dependency():
     declared = {line.split(">=")[0] for line in configuration["options"]["install_requires"].split()}
     names = {name.split(".")[0] for found in IMPORTS.values() for name, _ in found} - PEERS
     distributions = packages_distributions()
-    used = {distributions[name][0].lower() for name in names - sys.stdlib_module_names - {"pmapde"}}
+    used = {distributions[name][0].lower() for name in names - sys.stdlib_module_names - {"pmapde", *PETSC}}
     assert used <= declared
 
 

@@ -1,0 +1,10 @@
+"""The same equation on many processes and machines, on PETSc (petsc4py, mpi4py): an optional part.
+
+Nothing else in the package imports it but the command line, on demand.
+"""
+from .engine import solve
+from .launch import communicator
+from .problem import SampledProblem
+from .result import DistributedResult, read_checkpoint
+
+__all__ = ["DistributedResult", "SampledProblem", "communicator", "read_checkpoint", "solve"]

@@ -1,0 +1,158 @@
+"""What a rank knows of a transport problem: its box of the source, and the target."""
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from ..density import GridDensity, LogDensity
+from ..grid import Grid
+from ..memory import BYTES_PER_CELL, available_memory
+from ..problem import TransportProblem
+from ..transfer import averaging_matrix
+from .launch import agree
+from .layout import Layout, partition
+
+MATRIX_BYTES = {2: 700, 3: 1800}
+"""Bytes per cell of the assembled matrix, its algebraic hierarchy and the Krylov vectors."""
+FRAME = {2: 256, 3: 64}
+"""Cells per axis at which the mass of a target given as a function is measured, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The problem on one rank's box: what :class:`~pmapde.monge_ampere.MongeAmpere` asks of a problem."""
+
+    grid: Grid
+    source_values: np.ndarray
+    target: object
+    slopes: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def ndim(self):
+        return self.grid.ndim
+
+    @staticmethod
+    def refuse_zeros():
+        """They were looked for in the whole source."""
+
+
+def block_of(problem, layout):
+    """The :class:`Block` of this rank of a :class:`TransportProblem` or :class:`SampledProblem` on its grid."""
+    values = (problem.values(layout) if isinstance(problem, SampledProblem)
+              else np.ascontiguousarray(problem.source_values[layout.slices]))
+    frame = problem.frame if isinstance(problem, SampledProblem) else problem
+    first = np.array([pair[0] for pair in layout.ranges])
+    return Block(layout.box(), values, frame.target, frame.slopes,
+                 frame.offsets + frame.slopes * layout.grid.spacing * first)
+
+
+class SampledProblem:
+    """A transport problem whose source no rank ever holds whole.
+
+    Parameters
+    ----------
+    source : LogDensity or array-like
+        A function, evaluated by every rank at the cells of its box; or cell averages that are read in slices, for
+        instance ``numpy.load(path, mmap_mode="r")``, of the grid's or any other shape. Positive, any normalisation.
+    target : LogDensity, GridDensity or array_like
+        As for :class:`~pmapde.TransportProblem`; every rank holds it whole.
+    grid : Grid
+    target_grid : Grid, optional
+
+    Notes
+    -----
+    Memory: an array target costs every rank 8 bytes a target cell for its values and 8 for its coefficients, 24 if it
+    is rough: 2 GB a rank at 512^3. A function costs none.
+    """
+
+    def __init__(self, source, target, *, grid, target_grid=None):
+        if not isinstance(grid, Grid):
+            raise TypeError(f"`grid` must be a pmapde.Grid, got {type(grid).__name__}.")
+        if not isinstance(source, LogDensity) and len(getattr(source, "shape", ())) != grid.ndim:
+            raise ValueError(f"`source` must be a LogDensity or an array of {grid.ndim} axes, got "
+                             f"{getattr(source, 'shape', type(source).__name__)}.")
+        self.source, self.grid, self._target = source, grid, target
+        small = grid.with_shape(tuple(min(n, FRAME[grid.ndim]) for n in grid.shape))
+        self.frame = TransportProblem(np.ones(small.shape), target, grid=small, target_grid=target_grid, floor=0.0)
+        self.frame.refuse_zeros()
+
+    @property
+    def ndim(self):
+        return self.grid.ndim
+
+    @property
+    def target(self):
+        return self.frame.target
+
+    def on_grid(self, grid):
+        """The same densities on another grid of the box."""
+        other = copy.copy(self)
+        other.grid = grid
+        return other
+
+    def values(self, layout):
+        """The normalised source in this rank's box; collective."""
+        error, highest = None, -np.inf
+        if isinstance(self.source, LogDensity):
+            box = layout.box()
+            logs = self.source.log_density(box.cell_centres().reshape(box.ndim, -1).T).reshape(box.shape)
+            good = np.isfinite(logs)
+        else:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                logs = np.log(self._averages(layout))
+            good = np.isfinite(logs)
+        if not good.all():
+            where = tuple(int(first + i) for i, (first, _) in zip(np.argwhere(~good)[0], layout.ranges))
+            error = ValueError(f"`source` must be positive and finite, it is not at cell {where} of "
+                               f"{'x'.join(map(str, layout.grid.shape))}; add a floor to it.")
+        agree(layout.comm, error)
+        highest = layout.largest(float(logs.max()))
+        values = np.exp(logs - highest)
+        return values / (layout.sum(float(values.sum())) * layout.grid.cell_volume)
+
+    def _averages(self, layout):
+        """Cell averages over this rank's cells of an array that may be of another shape."""
+        matrices = [averaging_matrix(m, n)[first:last] for m, n, (first, last)
+                    in zip(self.source.shape, layout.grid.shape, layout.ranges)]
+        spans = [(int(matrix.indices.min()), int(matrix.indices.max()) + 1) for matrix in matrices]
+        values = np.asarray(self.source[tuple(slice(*span) for span in spans)], dtype=float)
+        for axis, (matrix, (low, high)) in enumerate(zip(matrices, spans)):
+            moved = np.moveaxis(values, axis, 0)
+            matrix = csr_matrix(matrix)[:, low:high]
+            values = np.moveaxis((matrix @ moved.reshape(high - low, -1)).reshape(-1, *moved.shape[1:]), 0, axis)
+        return np.ascontiguousarray(values)
+
+    def whole(self, comm):
+        """A :class:`TransportProblem` of a grid that rank 0 can hold, None elsewhere; collective."""
+        from mpi4py import MPI
+        if partition(self.grid.shape, comm.size):
+            layout = Layout(self.grid, comm)
+        elif comm.rank:
+            return None
+        else:
+            layout = Layout(self.grid, MPI.COMM_SELF)
+        values = layout.gather(self.values(layout))
+        if values is None:
+            return None
+        function = isinstance(self._target, LogDensity)
+        return TransportProblem(GridDensity(values, layout.grid), self._target if function else self.target,
+                                target_grid=self.frame.target_grid if function else None)
+
+
+def refuse_oversized(grid, comm):
+    """:class:`MemoryError` on all ranks where those of one machine need more than it has."""
+    from mpi4py import MPI
+    here = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    needed = here.size * -(-grid.size // comm.size) * (BYTES_PER_CELL[grid.ndim] + MATRIX_BYTES[grid.ndim])
+    available = available_memory()
+    here.Free()
+    error = None
+    if needed > available:
+        error = MemoryError(f"a grid of {'x'.join(map(str, grid.shape))} cells on {comm.size} ranks needs about "
+                            f"{needed / 2**30:.1f} GiB on a machine and {available / 2**30:.1f} GiB are available; "
+                            f"use more machines or a coarser `grid`.")
+    agree(comm, error)

@@ -1,0 +1,95 @@
+"""What a distributed run leaves on every rank, and fields on disk, written by all ranks together."""
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..status import Status
+from .layout import Layout
+
+
+@dataclass(frozen=True, eq=False)
+class DistributedResult:
+    """The result of :func:`pmapde.distributed.solve` with ``gather=False``, the same on all ranks but for the arrays.
+
+    Attributes
+    ----------
+    layout : Layout
+        ``layout.ranges`` are the cells of this rank.
+    status : Status
+    success : bool
+    displacement_potential : ndarray
+        ``phi = u - q`` at this rank's cells.
+    displacement : ndarray, (d, ...)
+        ``T(x) - x`` at this rank's cells.
+    cost, residual, drift, margin, narrow_mass : float
+        Of the whole grid, as in :class:`pmapde.Solution`. Misplaced and folded mass are not measured: that needs the
+        whole map.
+    history : list of Step
+        Without their arrays.
+    stats : dict
+    """
+
+    layout: Layout
+    status: Status
+    displacement_potential: np.ndarray
+    displacement: np.ndarray
+    cost: float
+    residual: float
+    drift: float
+    margin: float
+    narrow_mass: float
+    history: list
+    stats: dict
+
+    @property
+    def success(self):
+        return self.status.success
+
+    def write(self, path):
+        """``displacement_potential`` of the whole grid as one .npy file, written by all ranks together."""
+        write_field(path, self.layout, self.displacement_potential)
+
+
+def write_field(path, layout, field):
+    """A distributed field as a .npy file in C order (MPI-IO): no rank holds it whole. Replaces ``path`` only when all
+    is written."""
+    from mpi4py import MPI
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": layout.grid.shape})
+    temporary = f"{os.fspath(path)}.writing"
+    firsts, shape = [first for first, _ in layout.ranges], list(layout.shape)
+    part = MPI.DOUBLE.Create_subarray(list(layout.grid.shape), shape, firsts)
+    part.Commit()
+    file = MPI.File.Open(layout.comm, temporary, MPI.MODE_CREATE | MPI.MODE_WRONLY)
+    try:
+        file.Set_size(0)
+        if layout.comm.rank == 0:
+            file.Write_at(0, header.getvalue())
+        file.Set_view(len(header.getvalue()), MPI.DOUBLE, part)
+        file.Write_all(np.ascontiguousarray(field, dtype="<f8"))
+        file.Sync()
+    finally:
+        file.Close()
+        part.Free()
+    if layout.comm.rank == 0:
+        os.replace(temporary, path)
+    layout.comm.Barrier()
+
+
+def read_checkpoint(path):
+    """The displacement potential of a checkpoint or of :meth:`DistributedResult.write`, mapped from the file: only what
+    is sliced is read."""
+    try:
+        field = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"`start` {os.fspath(path)!r} is not a complete checkpoint ({error}).") from None
+    if not (isinstance(field, np.ndarray) and field.dtype == np.float64 and field.ndim in (2, 3)):
+        raise ValueError(f"`start` {os.fspath(path)!r} does not hold a field of two or three axes.")
+    return field

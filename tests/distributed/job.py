@@ -1,0 +1,174 @@
+"""What the tests of the distributed engine run under mpiexec: ``job.py NAME FOLDER``; rank 0 writes the findings."""
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import pmapde
+from pmapde import distributed, exact, gallery
+from pmapde.distributed import nested
+from pmapde.distributed.linear import PetscMultigrid
+
+PLAIN = pmapde.PseudoTransient(conserve=False)
+TIGHT = 1e-11
+
+
+def problems():
+    """No-flux, periodic and mixed, 2D and 3D, sizes that no rank count divides, all kinds of targets, scaled boxes."""
+    rng = np.random.default_rng(3)
+    pictures = [gallery.load(name, (64, 64)) for name in ("mri", "grace_hopper")]
+    boxes = [pmapde.Grid(shape, box, (True, False)) for shape, box in (((33, 42), [(0, 2), (0, 1)]),
+                                                                      ((20, 24), [(0, 2), (1, 4)]))]
+    return {
+        "box": exact.manufactured((48, 41)).problem,
+        "torus": exact.manufactured((40, 34), periodic=True, array_target=True).problem,
+        "rough": pmapde.TransportProblem(*pictures, floor=0.3),
+        "mixed": pmapde.TransportProblem(1 + rng.random((33, 42)), 1 + 0.2 * rng.random((20, 24)), grid=boxes[0],
+                                         target_grid=boxes[1]),
+        "3D box": exact.manufactured((20, 17, 18), array_target=True).problem,
+        "3D torus": exact.manufactured((16, 17, 18), periodic=True).problem,
+    }
+
+
+def small_grids_too():
+    """Cut grids that would be left to rank 0: the tests are to see several cut grids."""
+    nested.SERIAL_CELLS = {2: 20 * 16, 3: 500}
+
+
+def counts(history):
+    """Krylov iterations and Newton steps per level."""
+    levels = sorted({int(step.level) for step in history})
+    return [[sum(getattr(step, name) for step in history if step.level == level) for level in levels]
+            for name in ("applications", "newton_iterations")]
+
+
+def answers(comm, folder):
+    small_grids_too()
+    found, notes = {}, {}
+    for name, problem in problems().items():
+        for linear in (None, "gamg") if name in ("box", "3D torus") else (None,):
+            solution = distributed.solve(problem, PLAIN, tolerance=TIGHT, linear=PetscMultigrid(linear))
+            if comm.rank == 0:
+                key = f"{name}, {linear}" if linear else name
+                found[key] = solution.potential
+                notes[key] = {"status": solution.status.name, "cost": solution.cost, "drift": solution.drift,
+                              "newton": int(solution.history["newton_iterations"].sum()),
+                              "applications": [int(n) for n in solution.history["applications"]]}
+    if comm.rank == 0:
+        np.savez(folder / "potentials.npz", **found)
+    return notes
+
+
+def growth(comm, folder):
+    """Iterations on finer and finer grids, at the default tolerance."""
+    notes = []
+    for shape in ((128,) * 2, (256,) * 2, (24,) * 3, (48,) * 3):
+        problem = exact.manufactured(shape, array_target=True).problem
+        for linear in (None, "gamg"):
+            result = distributed.solve(problem, gather=False, linear=PetscMultigrid(linear))
+            notes.append([len(shape), linear, result.status.name, [int(n[-1]) for n in counts(result.history)]])
+    return notes
+
+
+def steady_problem():
+    return exact.manufactured((96, 80), array_target=True).problem
+
+
+def killed(comm, folder):
+    """Rank 1 dies after the first step of the finest grid."""
+    small_grids_too()
+
+    def callback(step):
+        if step.level == step.levels - 1 and step.newton_iterations and comm.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    distributed.solve(steady_problem(), PLAIN, tolerance=TIGHT, callback=callback, checkpoint=folder / "saved.npy",
+                      checkpoint_every="step")
+    return "nobody died"
+
+
+def resumed(comm, folder):
+    small_grids_too()
+    solution = distributed.solve(steady_problem(), PLAIN, tolerance=TIGHT, start=folder / "saved.npy")
+    if comm.rank == 0:
+        solution.save(folder / "resumed.npz")
+        return [int(n) for n in solution.history["cells"]]
+    return None
+
+
+def sampled(comm, folder):
+    """Sources that no rank holds whole: a function and a file that is read in slices; parallel output."""
+    small_grids_too()
+    grid = pmapde.Grid((40, 36))
+    source = pmapde.LogDensity(lambda x: -2 * ((x - 0.4) ** 2).sum(axis=1))
+    target = pmapde.LogDensity(lambda y: -((y - 0.7) ** 2).sum(axis=1), lambda y: -2 * (y - 0.7))
+    values = np.load(folder / "source.npy", mmap_mode="r")
+    notes = []
+    for density in (source, values):
+        problem = distributed.SampledProblem(density, target, grid=grid, target_grid=grid)
+        result = distributed.solve(problem, tolerance=TIGHT)
+        result.write(folder / f"phi{len(notes)}.npy")
+        notes.append([result.status.name, result.cost, result.residual])
+    return notes
+
+
+def stopped(comm, folder):
+    """Limits and callbacks end all ranks at the same step, with the status of the serial engine."""
+    small_grids_too()
+    found, problem = [], steady_problem()
+    for arguments in ({"max_steps": 1, "tolerance": TIGHT}, {"max_seconds": 0.0},
+                      {"callback": lambda step: comm.rank == comm.size - 1}):
+        solution = distributed.solve(problem, PLAIN, **arguments)
+        found.append(solution.status.name if solution else None)
+    return found
+
+
+def refused(comm, folder):
+    """Inputs that cannot be run: one sentence each, on every rank, and the job goes on."""
+    tiny = pmapde.TransportProblem(np.ones((3, 3)), np.ones((3, 3)))
+    zeros = pmapde.TransportProblem(np.eye(8), np.ones((8, 8)), floor=0.0)
+    negative = distributed.SampledProblem(-np.ones((8, 8)), np.ones((8, 8)), grid=pmapde.Grid((8, 8)))
+    fine = steady_problem()
+    cases = {"ranks": lambda: distributed.solve(tiny), "zeros": lambda: distributed.solve(zeros),
+             "problem": lambda: distributed.solve(1), "method": lambda: distributed.solve(fine, pmapde.TRBDF2()),
+             "linear": lambda: distributed.solve(fine, linear="gamg"),
+             "preconditioner": lambda: PetscMultigrid("ilu"),
+             "start": lambda: distributed.solve(fine, start=np.zeros((5, 5))),
+             "file": lambda: distributed.solve(fine, start=__file__),
+             "throw": lambda: distributed.solve(fine, throw=True, max_seconds=0.0),
+             "sampled": lambda: negative.values(distributed.layout.Layout(negative.grid, comm))}
+    told = {}
+    for name, case in cases.items():
+        try:
+            case()
+            told[name] = None
+        except (ValueError, TypeError, pmapde.SolverError) as error:
+            told[name] = f"{type(error).__name__}: {error}"
+    everywhere = comm.allgather(told)
+    assert all(list(other) == list(told) and None not in other.values() for other in everywhere), everywhere
+    return told
+
+
+def broken(comm, folder):
+    """A density that fails on the last rank only."""
+    def function(y):
+        if comm.rank == comm.size - 1 and broken.armed:
+            raise FloatingPointError("a user's function failed")
+        return -((y - 0.5) ** 2).sum(axis=1)
+
+    broken.armed = False
+    problem = pmapde.TransportProblem(np.ones((32, 32)), pmapde.LogDensity(function))
+    broken.armed = True
+    distributed.solve(problem)
+    return "nobody failed"
+
+
+if __name__ == "__main__":
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    ranks = distributed.communicator()
+    notes = globals()[name](ranks, folder)
+    if ranks.rank == 0:
+        (folder / "notes.json").write_text(json.dumps(notes))
