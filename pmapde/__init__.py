@@ -14,9 +14,10 @@ _HOMES = {
     "Direct": "linear.direct",
     "Solution": "solution", "StencilWarning": "solution", "Status": "status", "SolverError": "status",
     "load": "storage", "sinkhorn": "entropic", "half_shift": "entropic", "SinkhornPlan": "plan",
+    "BrenierGenerator": "generative", "DensityRatio": "ratios", "LogisticRatio": "ratios", "ScoreRatio": "ratios",
     "sinkhorn_limit": "limit", "SinkhornLimit": "limit",
 }
-_MODULES = ("exact", "gallery", "plotting", "schedules")
+_MODULES = ("exact", "gallery", "plotting", "schedules", "toys")
 __all__ = sorted(_HOMES)
 
 
