@@ -73,7 +73,8 @@ def late(argument):
 
 ABOVE_THE_OPERATOR = (
     "newton", "stepping", "integrators", "solver", "solution", "transport", "storage", "exact", "gallery", "legendre",
-    "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "plotting", "console", "cli")
+    "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "generative", "plotting",
+    "console", "cli")
 ENTROPIC = ("gibbs", "entropic", "plan")
 """Sinkhorn: it shares no numerics with the PDE path, so that their agreement is evidence."""
 
@@ -95,6 +96,8 @@ ENTROPIC = ("gibbs", "entropic", "plan")
      ENTROPIC),
     (ENTROPIC, ("monge_ampere", "linear", "transfer", "ghosts", "reductions", "work", "memory", "extrapolation",
                 *(set(ABOVE_THE_OPERATOR) - {"storage"}))),
+    (("toys", "tensor_splines"), ("density", "problem", "monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
+    (("ratios", "samples"), ("problem", "monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
     (("gibbs",), ("entropic", "plan", "problem", "density")), (("plan",), ("entropic",)),
 ])
 def test_lower_layer_does_not_know_a_higher_one(lower, forbidden):
