@@ -15,11 +15,12 @@ _HOMES = {
     "Solution": "solution", "StencilWarning": "solution", "Status": "status", "SolverError": "status",
     "Checkpoint": "checkpoint", "resume": "storage",
     "load": "storage", "sinkhorn": "entropic", "half_shift": "entropic", "SinkhornPlan": "plan",
+    "BrenierGenerator": "generative", "DensityRatio": "ratios", "LogisticRatio": "ratios", "ScoreRatio": "ratios",
     "sinkhorn_limit": "limit", "SinkhornLimit": "limit",
     "legendre_conjugate": "legendre", "wasserstein_barycentre": "barycentre", "Barycentre": "barycentre",
     "LinearEmbedding": "embedding", "BrenierPosterior": "variational",
 }
-_MODULES = ("distributed", "exact", "gallery", "plotting", "schedules")
+_MODULES = ("distributed", "exact", "gallery", "plotting", "schedules", "toys")
 __all__ = sorted(_HOMES)
 
 

@@ -19,6 +19,8 @@ OURS = {"solution.npz", "summary.json", "densities.png", "deformed_grid.png", "d
 FLOWS = {"trajectory.npz", "ledger.csv", "flow_densities.png", "ledger.png", "summary.json"}
 PLANS = {"plan.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "marginals.png",
          "marginal_errors.png"}
+GENERATED = {"samples.csv", "solution.npz", "ledger.csv", "summary.json", "samples.png", "reference_grid.png",
+             "sample_marginals.png", "training.png", "ledger.png"}
 SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": "BlackBoxMultigrid",
            "algebraic": "AlgebraicMultigrid", "spectral": "Spectral", "direct": "Direct"}
 INTEGRATORS = {"esdirk3": "ESDIRK3", "tr-bdf2": "TRBDF2", "backward-euler": "BackwardEuler"}
@@ -122,6 +124,28 @@ def _parser():
     benchmark.add_argument("--no-figures", action="store_true")
     benchmark.add_argument("--json", action="store_true", help="print the summary as JSON instead of the table")
     benchmark.set_defaults(run=_benchmark)
+
+    sample = commands.add_parser("sample", help="learn a table of samples and generate more like them",
+                                 description="DATA: a table of two or three columns, .csv, .npy or .npz, or the name "
+                                 "of a toy (moons, ring, rings, spirals, five_gaussians, eight_gaussians, "
+                                 "checkerboard, helix, mixture3d).")
+    sample.add_argument("data", metavar="DATA")
+    sample.add_argument("--n", type=int, required=True, metavar="N", help="samples to generate")
+    sample.add_argument("--out", required=True, metavar="DIR")
+    sample.add_argument("--ratio", choices=("logistic", "density", "score"), default="logistic",
+                        help="how the ratio of model to data is learnt")
+    sample.add_argument("--reference", choices=("gaussian", "uniform"), default="gaussian")
+    sample.add_argument("--scheme", choices=("implicit", "explicit"), default="implicit")
+    sample.add_argument("--cells", type=int, metavar="M", help="grid cells per axis (default 128 in 2D, 32 in 3D)")
+    sample.add_argument("--tail-mass", type=float, default=0.0, metavar="P",
+                        help="share of the samples that may be left outside the box (default 0)")
+    sample.add_argument("--seed", type=int, default=0, metavar="S")
+    sample.add_argument("--ledger", choices=("full", "densities"), default="densities",
+                        help="'full' adds Bregman divergences and the regret identity")
+    sample.add_argument("--toy-size", type=int, default=5000, metavar="K", help="samples of a toy (default 5000)")
+    sample.add_argument("--no-figures", action="store_true")
+    sample.add_argument("--json", action="store_true")
+    sample.set_defaults(run=_sample)
 
     demo = commands.add_parser("demo", help="solve a picture, a volume and a problem with a known answer")
     demo.add_argument("--out", default="pmapde-demo", metavar="DIR")
@@ -440,6 +464,36 @@ def _benchmark(arguments):
         print(console.json_text(report.summary()))
         return
     print(report)
+    _print_paths(arguments.out, names)
+
+
+def _sample(arguments):
+    if arguments.n < 1:
+        raise console.Failure(f"--n must be at least 1, got {arguments.n}.")
+    data = console.samples(arguments.data, arguments.toy_size)
+    import numpy as np
+
+    import pmapde
+    generator = pmapde.BrenierGenerator(arguments.ratio, reference=arguments.reference, scheme=arguments.scheme,
+                                        cells=arguments.cells, tail_mass=arguments.tail_mass, ledger=arguments.ledger,
+                                        random_state=arguments.seed)
+    with console.output(arguments.out, GENERATED) as temporary:
+        try:
+            generator.fit(data)
+        except pmapde.SolverError as error:
+            raise console.failed(error.solution) from None
+        generated = generator.sample(arguments.n, np.random.default_rng([arguments.seed, 1]))
+        inputs = {"command": arguments.line, "data": arguments.data, "samples": len(data), "generated": arguments.n,
+                  "versions": console.versions()}
+        names = console.write_generator(generator, data, generated, temporary, inputs, not arguments.no_figures)
+    if arguments.json:
+        print(console.json_text({**inputs, **generator.summary()}))
+        return
+    print(f"training  {generator.n_iter_} steps, {generator.status_.name}; misplaced mass "
+          f"{generator.solution_.push_forward_error:.2%}, tail mass at most {generator.tail_mass_:.2%}")
+    if len(generator.validation_scores_):
+        print(f"held out  mean log-likelihood {generator.validation_scores_[0]:.4f} before, "
+              f"{generator.validation_scores_.max():.4f} after training")
     _print_paths(arguments.out, names)
 
 

@@ -80,6 +80,35 @@ def _read_image(path, what):
         raise Failure(f"{what} {str(path)!r} is not an image that can be read ({error}).") from None
 
 
+def samples(name, n):
+    """The table of DATA: a .csv with or without a header, a .npy or .npz array, or a toy of that name."""
+    from . import toys
+    path = Path(name)
+    if path.exists() and not path.is_dir():
+        if path.suffix.lower() in (".npy", ".npz"):
+            return _read_array(path, "DATA")
+        return _read_table(path)
+    if name in toys.names():
+        import numpy as np
+        return toys.draw(name, n, np.random.default_rng(0))
+    raise Failure(f"DATA {name!r} is neither a .csv, .npy or .npz file nor one of the toys {', '.join(toys.names())}.")
+
+
+def _read_table(path):
+    import numpy as np
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = [line for line in file if line.strip()]
+        first = lines[0].split(",") if lines else []
+        try:
+            [float(part) for part in first]
+        except ValueError:
+            lines = lines[1:]  # a header
+        return np.array([[float(part) for part in line.split(",")] for line in lines])
+    except (ValueError, UnicodeDecodeError, OSError) as error:
+        raise Failure(f"DATA {str(path)!r} is not a table of numbers separated by commas ({error}).") from None
+
+
 def densities(arguments):
     """Source and target arrays, resampled where --size asks for it."""
     from . import gallery
@@ -271,6 +300,18 @@ def write_benchmark(report, temporary, figures):
     if figures and report.timed:
         from . import plotting
         plotting.save_benchmark(report.timed, temporary)
+    return sorted(path.name for path in temporary.iterdir())
+
+
+def write_generator(generator, data, generated, temporary, extra, figures):
+    import numpy as np
+    np.savetxt(temporary / "samples.csv", generated, delimiter=",", fmt="%.17g")
+    generator.solution_.save(temporary / "solution.npz")
+    generator.ledger_.write_csv(temporary / "ledger.csv")
+    (temporary / "summary.json").write_text(json_text({**extra, **generator.summary()}) + "\n")
+    if figures:
+        from . import plotting
+        plotting.save_generator_figures(generator, data, generated, temporary)
     return sorted(path.name for path in temporary.iterdir())
 
 

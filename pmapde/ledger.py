@@ -33,7 +33,9 @@ COLUMNS = {
     "regret": "sum of eta KL(rho | mu), the integral for a flow",
     "gap": "sum of eta S with S = KL(rho | mu) + KL(mu | rho): the regret and what the bound has to spare",
     "bound": "bound on the gap, hence on the regret: D_0, plus the sum of eta^2 I / (2 lambda_min) for explicit steps, "
-             "plus what steps that are not eta log(rho / mu) cost",
+             "plus what explicit steps that are not eta log(rho / mu) cost (implicit ones: add ratio_error)",
+    "ratio_error": "sum of eta times the integral of e against mu - rho, for steps along log(rho / mu) + e: what "
+                   "ratios that are learnt, or filtered, add to the identity; 0 up to rounding for the others",
     "identity": "what the regret identity leaves over, relative to D_0; NaN where D_0 is zero but for rounding",
     "evi": "what the evolution variational identity against the comparator leaves over, summed, relative to its D_0",
     "slack": "by how much its inequality holds, per unit of time: KL(sigma | rho) on average over the step",
@@ -244,7 +246,8 @@ class Bookkeeper:
                 "kl_forward": state["kl_forward"], "bregman": bregman, "stability": 0.0,
                 "fisher": fisher_information(self.grid, state["rho"], state["log_ratio"]), "lambda_min": low,
                 "lambda_max": high, "drift": state["drift"], "map_error": self._map_error(state["potential"]),
-                "regret": 0.0, "gap": 0.0, "bound": math.nan, "identity": 0.0, "evi": 0.0, "slack": math.nan,
+                "regret": 0.0, "gap": 0.0, "bound": math.nan, "ratio_error": 0.0, "identity": 0.0,
+                "evi": 0.0, "slack": math.nan,
                 "kl_comparator": state["kl_sigma"], "bregman_comparator": comparator, "missed": missed}
 
     def start(self, phi, log_ratio):
@@ -285,7 +288,7 @@ class Bookkeeper:
         self._spent["stability"] += sign * stability
         self._spent["gap"] += spent
         self._spent["rates"] += versus
-        row["stability"] = stability
+        row["stability"], row["ratio_error"] = stability, last["ratio_error"] + inexact
         row["regret"], row["gap"] = last["regret"] + regret, last["gap"] + gap
         row["bound"] = last["bound"]
         if self.kind == "explicit":

@@ -74,8 +74,7 @@ def late(argument):
 ABOVE_THE_OPERATOR = (
     "newton", "stepping", "integrators", "solver", "solution", "transport", "storage", "exact", "gallery", "legendre",
     "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "barycentre", "embedding", "locate", "importance",
-    "variational", "references", "peers", "benchmark", "distributed", "plotting",
-    "console", "cli")
+    "variational", "generative", "references", "peers", "benchmark", "distributed", "plotting", "console", "cli")
 PETSC = {"petsc4py", "mpi4py"}
 ENTROPIC = ("gibbs", "entropic", "plan")
 """Sinkhorn: it shares no numerics with the PDE path, so that their agreement is evidence."""
@@ -98,6 +97,8 @@ ENTROPIC = ("gibbs", "entropic", "plan")
      ENTROPIC),
     (ENTROPIC, ("monge_ampere", "linear", "transfer", "ghosts", "reductions", "work", "extrapolation",
                 *(set(ABOVE_THE_OPERATOR) - {"storage"}))),
+    (("toys", "tensor_splines"), ("density", "problem", "monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
+    (("ratios", "samples"), ("problem", "monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
     (("gibbs",), ("entropic", "plan", "problem", "density")), (("plan",), ("entropic",)),
 ])
 def test_lower_layer_does_not_know_a_higher_one(lower, forbidden):

@@ -1,0 +1,412 @@
+"""Generative modelling: the inverse Brenier map of a reference, learnt from samples by mirror descent."""
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+import warnings
+from numbers import Real
+
+import numpy as np
+
+from . import schedules
+from .density import GridDensity
+from .integrators import BackwardEuler
+from .ledger import Bookkeeper
+from .linear.geometric import GeometricMultigrid
+from .linear.solver import Automatic
+from .mirror import mirror_descent
+from .monge_ampere import MongeAmpere
+from .problem import TransportProblem
+from .ratios import DensityRatio, LogisticRatio, ScoreRatio, kernel_estimate
+from .samples import Reference, Whitening, checked_samples, sample_box
+from .solution import StencilWarning
+from .solver import solve
+from .status import SolverError, Status
+from .transport import PiecewiseAffineMap
+
+LEAST = {2: 40, 3: 80}
+"""Samples without which nothing is fitted."""
+CELLS = {2: 128, 3: 32}
+RATIOS = {"density": DensityRatio, "logistic": LogisticRatio, "score": ScoreRatio}
+PATIENCE = 3
+"""Steps without a better held-out likelihood after which training stops."""
+GAIN = 1e-4
+"""Mean log-likelihood that counts as better."""
+STEP_TOLERANCE = 1e-3
+"""Algebraic error of an implicit step relative to how far it moves."""
+TRIALS = ((GeometricMultigrid(), 1.0), (GeometricMultigrid(), 0.125), (Automatic(), 0.125), (Automatic(), 0.015625))
+"""Linear solver and share of the step, tried in turn. Steps that are limited in length suit plain multigrid, which is
+many times as fast here in 3D as what the automatic choice goes over to."""
+
+
+class BrenierGenerator:
+    """Samples like those given, as the image of noise under a gradient of a convex function.
+
+    With the data's density mu as source and the reference nu as target, the model is ``rho_k = (grad u_k^*)_# nu`` and
+    training is mirror descent, ``u_{k+1} = u_k + eta_k log(rho / mu)``, in whitened coordinates (Deb & Liang, arXiv
+    2504.09279). The ratio is learnt anew in every step, see :mod:`pmapde.ratios`: ``D_k``, an estimate of
+    ``log(rho_k / mu)``. As the model's density is known on the grid, this says what the data's is taken to be,
+    ``mu_k = rho_k exp(-D_k)`` (mixed with ``background`` of uniform mass, and normalised), and the step is
+
+    * explicit: ``u_{k+1} = u_k + eta_k log(rho_k / mu_k)``, that is ``u_k + eta_k D_k``; of the ratio only the modes
+      the splines resolve are used, so that the step is limited by their spacing and not by the grid's;
+    * implicit: ``u_{k+1} = u_k + eta_k log(rho_{k+1} / mu_k)``: implicit in the model's density, which is computed,
+      with the data entering through the ratio learnt at ``rho_k``. Stable for every step; for ``eta -> infinity`` the
+      model becomes ``mu_k``, and further steps boost it by what the next ratio still finds.
+
+    The number of steps is chosen on held-out samples (mean log-likelihood); the model is then trained again from the
+    start, on all samples, for that many.
+
+    Parameters
+    ----------
+    ratio : {"logistic", "density", "score"} or DensityRatio, LogisticRatio, ScoreRatio
+    reference : {"gaussian", "uniform"}, LogDensity or GridDensity
+        The noise, in whitened coordinates; the first three on the box of the data.
+    scheme : {"implicit", "explicit"}
+    schedule : float or callable, optional
+        ``(k, limit) -> eta_k``, see :mod:`pmapde.schedules`; default ``geometric(1e-3, 4)`` implicitly, ``automatic()``
+        explicitly.
+    max_iterations : int, optional
+        Default 9 implicitly, 200 explicitly.
+    validation_fraction : float
+        Of the samples held out to choose the number of steps; 0: no early stopping, all of ``max_iterations``.
+    cells : int, optional
+        Grid cells per axis (default 128 in 2D, 32 in 3D).
+    background : float
+        Uniform mass mixed into the data's density: bounds its contrast.
+    margin : float
+        Room around the data, in widths of theirs.
+    tail_mass : float
+        Share of the samples that may be left outside the box, see :func:`pmapde.samples.sample_box`.
+    ledger : {"densities", "full", None}
+        Book-keeping of the last training against a fixed density: ``ledger_density`` or a kernel estimate of the data.
+        ``"full"`` has Bregman divergences and the regret identity, with ``ratio_error`` its error term.
+    ledger_density : callable, optional
+        The data's density, known for toys, at points (n, d), unnormalised.
+    random_state : int or numpy.random.Generator, optional
+        Fixes the split and the generated samples.
+
+    Attributes
+    ----------
+    solution_ : Solution
+        Of the transport between the model's density and the reference: map, inverse, evidence.
+    grid_ : Grid
+        The box, in whitened coordinates.
+    density_ : GridDensity
+        The model's density in whitened coordinates.
+    whitening_ : Whitening
+    tail_mass_ : float
+        Mass of the data that may be outside the box, in expectation.
+    n_iter_ : int
+    etas_ : ndarray
+        Step sizes of the last training.
+    validation_scores_ : ndarray
+        Held-out mean log-likelihood before every step of the first training, in the units of ``X``; empty without one.
+    ratios_ : list of dict
+        What the ratio's regularisation was chosen to be, per step.
+    ledger_ : Ledger or None
+    status_ : Status
+        ``FINAL_TIME``, or why training ended before.
+    n_features_in_ : int
+
+    Raises
+    ------
+    ValueError, TypeError
+        From :meth:`fit`, one sentence: too few samples, not finite, not 2D or 3D, constant columns, data on a line.
+
+    Examples
+    --------
+    >>> import numpy as np, pmapde
+    >>> from pmapde import toys
+    >>> X = toys.draw("ring", 500, np.random.default_rng(0))
+    >>> generator = pmapde.BrenierGenerator("density", cells=32, max_iterations=3, random_state=0).fit(X)
+    >>> Y = generator.sample(1000, np.random.default_rng(1))
+    >>> bool(np.abs(generator.inverse_transform(generator.transform(Y)) - Y).max() < 1e-12)
+    True
+    """
+
+    def __init__(self, ratio="logistic", *, reference="gaussian", scheme="implicit", schedule=None, max_iterations=None,
+                 validation_fraction=0.2, cells=None, background=1e-3, margin=0.1, tail_mass=0.0, ledger="densities",
+                 ledger_density=None, random_state=None):
+        self.ratio = ratio
+        self.reference = reference
+        self.scheme = scheme
+        self.schedule = schedule
+        self.max_iterations = max_iterations
+        self.validation_fraction = validation_fraction
+        self.cells = cells
+        self.background = background
+        self.margin = margin
+        self.tail_mass = tail_mass
+        self.ledger = ledger
+        self.ledger_density = ledger_density
+        self.random_state = random_state
+
+    # the scikit-learn protocol, which needs no import of it
+
+    @classmethod
+    def _names(cls):
+        return [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
+
+    def get_params(self, deep=True):
+        """The constructor's arguments by name."""
+        return {name: getattr(self, name) for name in self._names()}
+
+    def set_params(self, **params):
+        """Set arguments of the constructor by name; returns self."""
+        for name, value in params.items():
+            if name not in self._names():
+                raise ValueError(f"invalid parameter {name!r} for BrenierGenerator(); valid ones are "
+                                 f"{', '.join(self._names())}.")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self):
+        defaults = {name: value.default for name, value in inspect.signature(type(self)).parameters.items()}
+        shown = [f"{name}={value!r}" for name, value in self.get_params().items() if value is not defaults[name]]
+        return f"BrenierGenerator({', '.join(shown)})"
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "solution_")
+
+    def __sklearn_tags__(self):
+        utils = sys.modules["sklearn.utils"]  # only scikit-learn asks
+        return utils.Tags(estimator_type="density_estimator", target_tags=utils.TargetTags(required=False),
+                          transformer_tags=utils.TransformerTags(), input_tags=utils.InputTags())
+
+    # fitting
+
+    def fit(self, X, y=None):
+        """Learn from samples ``X`` (n, d); ``y`` is ignored. Returns self."""
+        X = checked_samples(X)
+        X = checked_samples(X, LEAST[X.shape[1]])
+        method, settings = self._checked(X.shape[1])
+        rng = np.random.default_rng(self.random_state)
+        whitening = Whitening.of(X)
+        Z = whitening.forward(X)
+        grid, inside, tail = sample_box(Z, settings["cells"], self.margin, self.tail_mass)
+        reference = Reference(self.reference, grid)
+        problem = TransportProblem(GridDensity(np.ones(grid.shape), grid), reference.density,
+                                   target_grid=reference.grid, floor=1e-9)
+        training = _Training(problem, reference, method, settings)
+        Z = Z[inside]
+        held = int(self.validation_fraction * len(Z))
+        steps, scores = settings["iterations"], []
+        if held:
+            order = rng.permutation(len(Z))
+            first = training.run(Z[order[held:]], steps, rng, validation=Z[order[:held]])
+            steps, scores = first.best, [score - whitening.log_determinant for score in first.scores]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", StencilWarning)  # what counts is the misplaced mass, which is checked
+            book = self._book(training, whitening, Z)
+            last = training.run(Z, steps, rng, book=book)
+            solution = solve(problem.with_source(last.rho), start=last.phi + training.quadratic)
+        if not solution.success:
+            raise SolverError(solution.status, solution)
+        self.n_features_in_ = X.shape[1]
+        self.whitening_, self.grid_, self.tail_mass_ = whitening, grid, tail
+        self.solution_, self.density_ = solution, GridDensity(last.rho, grid)
+        self.n_iter_, self.etas_ = len(last.etas), np.array(last.etas)
+        self.ratios_, self.status_ = last.notes, last.status
+        self.validation_scores_ = np.array(scores)
+        self.ledger_ = book.ledger if book else None
+        self._reference = reference
+        return self
+
+    def _checked(self, d):
+        """The method of the ratio and the settings of the training."""
+        ratio = RATIOS[self.ratio]() if isinstance(self.ratio, str) and self.ratio in RATIOS else self.ratio
+        if not isinstance(ratio, tuple(RATIOS.values())):
+            raise ValueError(f"`ratio` must be 'density', 'logistic', 'score' or a DensityRatio, LogisticRatio or "
+                             f"ScoreRatio, got {self.ratio!r}.")
+        if self.scheme not in ("implicit", "explicit"):
+            raise ValueError(f"`scheme` must be 'implicit' or 'explicit', got {self.scheme!r}.")
+        if self.ledger not in ("densities", "full", None):
+            raise ValueError(f"`ledger` must be 'densities', 'full' or None, got {self.ledger!r}.")
+        for name, low, high in (("validation_fraction", 0, 0.9), ("tail_mass", 0, 0.5), ("margin", 0, 10),
+                                ("background", 1e-6, 0.5)):
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and low <= value <= high):
+                raise ValueError(f"`{name}` must be a number in [{low:g}, {high:g}], got {value!r}.")
+        implicit = self.scheme == "implicit"
+        cells, iterations = self.cells or CELLS[d], self.max_iterations or (9 if implicit else 200)
+        for name, value, least in (("cells", cells, 16), ("max_iterations", iterations, 1)):
+            if not (isinstance(value, (int, np.integer)) and value >= least):
+                raise ValueError(f"`{name}` must be a whole number >= {least}, got {value!r}.")
+        schedule = self.schedule
+        if schedule is None:
+            schedule = schedules.geometric(1e-3, 4.0) if implicit else schedules.automatic()
+        elif not callable(schedule):
+            schedule = schedules.constant(schedule)
+        return ratio, {"cells": cells, "iterations": iterations, "schedule": schedule, "scheme": self.scheme,
+                       "background": self.background}
+
+    def _book(self, training, whitening, Z):
+        if self.ledger is None:
+            return None
+        problem, grid = training.problem, training.problem.grid
+        if self.ledger_density is None:
+            values = kernel_estimate(Z, grid, self.background)[0]
+        else:
+            centres = grid.cell_centres().reshape(grid.ndim, -1).T
+            values = np.asarray(self.ledger_density(whitening.backward(centres)), float).reshape(grid.shape)
+            values = values / (values.sum() * grid.cell_volume)
+            values = (1 - self.background) * values + self.background / grid.lengths.prod()
+        return Bookkeeper(problem.with_source(values, "ledger_density"), training.operator.scheme, self.scheme,
+                          maps=self.ledger == "full")
+
+    # what it is good for
+
+    def _check_fitted(self):
+        if not self.__sklearn_is_fitted__():
+            raise ValueError("this BrenierGenerator is not fitted yet; call fit(X) first.")
+
+    def _fitted(self, points, name):
+        self._check_fitted()
+        points = checked_samples(points)
+        if points.shape[1] != self.n_features_in_:
+            raise ValueError(f"`{name}` has {points.shape[1]} features, but BrenierGenerator is expecting "
+                             f"{self.n_features_in_} features as input.")
+        return points
+
+    def transform(self, X):
+        """Data to noise, (n, d) to (n, d): the Brenier map, after whitening.
+
+        Beyond the box of the data it is continued affinely from the faces: a homeomorphism of the whole space.
+        """
+        X, problem = self._fitted(X, "X"), self.solution_.problem
+        Z = self.whitening_.forward(X)
+        return _beyond(self.solution_.map, Z, problem.grid, problem.slopes)
+
+    def inverse_transform(self, Y):
+        """Noise to data, exact inverse of :meth:`transform`."""
+        Y = self._fitted(Y, "Y")
+        problem = self.solution_.problem
+        return self.whitening_.backward(_beyond(self.solution_.inverse_map, Y, problem.target_grid, 1 / problem.slopes))
+
+    def sample(self, n=1, rng=None):
+        """``n`` independent samples of the model, (n, d): noise, mapped. ``rng``: Generator, seed, or None."""
+        if not (isinstance(n, (int, np.integer)) and n >= 1):
+            raise ValueError(f"`n` must be a whole number >= 1, got {n!r}.")
+        self._check_fitted()
+        noise = self._reference.draw(n, np.random.default_rng(rng), self.solution_.problem.target_values)
+        return self.inverse_transform(noise)
+
+    def score_samples(self, X):
+        """Log-density of the model at ``X``, (n,); minus infinity outside the box.
+
+        That of ``rho`` on the grid, interpolated (positive, mass exactly one); what :meth:`sample` draws follows it up
+        to ``solution_.push_forward_error``.
+        """
+        X = self._fitted(X, "X")
+        Z = self.whitening_.forward(X)
+        inside = ((self.grid_.lower <= Z) & (self.grid_.lower + self.grid_.lengths >= Z)).all(axis=1)
+        return np.where(inside, self.density_.log_density(Z) - self.whitening_.log_determinant, -math.inf)
+
+    def score(self, X, y=None):
+        """Mean log-density at ``X``."""
+        return float(self.score_samples(X).mean())
+
+    def summary(self):
+        """The scalars as a dict that JSON can hold."""
+        return {"ratio": repr(self.ratio), "scheme": self.scheme, "status": self.status_.name,
+                "message": self.status_.value, "steps": self.n_iter_, "etas": self.etas_.tolist(),
+                "regularisation": self.ratios_, "validation_scores": self.validation_scores_.tolist(),
+                "tail_mass": self.tail_mass_, "box": [list(pair) for pair in self.grid_.box],
+                "cells": list(self.grid_.shape), "push_forward_error": self.solution_.push_forward_error,
+                "folded_mass": self.solution_.folded_mass, "narrow_mass": self.solution_.narrow_mass,
+                "w2_to_reference": self.solution_.w2}
+
+
+def _beyond(function, points, grid, slopes):
+    """A map of a box onto a box continued affinely outside."""
+    inside = np.clip(points, grid.lower, grid.lower + grid.lengths)
+    return function(inside) + slopes * (points - inside)
+
+
+class _Training:
+    """Mirror descent with learnt ratios on one problem, whose source is a place holder."""
+
+    def __init__(self, problem, reference, method, settings):
+        self.problem, self.reference, self.method, self.settings = problem, reference, method, settings
+        self.operator = MongeAmpere(problem, "monotone" if problem.ndim == 2 else "centred")
+        self.quadratic = problem.quadratic(problem.grid.cell_centres())
+
+    def run(self, Z, steps, rng, validation=None, book=None):
+        state = _State(self)
+        if book:
+            book.start(state.phi, np.log(state.rho / book.mu))
+        learner = self.method.prepare(Z, self.problem.grid, self.settings["background"])
+        for k in range(steps):
+            if validation is not None and state.judged(validation):
+                break
+            generated = state.generated(learner.generated, rng) if learner.generated else None
+            model = GridDensity(state.rho, self.problem.grid)
+            log_source, notes = learner.log_source(np.log(state.rho), model, generated)
+            source = self.mixed(log_source)
+            if not state.step(k, source, learner):
+                break
+            state.notes.append(notes)
+            if book:
+                book.add(sum(state.etas), state.etas[-1], state.phi, state.log_mass + np.log(state.rho / book.mu))
+        if validation is not None:
+            state.judged(validation)
+        return state
+
+    def mixed(self, log_density):
+        """The normalised density, with the background."""
+        grid, share = self.problem.grid, self.settings["background"]
+        density = np.exp(log_density - log_density.max())
+        density /= density.sum() * grid.cell_volume
+        return (1 - share) * density + share / grid.lengths.prod()
+
+
+class _State:
+    """The iterate: displacement potential ``phi``, model density ``rho`` with the log of its mass before it was
+    normalised, and the records of the steps."""
+
+    def __init__(self, training):
+        self.training, self.problem = training, training.problem
+        self.phi = np.zeros(self.problem.grid.shape)
+        log_model = training.operator.evaluate(self.phi).residual + np.log(self.problem.source_values)
+        self._set(log_model)
+        self.etas, self.notes, self.scores, self.best, self.status = [], [], [], 0, Status.FINAL_TIME
+
+    def _set(self, log_model):
+        highest = log_model.max()
+        density = np.exp(log_model - highest)
+        mass = density.sum() * self.problem.grid.cell_volume
+        self.rho, self.log_mass = density / mass, float(highest + np.log(mass))
+
+    def judged(self, validation):
+        """Book the held-out likelihood; whether there has been nothing better for a while."""
+        self.scores.append(float(GridDensity(self.rho, self.problem.grid).log_density(validation).mean()))
+        if self.scores[-1] > self.scores[self.best] + GAIN:
+            self.best = len(self.scores) - 1
+        return len(self.scores) - 1 - self.best >= PATIENCE
+
+    def generated(self, n, rng):
+        """Samples of the model: noise under the inverse of its map."""
+        problem = self.problem
+        noise = self.training.reference.draw(n, rng, problem.target_values)
+        displacement = self.training.operator.displacement(self.phi)
+        transport_map = PiecewiseAffineMap(problem.grid, problem.target_grid, displacement)
+        return transport_map.inverse(np.ascontiguousarray(noise.T))[0].T
+
+    def step(self, k, source, learner):
+        """One step against a source; False, with the status, if it failed however short."""
+        settings, problem = self.training.settings, self.problem.with_source(source)
+        modes = None if settings["scheme"] == "implicit" else learner.modes
+        for linear, share in TRIALS if settings["scheme"] == "implicit" else TRIALS[:1]:
+            run = mirror_descent(problem, lambda _, limit, share=share: share * settings["schedule"](k, limit), 1,
+                                 scheme=settings["scheme"], start=self.phi + self.training.quadratic, modes=modes,
+                                 on_convexity_loss="shorten", ledger=None, tolerance=STEP_TOLERANCE,
+                                 method=BackwardEuler(linear=linear, max_iterations=25))
+            if run.success:
+                self.phi = run.displacement_potential
+                self.etas.append(float(run.etas[0]))
+                self._set(run.log_ratio + np.log(source))
+                return True
+        self.status = run.status
+        return False

@@ -1,0 +1,298 @@
+"""Three ways to learn the log ratio of model to data, ``D = log(rho / mu)``, from samples."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import fft, linalg, optimize
+from scipy.special import expit
+
+from .tensor_splines import Design, TensorSplines
+
+RIDGE = 1e-5
+"""Plain ridge beside the difference penalty, relative to it: what neither data nor differences decide is zero."""
+NEWTON_STEPS, NEWTON_TOLERANCE = 30, 1e-6
+FUNCTIONS = {2: 24, 3: 12}
+"""B-splines per axis."""
+ORDERS = {2: 3, 3: 2}
+"""Of the penalised differences."""
+PENALTIES = tuple(10.0 ** np.arange(1.0, -3.1, -0.5))
+
+
+@dataclass(frozen=True)
+class DensityRatio:
+    """The model's density, known on the grid, over a kernel density estimate of the data's.
+
+    Gaussian kernel with reflection at the faces (the heat equation on the box: Botev, Grotowski & Kroese, Annals of
+    Statistics 38, 2010), a cosine transform of the binned samples. The bandwidth, one number in whitened coordinates,
+    maximises the leave-one-out likelihood ``sum_i log f_{-i}(x_i)``.
+
+    Parameters
+    ----------
+    bandwidth : float, optional
+        In whitened units; chosen from the data if omitted.
+    """
+
+    bandwidth: float | None = None
+
+    def __post_init__(self):
+        if self.bandwidth is not None and not self.bandwidth > 0:
+            raise ValueError(f"`bandwidth` must be positive, got {self.bandwidth!r}.")
+
+    def prepare(self, data, grid, background):
+        return _FixedEstimate(*kernel_estimate(data, grid, background, self.bandwidth))
+
+
+@dataclass(frozen=True)
+class LogisticRatio:
+    """Logistic regression of generated (label 1) against real samples (label 0): the logit estimates ``log(rho / mu)``.
+
+    Both classes weigh one half whatever their sizes. ``D`` is a tensor-product cubic spline, the loss that of the
+    logistic model plus ``lambda`` times a difference penalty and a small ridge: strictly convex, solved by Newton's
+    method (iteratively reweighted least squares). ``lambda`` minimises the approximate leave-one-out loss, one Newton
+    step from the fit for every sample left out (Rad & Maleki, J. R. Statist. Soc. B 82, 2020), on a path from strong
+    to weak.
+
+    Parameters
+    ----------
+    functions : int, optional
+        B-splines per axis (default 24 in 2D, 12 in 3D).
+    generated : float
+        Samples generated per real one.
+    order : int, optional
+        Of the differences that are penalised; polynomials of a lower one per axis are free. Default 3 in 2D (the
+        logits between Gaussians are free), 2 in 3D, where third differences over few knots reach too far.
+    penalties : sequence of float
+        Candidates for ``lambda``, relative to the curvature of the loss.
+    """
+
+    functions: int | None = None
+    generated: float = 2.0
+    order: int | None = None
+    penalties: tuple = PENALTIES
+
+    def __post_init__(self):
+        _check(self)
+        if not self.generated > 0:
+            raise ValueError(f"`generated` must be positive, got {self.generated!r}.")
+
+    def prepare(self, data, grid, background):
+        return _Learner(self, data, grid, background)
+
+    def learn(self, learner, generated, model):
+        data, anchors, background = learner.data, learner.anchors, learner.background
+        sizes = [len(generated), len(data), len(anchors), len(anchors)]
+        design = Design(learner.splines, np.concatenate([generated, data, anchors, anchors]))
+        shares = np.array([1 - background, 1 - background, background, background]) / 2
+        signs = np.repeat([-1.0, 1.0, -1.0, 1.0], sizes)[design.order]  # loss softplus(sign * D)
+        weights = np.repeat(shares / sizes, sizes)[design.order]
+        sampled = design.order < sizes[0] + sizes[1]  # the anchors are no samples: they are not left out
+        scale = np.trace(design.gram(weights / 4)) / np.trace(learner.penalty)
+        theta = np.zeros(learner.splines.size)
+
+        def fit(candidate):
+            nonlocal theta
+            theta, factor, logits, curvature = _newton(design, candidate * scale * learner.penalty, signs, weights,
+                                                       theta)
+            leverage = sampled * design.leverages(_inverse(factor))
+            slope = weights * signs * expit(signs * logits)
+            left_out = logits + slope * leverage / np.maximum(1 - curvature * leverage, 0.05)
+            return float(weights @ np.logaddexp(0, signs * left_out)), theta
+
+        return _best(fit, self.penalties)
+
+
+def _newton(design, penalty, signs, weights, theta):
+    """Coefficients of the penalised logistic regression, the factor of its Hessian, logits and curvatures."""
+    def objective(theta, logits):
+        return weights @ np.logaddexp(0, signs * logits) + 0.5 * theta @ penalty @ theta
+
+    logits = design.matrix @ theta
+    value = objective(theta, logits)
+    for _ in range(NEWTON_STEPS):
+        chance = expit(signs * logits)
+        curvature = weights * chance * (1 - chance)
+        factor = linalg.cho_factor(design.gram(curvature) + penalty)
+        gradient = design.matrix.T @ (weights * signs * chance) + penalty @ theta
+        step, length = linalg.cho_solve(factor, -gradient), 1.0
+        decrease = float(-gradient @ step)
+        if decrease < NEWTON_TOLERANCE:
+            break
+        while length > 1e-6:  # Armijo's rule
+            trial = theta + length * step
+            trial_logits = design.matrix @ trial
+            trial_value = objective(trial, trial_logits)
+            if trial_value <= value - 1e-4 * length * decrease:
+                theta, logits, value = trial, trial_logits, trial_value
+                break
+            length /= 2
+        else:
+            break
+    return theta, factor, logits, curvature
+
+
+@dataclass(frozen=True)
+class ScoreRatio:
+    """Score matching: ``grad D`` fitted to ``grad log rho - grad log mu`` in L2(mu).
+
+    By parts (Hyvärinen, J. Mach. Learn. Res. 6, 2005) the loss is, up to a constant, the mean over the data of
+    ``|grad D|^2 / 2 - <grad log rho, grad D> - Laplace D``: quadratic, one linear system per penalty, whose
+    leave-one-out losses are exact. The data's density must vanish towards the faces of the box, and the method is
+    nearly blind to the masses of parts of the data with nothing in between.
+
+    Parameters
+    ----------
+    functions, order, penalties
+        As for :class:`LogisticRatio`.
+    """
+
+    functions: int | None = None
+    order: int | None = None
+    penalties: tuple = PENALTIES
+    generated = 0.0
+
+    def __post_init__(self):
+        _check(self)
+
+    def prepare(self, data, grid, background):
+        return _Learner(self, data, grid, background)
+
+    def learn(self, learner, generated, model):
+        n, d = learner.data.shape
+        unit = np.eye(d, dtype=int)
+        design = Design(learner.splines, learner.data)
+        slopes, laplace = [design.derivative(row) for row in unit], [design.derivative(2 * row) for row in unit]
+        curves = sum(part.values for part in laplace)
+        score = model.log_density(design.points, gradient=True)[1]
+        gram = sum(slope.gram(np.full(n, 1 / n)) for slope in slopes)
+        right = (sum(slope.matrix.T @ score[:, a] for a, slope in enumerate(slopes))
+                 + sum(part.matrix.T @ np.ones(n) for part in laplace)) / n
+        # the background's own score is zero: no integration by parts is needed for it
+        around = Design(learner.splines, learner.anchors)
+        weight = learner.background / (1 - learner.background) / len(learner.anchors)
+        there = model.log_density(around.points, gradient=True)[1]
+        for a, row in enumerate(unit):
+            slope = around.derivative(row)
+            gram += slope.gram(np.full(len(there), weight))
+            right += weight * (slope.matrix.T @ there[:, a])
+        scale = np.trace(gram) / np.trace(learner.penalty)
+
+        def fit(candidate):
+            factor = linalg.cho_factor(gram + candidate * scale * learner.penalty)
+            theta = linalg.cho_solve(factor, right)
+            rows = np.stack([slope.values for slope in slopes] + [curves], axis=1)
+            return _left_out_score(design, _inverse(factor) / n, theta, rows, score), theta
+
+        return _best(fit, self.penalties)
+
+
+def _left_out_score(design, inverse, theta, rows, score):
+    """Mean loss of every sample under the fit to the others (Sherman, Morrison & Woodbury); ``rows`` (n, d + 1, 4^d):
+    the gradients of the functions and their Laplacians."""
+    d, total = score.shape[1], 0.0
+    for part, functions in design.cells:
+        own, s = rows[part], score[part]
+        middle = own @ inverse[functions[:, None], functions] @ own.transpose(0, 2, 1)
+        # without the sample: (H - G'G) theta' = H theta - G's - L, with the H of the sum over all
+        changed = own @ theta[functions] - np.einsum("nrs,ns->nr", middle[:, :, :d], s) - middle[:, :, d]
+        solved = np.linalg.solve(np.eye(d) - middle[:, :d, :d], changed[:, :d, None])[:, :, 0]
+        value = changed + np.einsum("nrs,ns->nr", middle[:, :, :d], solved)
+        total += float((0.5 * (value[:, :d] ** 2).sum(axis=1) - (value[:, :d] * s).sum(axis=1) - value[:, d]).sum())
+    return total / len(score)
+
+
+def _best(fit, penalties):
+    """The coefficients of least left-out loss on the path from strong to weak, given up after two that are worse."""
+    best, worse = None, 0
+    for candidate in sorted(penalties, reverse=True):
+        loss, theta = fit(candidate)
+        if best is None or loss < best[0]:
+            best, worse = (loss, candidate, theta), 0
+        elif (worse := worse + 1) == 2:
+            break
+    return best[2], {"penalty": float(best[1]), "loss": best[0]}
+
+
+def _inverse(factor):
+    """The inverse, whole, of a matrix from its Cholesky factor."""
+    upper = np.triu(linalg.lapack.dpotri(factor[0], lower=factor[1])[0])
+    return upper + np.triu(upper, 1).T
+
+
+def _check(method):
+    values = np.asarray(method.penalties, float)
+    if values.ndim != 1 or not len(values) or not (values > 0).all():
+        raise ValueError(f"`penalties` must be positive numbers, got {method.penalties!r}.")
+    for name, least in (("functions", 5), ("order", 1)):
+        value = getattr(method, name)
+        if value is not None and not (isinstance(value, (int, np.integer)) and least <= value):
+            raise ValueError(f"`{name}` must be a whole number >= {least}, got {value!r}.")
+
+
+class _FixedEstimate:
+    """The data's density estimated once: the ratio needs no samples of the model."""
+
+    generated, modes = 0, 24
+
+    def __init__(self, density, notes):
+        self.density, self.notes = density, notes
+
+    def log_source(self, log_model, model, generated):
+        return np.log(self.density), self.notes
+
+
+class _Learner:
+    """Ratios in the space of splines; keeps the data.
+
+    Both sides are mixed with ``background`` of uniform mass, by ``anchors``, one per knot interval: where there is
+    neither data nor model, ``D`` is zero instead of anything.
+    """
+
+    def __init__(self, method, data, grid, background):
+        self.method, self.data, self.grid, self.background = method, data, grid, background
+        self.generated = int(method.generated * len(data))
+        self.modes = count = method.functions or FUNCTIONS[grid.ndim]
+        self.splines = TensorSplines(grid.box, count)
+        self.penalty = self.splines.penalty(method.order or ORDERS[grid.ndim], RIDGE)
+        self.anchors = grid.with_shape((count - 3,) * grid.ndim).cell_centres().reshape(grid.ndim, -1).T
+
+    def log_source(self, log_model, model, generated):
+        """``log rho - D`` on the grid: what the learnt ratio takes the data's log-density for."""
+        theta, notes = self.method.learn(self, generated, model)
+        return log_model - self.splines.on_grid(theta, self.grid), notes
+
+
+def kernel_estimate(data, grid, background, bandwidth=None):
+    """Density on the grid, mixed with ``background`` of uniform mass, and its bandwidth."""
+    n, volume = len(data), float(grid.lengths.prod())
+    index = np.minimum(((data - grid.lower) / grid.spacing).astype(int), np.array(grid.shape) - 1)
+    counts = np.zeros(grid.shape)
+    np.add.at(counts, tuple(index.T), 1.0)
+    modes = fft.dctn(counts)
+    squares = sum((np.pi * np.arange(m) / length).reshape([-1 if a == b else 1 for b in range(grid.ndim)]) ** 2
+                  for a, (m, length) in enumerate(zip(grid.shape, grid.lengths)))
+
+    def smoothed(width):
+        values = fft.idctn(modes * np.exp(-0.5 * width**2 * squares)) / (n * grid.cell_volume)
+        return np.maximum(values, 0.0)
+
+    def loss(log_width):
+        width = np.exp(log_width)
+        own = np.prod([_own_share(width, h) / h for h in grid.spacing])  # of its cell's value, by the sample itself
+        left_out = np.maximum(n * smoothed(width)[tuple(index.T)] - own, 0.0) / (n - 1)
+        return -float(np.log((1 - background) * left_out + background / volume).mean())
+
+    if bandwidth is None:
+        low, high = 0.7 * float(grid.spacing.max()), 1.0
+        bandwidth = float(np.exp(optimize.minimize_scalar(loss, (np.log(low), np.log(high)), method="bounded",
+                                                          bounds=(np.log(low), np.log(high))).x))
+    density = smoothed(bandwidth)
+    density /= density.sum() * grid.cell_volume
+    return (1 - background) * density + background / volume, {"bandwidth": bandwidth}
+
+
+def _own_share(width, spacing):
+    """Mass that a Gaussian of the given width, sampled on the grid, leaves in its own cell."""
+    steps = np.arange(-int(8 * width / spacing) - 1, int(8 * width / spacing) + 2) * spacing
+    weights = np.exp(-0.5 * (steps / width) ** 2)
+    return 1.0 / weights.sum()

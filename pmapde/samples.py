@@ -1,0 +1,126 @@
+"""Sample clouds: checks, affine whitening, the box they are given, references to draw noise from."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import truncnorm
+
+from .density import GridDensity, LogDensity
+from .grid import Grid
+
+DEGENERATE = 1e-12
+"""Smallest eigenvalue of a covariance, relative to the largest, that is not taken for zero (columns scaled to one)."""
+QUARTILES = 4
+"""Cells that the middle half of the data must span along every axis."""
+
+
+def checked_samples(X, least=1):
+    """``X`` as a float64 array (n, d), d = 2 or 3, finite, of at least ``least`` rows; one sentence otherwise."""
+    array = np.asarray(X)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"`X` must be an array of real numbers, got dtype {array.dtype}; convert it first.")
+    if array.ndim != 2 or array.shape[1] not in (2, 3):
+        raise ValueError(f"`X` must have shape (n, 2) or (n, 3), got {array.shape}; choose two or three columns.")
+    array = np.array(array, dtype=np.float64, order="C")
+    bad = ~np.isfinite(array)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(f"`X` must be finite, got {array[row, column]} in row {row}, column {column} "
+                         f"({int(bad.any(axis=1).sum())} such rows); drop or impute them first.")
+    if len(array) < least:
+        raise ValueError(f"`X` must have at least {least} samples in {array.shape[1]}D, got {len(array)}.")
+    return array
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """``z = (x - mean) root^-1`` with the symmetric root of the covariance: ``x = mean + z root``.
+
+    The symmetric root is the Brenier map between the Gaussians N(0, I) and N(mean, covariance).
+    """
+
+    mean: np.ndarray
+    root: np.ndarray
+
+    @classmethod
+    def of(cls, X):
+        mean, scale = X.mean(axis=0), X.std(axis=0)
+        constant = np.flatnonzero(scale <= 1e-14 * np.abs(X).max(axis=0))
+        if len(constant):
+            raise ValueError(f"`X` must vary along every column, column {constant[0]} is constant at "
+                             f"{X[0, constant[0]]:g}; leave it out.")
+        eigenvalues = np.linalg.eigvalsh(np.cov(((X - mean) / scale).T))
+        if eigenvalues[0] <= DEGENERATE * eigenvalues[-1]:
+            raise ValueError("`X` lies on a line or a plane (its covariance is singular), a density needs all "
+                             "directions; leave a column out or reduce the dimension first.")
+        values, vectors = np.linalg.eigh(np.cov((X - mean).T))
+        return cls(mean, vectors * np.sqrt(values) @ vectors.T)
+
+    @property
+    def log_determinant(self):
+        """Of ``x`` in ``z``."""
+        return float(np.linalg.slogdet(self.root)[1])
+
+    def forward(self, X):
+        return np.linalg.solve(self.root, (X - self.mean).T).T
+
+    def backward(self, Z):
+        return self.mean + Z @ self.root
+
+
+def sample_box(Z, cells, margin, tail_mass):
+    """A grid around whitened samples, which of them are inside, and the mass that may be outside.
+
+    Faces at the quantiles ``tail_mass / (2 d)`` and ``1 - tail_mass / (2 d)`` of every coordinate (the extremes for 0),
+    ``margin`` times the width further out. The mass outside is at most, in expectation over the samples and whatever
+    their distribution, the share of samples outside plus ``2 d / (n + 1)``: a new sample is as likely as any of the
+    others to be the extreme one of a coordinate.
+    """
+    n, d = Z.shape
+    low, high = np.quantile(Z, [tail_mass / (2 * d), 1 - tail_mass / (2 * d)], axis=0)
+    reach = margin * (high - low)
+    grid = Grid((cells,) * d, list(zip(low - reach, high + reach)))
+    inside = ((grid.lower < Z) & (grid.lower + grid.lengths > Z)).all(axis=1)
+    middle = np.diff(np.quantile(Z, [0.25, 0.75], axis=0), axis=0)[0] / grid.spacing
+    if middle.min() < QUARTILES:
+        raise ValueError(f"`X` has heavy tails or outliers: the middle half of it spans {middle.min():.1f} of {cells} "
+                         f"cells of its box; leave some out with tail_mass=0.01, or transform the data.")
+    return grid, inside, float((~inside).mean() + 2 * d / (n + 1))
+
+
+class Reference:
+    """The noise: a density on a box in whitened coordinates, and draws from it.
+
+    ``"gaussian"``: standard normal, cut off at the box of the data; ``"uniform"`` on that box; a
+    :class:`~pmapde.LogDensity` on that box, or a :class:`~pmapde.GridDensity` on its own; both are drawn as their
+    averages over the cells.
+    """
+
+    def __init__(self, kind, grid):
+        self.kind, self.grid = kind, grid
+        if isinstance(kind, GridDensity):
+            if kind.grid.ndim != grid.ndim or any(kind.grid.periodic):
+                raise ValueError(f"`reference` must be a density on a {grid.ndim}D no-flux box, got one on "
+                                 f"{kind.grid}.")
+            self.grid, self.density = kind.grid, kind
+        elif isinstance(kind, LogDensity):
+            self.density = kind
+        elif isinstance(kind, str) and kind in ("gaussian", "uniform"):
+            values = np.zeros(grid.shape) if kind == "uniform" else -0.5 * (grid.cell_centres() ** 2).sum(axis=0)
+            self.density = GridDensity(np.exp(values - values.max()), grid)
+        else:
+            raise ValueError(f"`reference` must be 'gaussian', 'uniform', a LogDensity or a GridDensity, got {kind!r}.")
+
+    def draw(self, n, rng, values):
+        """``n`` draws, (n, d); ``values`` are those of the density at the cells, for those without a formula."""
+        lower, upper = self.grid.lower, self.grid.lower + self.grid.lengths
+        if isinstance(self.kind, str):
+            uniform = rng.random((n, self.grid.ndim))
+            if self.kind == "uniform":
+                return lower + uniform * (upper - lower)
+            return np.clip(truncnorm.ppf(uniform, lower, upper), lower, upper)
+        cumulative = np.cumsum(values.ravel())
+        cells = np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right")
+        index = np.stack(np.unravel_index(np.minimum(cells, self.grid.size - 1), self.grid.shape), axis=1)
+        return lower + (index + rng.random(index.shape)) * self.grid.spacing

@@ -1,0 +1,282 @@
+"""BrenierGenerator: statistics against fresh samples, the regret identity with learnt ratios, round trips, protocol."""
+import numpy as np
+import pytest
+from scipy import linalg
+from scipy.special import expit
+from two_sample import energy_distance, nearest_ks
+
+import pmapde
+from pmapde import ratios, toys
+from pmapde.samples import Whitening
+from pmapde.tensor_splines import Design, TensorSplines
+
+
+def drawn(name, n, seed):
+    return toys.draw(name, n, np.random.default_rng(seed))
+
+
+@pytest.fixture(scope="module")
+def ring():
+    ratio = ratios.LogisticRatio(penalties=(10.0, 3.0, 1.0))
+    return pmapde.BrenierGenerator(ratio, cells=64, random_state=3, ledger="full").fit(drawn("ring", 2000, 0))
+
+
+@pytest.mark.parametrize("name", toys.names())
+def test_toys_have_their_shapes_and_repeat(name):
+    X = drawn(name, 50, 4)
+    assert X.shape == (50, 2 if name in toys.names(2) else 3) and np.isfinite(X).all()
+    np.testing.assert_array_equal(X, drawn(name, 50, 4))
+
+
+def test_generated_samples_are_like_fresh_ones(ring):
+    held_out, fresh, training = (drawn("ring", 2000, seed) for seed in (10, 11, 0))
+    generated = ring.sample(2000, np.random.default_rng(1))
+    # 1.5 is what resampling the training set would have in the mean; one pair of clouds spreads by a factor of two
+    assert energy_distance(generated, held_out) < 3 * energy_distance(fresh, held_out)
+    assert energy_distance(drawn("moons", 2000, 5), held_out) > 100 * energy_distance(fresh, held_out)
+    assert nearest_ks(generated, fresh, training)[0] < 0.06
+    assert nearest_ks(training + 1e-3, fresh, training)[0] > 0.5  # what memorising looks like
+    # not over-smoothed: the noise of the ring's radius
+    assert np.hypot(*generated.T).std() == pytest.approx(np.hypot(*fresh.T).std(), rel=0.06)
+
+
+def test_density_is_normalised_and_that_of_the_samples(ring):
+    grid = pmapde.Grid((300, 300), [(-2.5, 2.5)] * 2)
+    density = np.exp(ring.score_samples(grid.cell_centres().reshape(2, -1).T)).reshape(grid.shape)
+    assert density.sum() * grid.cell_volume == pytest.approx(1, abs=5e-3)
+    # the entropy by quadrature and over the samples
+    entropy = float((density * np.log(np.maximum(density, 1e-300))).sum()) * grid.cell_volume
+    assert ring.score(ring.sample(20000, np.random.default_rng(2))) == pytest.approx(entropy, abs=0.02)
+    assert ring.score_samples(np.array([[50.0, 0.0]]))[0] == -np.inf
+
+
+@pytest.mark.parametrize("name", ["ring", "helix"])
+def test_round_trips_on_a_million_points(name, ring):
+    generator = ring if name == "ring" else pmapde.BrenierGenerator(
+        ratios.DensityRatio(0.3), cells=16, max_iterations=3, validation_fraction=0, ledger=None,
+        random_state=0).fit(drawn("helix", 1000, 0))
+    d = generator.n_features_in_
+    noise = np.random.default_rng(0).standard_normal((1_000_000, d))  # also outside the box
+    X = generator.inverse_transform(noise)
+    assert np.abs(generator.transform(X) - noise).max() < 1e-8
+    assert np.abs(generator.inverse_transform(generator.transform(X)) - X).max() < 1e-8
+
+
+def test_map_is_monotone(ring):
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((2, 5000, 2))
+    images = [ring.whitening_.forward(ring.inverse_transform(points)) for points in (first, second)]
+    assert (((first - second) * (images[0] - images[1])).sum(axis=1) >= -1e-3).all()
+
+
+@pytest.mark.parametrize("scheme", ["implicit", "explicit"])
+def test_regret_identity_closes_with_the_error_of_the_learnt_ratio(scheme, ring):
+    ledger = ring.ledger_
+    if scheme == "explicit":
+        ledger = pmapde.BrenierGenerator(ratios.LogisticRatio(functions=10, penalties=(1.0,)), cells=64,
+                                         scheme="explicit", max_iterations=20, random_state=3, validation_fraction=0,
+                                         ledger="full").fit(drawn("ring", 2000, 0)).ledger_
+    sign = 1 if scheme == "explicit" else -1
+    left = ledger["gap"] - (ledger.initial_bregman - ledger["bregman"] + sign * np.cumsum(ledger["stability"]))
+    with_error = np.abs(left - ledger["ratio_error"]) / ledger.initial_bregman
+    assert with_error.max() < 0.03
+    assert np.abs(left[-1]) > 3 * np.abs(left[-1] - ledger["ratio_error"][-1])  # what the error explains
+    np.testing.assert_allclose(np.abs(ledger["identity"])[1:], with_error[1:], atol=1e-9)
+    assert ledger["kl_forward"][-1] < 0.8 * ledger["kl_forward"][0]
+
+
+def test_exact_ratio_has_no_error():
+    problem = pmapde.TransportProblem(1 + np.random.default_rng(0).random((16, 16)), np.ones((16, 16)))
+    run = pmapde.mirror_descent(problem, 0.01, 3, scheme="implicit")
+    assert np.abs(run.ledger["ratio_error"]).max() < 1e-5 * run.ledger["gap"][-1]
+
+
+FEW = (3.0, 1.0)
+
+
+@pytest.mark.parametrize("ratio", ["density", ratios.ScoreRatio(functions=16, penalties=FEW),
+                                   ratios.LogisticRatio(functions=16, penalties=FEW)])
+def test_every_ratio_learns_and_repeats(ratio):
+    X, held_out = drawn("five_gaussians", 1000, 0), drawn("five_gaussians", 1000, 1)
+    settings = {"cells": 48, "random_state": 5, "ledger": None, "max_iterations": 7}
+    generator = pmapde.BrenierGenerator(ratio, **settings).fit(X)
+    gaussian = -0.5 * np.linalg.slogdet(np.cov(X.T))[1] - np.log(2 * np.pi) - 1
+    assert generator.score(held_out) > gaussian + 0.5
+    again = pmapde.BrenierGenerator(ratio, **settings).fit(X)
+    np.testing.assert_array_equal(generator.sample(50, 1), again.sample(50, 1))
+    scores = generator.validation_scores_
+    assert scores.max() > scores[0] + 0.5 and generator.n_iter_ == len(generator.etas_) <= len(scores) - 1
+
+
+@pytest.mark.parametrize("reference", ["uniform", pmapde.LogDensity(lambda y: -np.abs(y).sum(axis=1)),
+                                       pmapde.GridDensity(np.ones((48, 48)), pmapde.Grid((48, 48), [(-1, 1)] * 2))])
+def test_any_reference(reference):
+    X = drawn("moons", 1000, 0)
+    generator = pmapde.BrenierGenerator("density", reference=reference, cells=48, random_state=0).fit(X)
+    noise = generator.transform(drawn("moons", 2000, 1))
+    fresh = generator._reference.draw(2000, np.random.default_rng(3), generator.solution_.problem.target_values)
+    assert energy_distance(noise, fresh) < 0.02 * energy_distance(noise + 2, fresh)
+
+
+def test_reference_of_the_data_leaves_it_alone():
+    # Gaussian data and noise: after whitening the map is nearly the identity, the model nearly the Gaussian
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((4000, 2)) @ np.array([[2.0, 1.0], [0.0, 0.5]]) + 3
+    ratio = ratios.LogisticRatio(functions=12)
+    generator = pmapde.BrenierGenerator(ratio, cells=48, random_state=0, ledger=None).fit(X)
+    whitened = generator.whitening_.forward(X)
+    assert np.sqrt(((generator.transform(X) - whitened) ** 2).mean()) < 0.08
+    np.testing.assert_allclose(np.cov(generator.whitening_.forward(X).T), np.eye(2), atol=1e-12)
+
+
+def test_scikit_learn_protocol(ring):
+    parameters = ring.get_params()
+    clone = type(ring)(**parameters)
+    assert clone.get_params() == parameters and not clone.__sklearn_is_fitted__()
+    assert clone.set_params(cells=32).cells == 32
+    assert ring.n_features_in_ == 2
+    small = type(ring)("density", cells=16, max_iterations=1, validation_fraction=0)
+    assert small.fit(drawn("moons", 100, 0), y=None) is small
+    with pytest.raises(ValueError, match="invalid parameter 'colour'"):
+        clone.set_params(colour=1)
+    with pytest.raises(ValueError, match="not fitted yet"):
+        clone.sample(3)
+    with pytest.raises(ValueError, match="3 features, but BrenierGenerator is expecting 2"):
+        ring.transform(np.zeros((4, 3)))
+    assert "random_state=3" in repr(ring)
+
+
+def test_with_scikit_learn_itself():
+    base, pipeline = pytest.importorskip("sklearn.base"), pytest.importorskip("sklearn.pipeline")
+    selection = pytest.importorskip("sklearn.model_selection")
+    X = drawn("moons", 400, 0)
+    generator = pmapde.BrenierGenerator("density", cells=32, max_iterations=5, random_state=0, ledger=None)
+    assert base.clone(generator).get_params() == generator.get_params()
+    search = selection.GridSearchCV(generator, {"background": [1e-3, 0.4]}, cv=2).fit(X)
+    assert search.best_params_ == {"background": 1e-3}
+    assert pipeline.make_pipeline(generator).fit(X).transform(X).shape == X.shape
+
+
+LINE = np.linspace(0, 1, 100)
+
+
+@pytest.mark.parametrize(("X", "settings", "message"), [
+    (np.zeros((100, 1)), {}, r"shape \(n, 2\) or \(n, 3\), got \(100, 1\)"),
+    (np.zeros((100, 4)), {}, r"got \(100, 4\)"),
+    (np.zeros(100), {}, r"got \(100,\)"),
+    (np.full((100, 2), "a"), {}, "array of real numbers"),
+    (np.where(np.arange(200).reshape(100, 2) == 7, np.nan, 1.0), {}, "got nan in row 3, column 1"),
+    (drawn("moons", 39, 0), {}, "at least 40 samples in 2D, got 39"),
+    (drawn("helix", 79, 0), {}, "at least 80 samples in 3D, got 79"),
+    (np.stack([LINE, np.full(100, 2.0)], axis=1), {}, "column 1 is constant at 2"),
+    (np.stack([LINE, 3 * LINE + 1], axis=1), {}, "lies on a line or a plane"),
+    (np.random.default_rng(0).standard_cauchy((4000, 2)), {}, "heavy tails or outliers"),
+    (drawn("moons", 100, 0), {"ratio": "neural"}, "`ratio` must be"),
+    (drawn("moons", 100, 0), {"scheme": "both"}, "`scheme` must be"),
+    (drawn("moons", 100, 0), {"reference": "cauchy"}, "`reference` must be"),
+    (drawn("moons", 100, 0), {"cells": 4}, "`cells` must be"),
+    (drawn("moons", 100, 0), {"background": 0}, "`background` must be"),
+    (drawn("moons", 100, 0), {"validation_fraction": 1.0}, "`validation_fraction` must be"),
+    (drawn("moons", 100, 0), {"ledger": "all"}, "`ledger` must be"),
+])
+def test_refusals_are_one_sentence(X, settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        pmapde.BrenierGenerator(**settings).fit(X)
+    assert "\n" not in str(caught.value)
+
+
+def test_tail_mass_is_kept_by_fresh_samples():
+    X = drawn("moons", 500, 0)
+    generator = pmapde.BrenierGenerator("density", cells=32, margin=0.0, tail_mass=0.1, max_iterations=2,
+                                        ledger=None).fit(X)
+    assert 0.1 <= generator.tail_mass_ <= 0.1 + 4 / 500 + 4 / 501 + 1e-12
+    assert np.isinf(generator.score_samples(drawn("moons", 20000, 1))).mean() <= generator.tail_mass_ + 0.02
+
+
+def test_whitening_is_exact_both_ways():
+    X = drawn("mixture3d", 500, 0) * [1e-6, 1.0, 1e6]
+    whitening = Whitening.of(X)
+    np.testing.assert_allclose(whitening.backward(whitening.forward(X)), X, rtol=1e-7, atol=1e-9)
+
+
+def test_splines_and_their_gram_matrices():
+    rng = np.random.default_rng(0)
+    splines, points = TensorSplines([(0, 1), (-1, 2), (0, 4)], 6), rng.random((300, 3)) * [1, 3, 4] - [0, 1, 0]
+    design, weights = Design(splines, points), rng.random(300)
+    dense = design.matrix.toarray()
+    np.testing.assert_allclose(design.gram(weights), dense.T * weights @ dense, atol=1e-14)
+    inverse = rng.random((216, 216))
+    np.testing.assert_allclose(design.leverages(inverse), np.einsum("ni,ij,nj->n", dense, inverse, dense), rtol=1e-10)
+    theta, step = rng.random(216), 1e-5
+    for orders in ((1, 0, 0), (0, 2, 0)):
+        shift = step ** (1 / max(orders)) * np.array(orders, bool)
+        inner = points[(np.abs(points - [0.5, 0.5, 2]) < [0.45, 1.3, 1.9]).all(axis=1)]
+        values = [Design(splines, inner + k * shift) for k in (-1, 0, 1)]
+        values = [design.matrix @ theta for design in values]
+        order, h = max(orders), shift.max()
+        expected = (values[2] - values[0]) / (2 * h) if order == 1 else (values[2] - 2 * values[1] + values[0]) / h**2
+        derivative = Design(splines, inner).derivative(np.array(orders)).matrix @ theta
+        np.testing.assert_allclose(derivative, expected, atol=1e-2 if order == 2 else 1e-6)
+
+
+def test_left_out_losses_are_those_of_refits():
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((60, 2)) / 4
+    grid = pmapde.Grid((32, 32), [(-1.5, 1.5)] * 2)
+    model = pmapde.GridDensity(np.exp(-2 * (grid.cell_centres() ** 2).sum(axis=0)), grid)
+    method = ratios.ScoreRatio(functions=7, penalties=(0.3,), order=2)
+    loss = method.learn(method.prepare(X, grid, 1e-3), None, model)[1]["loss"]
+
+    def refitted(k):  # the same normal equations without sample k, by brute force
+        learner = method.prepare(X, grid, 1e-3)
+        full, right, scale = _score_equations(learner, X, model)
+        own, own_right, _ = _score_equations(learner, X[k:k + 1], model, anchors=False)
+        matrix = full + 0.3 * scale * learner.penalty - own / len(X)
+        theta = linalg.solve(matrix, right - own_right / len(X))
+        return 0.5 * theta @ own @ theta - own_right @ theta
+
+    assert loss == pytest.approx(np.mean([refitted(k) for k in range(len(X))]), rel=1e-8)
+
+
+def _score_equations(learner, X, model, anchors=True):
+    design, total, right = Design(learner.splines, X), 0, 0
+    score = model.log_density(design.points, gradient=True)[1]
+    for a, row in enumerate(np.eye(2, dtype=int)):
+        slope = design.derivative(row).matrix.toarray()
+        total = total + slope.T @ slope / len(X)
+        right = right + (slope.T @ score[:, a] + design.derivative(2 * row).matrix.toarray().sum(axis=0)) / len(X)
+    if anchors:
+        around = Design(learner.splines, learner.anchors)
+        there = model.log_density(around.points, gradient=True)[1]
+        weight = learner.background / (1 - learner.background) / len(there)
+        for a, row in enumerate(np.eye(2, dtype=int)):
+            slope = around.derivative(row).matrix.toarray()
+            total, right = total + weight * slope.T @ slope, right + weight * slope.T @ there[:, a]
+    return total, right, np.trace(total) / np.trace(learner.penalty)
+
+
+def test_logistic_regression_solves_its_equations():
+    rng = np.random.default_rng(0)
+    grid = pmapde.Grid((32, 32), [(-4, 4)] * 2)
+    learner = ratios.LogisticRatio(functions=8, penalties=(0.1,)).prepare(rng.standard_normal((2000, 2)), grid, 1e-3)
+    design = Design(learner.splines, learner.data)
+    signs, weights = np.where(rng.random(2000) < 0.5, -1.0, 1.0), np.full(2000, 5e-4)
+    theta, _, logits, _ = ratios._newton(design, 0.01 * learner.penalty, signs, weights, np.zeros(64))
+    gradient = design.matrix.T @ (weights * signs * expit(signs * logits)) + 0.01 * learner.penalty @ theta
+    assert np.abs(gradient).max() < 1e-4
+
+
+def test_logit_of_two_gaussians_is_their_log_ratio():
+    rng = np.random.default_rng(0)
+    data, generated = rng.standard_normal((4000, 2)), 1.3 * rng.standard_normal((8000, 2))
+    grid = pmapde.Grid((32, 32), [(-5, 5)] * 2)
+    for method, generated_here in ((ratios.LogisticRatio(), generated), (ratios.ScoreRatio(), None)):
+        values = np.exp(-(grid.cell_centres() ** 2).sum(axis=0) / (2 * 1.69))
+        learner = method.prepare(data, grid, 1e-3)
+        theta, _ = method.learn(learner, generated_here, pmapde.GridDensity(values, grid))
+        x = learner.splines.on_grid(theta, grid)
+        squares = (grid.cell_centres() ** 2).sum(axis=0)
+        inside = squares < 4
+        exact = squares / 2 * (1 - 1 / 1.69) - 2 * np.log(1.3)
+        difference = (x - exact)[inside]
+        assert difference.std() < 0.12
