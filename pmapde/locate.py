@@ -64,7 +64,7 @@ class Locator:
             out[inside] = self.log_density(x[inside])
         if np.isnan(out).any() or (out == np.inf).any():
             where = x[np.isnan(out) | (out == np.inf)][0]
-            raise ValueError(f"`log_density` must be a number or -inf, got {out[np.isnan(out) | (out == np.inf)][0]} at "
+            raise ValueError(f"`log_density` must be a number or -inf, got {self.log_density(where[None])[0]} at "
                              f"{where.tolist()}; mend it there or exclude the point by bounds=.")
         return out
 
@@ -77,8 +77,8 @@ class Locator:
         starts = np.clip(starts, low, high)
         finite = np.isfinite(self.values(starts))
         if not finite.any():
-            raise ValueError("`log_density` is -inf at the start and everywhere around it: pass start= a point where it "
-                             "is finite.")
+            raise ValueError("`log_density` is -inf at the start and everywhere around it: pass start= a point where "
+                             "it is finite.")
 
         def negative(x):
             value = self.values(np.atleast_2d(x))[0]
@@ -180,8 +180,8 @@ class Locator:
         return whitening
 
     def box(self, tail):
-        """``(box, log_mass, outside)``: per whitened axis the interval that leaves ``tail / (2 d)`` of the mass on either
-        side; the log mass of the whole space in x; the fraction outside the box.
+        """``(box, log_mass, outside)``: per whitened axis the interval that leaves ``tail / (2 d)`` of the mass on
+        either side; the log mass of the whole space in x; the fraction outside the box.
 
         A ValueError where the quadrature does not settle: improper or with tails that no box holds.
         """

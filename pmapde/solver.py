@@ -309,7 +309,8 @@ def _continued(operator, linear, method, residual, threads, stats, journal, **pl
 
 def _solved(operator, linear, method, phi, goal, threads, stats, journal, **place):
     """One equation from ``phi``: yields its steps but for the last, and returns that, which has a status."""
-    for count, reached in enumerate(_on_grid(operator, linear, method, phi, lambda norm: goal, threads, stats, journal)):
+    engine = _on_grid(operator, linear, method, phi, lambda norm: goal, threads, stats, journal)
+    for count, reached in enumerate(engine):
         reached = replace(reached, **place)
         if reached.status is None:
             yield reached

@@ -170,7 +170,7 @@ class BrenierPosterior:
                                    target_grid=self._reference.grid(grid.shape))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # the errors of the sampler are measured below
-            # centred: of second order where the Hessian is anisotropic; what fails is seen below and mended by finer grids
+            # centred: of second order even where the Hessian is anisotropic; what fails is seen below
             method = PseudoTransient(scheme="centred", conserve=False, subdivision=1)
             return solve(problem, method, threads=self.threads), problem.source_log_mass
 
