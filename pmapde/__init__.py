@@ -20,7 +20,7 @@ _HOMES = {
     "legendre_conjugate": "legendre", "wasserstein_barycentre": "barycentre", "Barycentre": "barycentre",
     "LinearEmbedding": "embedding", "BrenierPosterior": "variational",
 }
-_MODULES = ("distributed", "exact", "gallery", "plotting", "schedules", "toys")
+_MODULES = ("distributed", "exact", "gallery", "models", "plotting", "schedules", "toys")
 __all__ = sorted(_HOMES)
 
 

@@ -209,6 +209,30 @@ class Locator:
         return box, float(highest + np.log(total)) + self.whitening.log_volume, max(0.0, float(1 - inside))
 
 
+    def marginal(self, axis, values):
+        """Log density of one parameter at ``values`` (n,), up to a constant: the others integrated over their support,
+        on the whitened axes of an order in which that parameter comes first."""
+        whitening, others = self.whitening, [a for a in range(self.dimension) if a != axis]
+        order = np.array([axis, *others])
+        root = np.linalg.cholesky((whitening.root @ whitening.root.T)[np.ix_(order, order)])
+        mesh, stretch = np.zeros((1, 0)), np.zeros(1)
+        for place, other in enumerate(others, 1):
+            low, high = (self.bounds[other] - whitening.mean[other]) / root[place, place]
+            covered = (low, high) if self.bounded else (-np.inf, np.inf)
+            _, z, widths = _covering(*covered, QUADRATURE[self.dimension])
+            mesh = np.hstack([np.repeat(mesh, len(z), axis=0), np.tile(z, len(mesh))[:, None]])
+            stretch = (stretch[:, None] + widths).ravel()
+        out = np.empty(len(values))
+        for k, value in enumerate(values):
+            z = np.hstack([np.full((len(mesh), 1), (value - whitening.mean[axis]) / root[0, 0]), mesh])
+            x = np.empty_like(z)
+            x[:, order] = whitening.mean[order] + z @ root.T
+            log_mass = self.values(x) + stretch
+            highest = log_mass.max()
+            out[k] = highest + np.log(np.exp(log_mass - highest).sum()) if highest > -np.inf else -np.inf
+        return out
+
+
 def _covering(low, high, n):
     """Edges, centres and log widths of n cells that cover an interval, infinite or not, finest near zero."""
     unit, t = np.linspace(0, 1, n + 1), (np.arange(n) + 0.5) / n
