@@ -146,9 +146,9 @@ class Locator:
         covariance += 1e-12 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
         return Whitening(mean, np.linalg.cholesky(covariance))
 
-    def quadrature(self, whitening):
-        """``(edges, log_masses, z)``: per axis the cells' edges in z, masses (*shape) in the logarithm, centres (n)."""
-        n, d = QUADRATURE[self.dimension], self.dimension
+    def quadrature(self, whitening, n):
+        """``(edges, log_masses, z)``: per axis the edges of n cells in z, masses in the logarithm, centres (n)."""
+        d = self.dimension
         edges, centres, log_mass = [], [], 0.0
         for axis in range(d):
             low, high = (self.bounds[axis] - whitening.mean[axis]) / whitening.root[axis, axis]
@@ -162,7 +162,7 @@ class Locator:
     def _settled(self, whitening):
         """The whitening improved by the moments of the quadrature until they change little."""
         for _ in range(ROUNDS):
-            _, log_mass, z = self.quadrature(whitening)
+            _, log_mass, z = self.quadrature(whitening, QUADRATURE[self.dimension] // 2)
             if log_mass.max() == -np.inf:
                 raise ValueError("`log_density` is -inf wherever it was looked at: pass start= and scale= that fit it.")
             mass = np.exp(log_mass - log_mass.max())
@@ -185,7 +185,7 @@ class Locator:
 
         A ValueError where the quadrature does not settle: improper or with tails that no box holds.
         """
-        edges, log_mass, z = self.quadrature(self.whitening)
+        edges, log_mass, z = self.quadrature(self.whitening, QUADRATURE[self.dimension])
         highest, d = log_mass.max(), self.dimension
         mass = np.exp(log_mass - highest)
         total = mass.sum()

@@ -114,10 +114,10 @@ class BrenierPosterior:
         if len(self.bounds) != given:
             raise ValueError(f"`bounds` must be one pair for each of the {given} parameters, got {len(self.bounds)}.")
         if start is None:
-            middle = self.bounds.mean(axis=1)
-            ends = np.nan_to_num(self.bounds, posinf=1.0, neginf=-1.0).mean(axis=1)
+            low, high = (np.where(np.isfinite(side), side, other) for side, other in
+                         zip(self.bounds.T, (self.bounds[:, 1] - 2, self.bounds[:, 0] + 2)))
             outside = (self.bounds[:, 0] >= 0) | (self.bounds[:, 1] <= 0)
-            self.start = np.where(outside, np.where(np.isfinite(middle), middle, ends), 0.0)
+            self.start = np.where(outside, 0.5 * (low + high), 0.0)  # one from the bound where the other is open
         self.scale = np.broadcast_to(np.asarray(scale, float), (given,)).copy()
         if not (np.isfinite(self.scale).all() and self.scale.min() > 0):
             raise ValueError(f"`scale` must be positive, one number or one a parameter, got {scale!r}.")
