@@ -114,10 +114,7 @@ class BrenierPosterior:
         if len(self.bounds) != given:
             raise ValueError(f"`bounds` must be one pair for each of the {given} parameters, got {len(self.bounds)}.")
         if start is None:
-            low, high = (np.where(np.isfinite(side), side, other) for side, other in
-                         zip(self.bounds.T, (self.bounds[:, 1] - 2, self.bounds[:, 0] + 2)))
-            outside = (self.bounds[:, 0] >= 0) | (self.bounds[:, 1] <= 0)
-            self.start = np.where(outside, 0.5 * (low + high), 0.0)  # one from the bound where the other is open
+            self.start = np.array([_inside(low, high) for low, high in self.bounds])
         self.scale = np.broadcast_to(np.asarray(scale, float), (given,)).copy()
         if not (np.isfinite(self.scale).all() and self.scale.min() > 0):
             raise ValueError(f"`scale` must be positive, one number or one a parameter, got {scale!r}.")
@@ -379,6 +376,15 @@ def _bounds(bounds):
     if not all(a < b for a, b in pairs):
         raise ValueError(f"`bounds` must have lower < upper for every parameter, got {bounds!r}.")
     return np.array(pairs)
+
+
+def _inside(low, high):
+    """Zero where that is allowed, else the middle, or a point one from the finite bound."""
+    if low < 0 < high:
+        return 0.0
+    if np.isfinite([low, high]).all():
+        return 0.5 * (low + high)
+    return low + 1 if np.isfinite(low) else high - 1
 
 
 def _shape(lengths, cells):
