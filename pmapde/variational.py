@@ -85,7 +85,8 @@ class BrenierPosterior:
     moment_error : float
         Largest error of the sampler's means and standard deviations, in posterior standard deviations.
     kl_gap : float
-        KL(sampler | posterior in the box), by quasi-Monte Carlo with the exact density of the sampler.
+        KL(sampler | posterior in the box), by 2^14 quasi-Monte Carlo draws with the exact density of the sampler;
+        known to some 1e-4.
     pareto_k : float
         Of its importance weights; below 0.5 is good.
     modes : ndarray, (m, d)
