@@ -28,6 +28,7 @@ from random_fields import pair
 
 import pmapde
 from pmapde import archive, schedules
+from pmapde.models import MODELS
 from pmapde.status import Status
 from pmapde.transport import PiecewiseAffineMap
 
@@ -92,6 +93,7 @@ def statuses():
         Status.FOLDED: _folded,
         Status.LINEAR_STALLED: lambda: pmapde.solve(rough("shapes", (16, 16), 1e6), pmapde.PseudoTransient(
             conserve=False, nested=False, linear=pmapde.Spectral())),
+        Status.NOT_RESOLVED: lambda: MODELS["two_modes"].posterior(tolerance=1e-9, max_cells=2**14).fit(),
         Status.DIVERGED: lambda: pmapde.sinkhorn(easy, 1e-3, 600, step=2.2e-3),
         Status.NONFINITE: lambda: pmapde.solve(not_finite),
         Status.CONVEXITY_LOST: lambda: pmapde.mirror_descent(easy, schedules.constant(100.0, True), 3),
@@ -401,7 +403,7 @@ def _limited(kind, amount, *command):
 
 def memory(full):
     """Too little address space, for the estimate or in the middle: one sentence and exit status 2, nothing written."""
-    sizes = ((60, "1024"), (16, "128"), *(((30, "256"), (40, "512"), (100, "1024"), (400, "2048")) if full else ()))
+    sizes = ((60, "1024"), (30, "256"), *(((16, "128"), (40, "512"), (100, "1024"), (400, "2048")) if full else ()))
     fine = 0
     with tempfile.TemporaryDirectory() as folder:
         for amount, size in sizes:
