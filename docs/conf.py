@@ -1,4 +1,5 @@
 """Settings of Sphinx; `make docs` builds docs/_build/html."""
+import doctest
 import re
 import shutil
 from configparser import ConfigParser
@@ -11,8 +12,7 @@ configuration.read(ROOT / "setup.cfg")
 
 project, author = "pmapde", "pmapde developers"
 version = release = configuration["metadata"]["version"]
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax",
-              "matplotlib.sphinxext.plot_directive", "numpydoc", "myst_nb"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "numpydoc", "myst_nb"]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 html_theme = "furo"
@@ -27,9 +27,6 @@ autodoc_default_options = {"member-order": "bysource"}
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 autodoc_typehints = "none"  # shapes and types are in the docstrings
-plot_formats = [("png", 110)]
-plot_html_show_formats = plot_html_show_source_link = False
-
 # Sphinx reads nothing outside this folder: the notebooks are copied into it.
 shutil.rmtree(HERE / "notebooks", ignore_errors=True)
 shutil.copytree(ROOT / "notebooks", HERE / "notebooks", ignore=shutil.ignore_patterns(".*"))
@@ -39,9 +36,20 @@ def escape_shapes(app, what, name, obj, options, lines):
     """``(d, *shape)`` in the type of a parameter is a shape, no emphasis."""
     for number, line in enumerate(lines):
         parts = line.split("``")
-        parts[::2] = [re.sub(r"(?<=[(, ])\*(?=\w+\))", r"\\*", part) for part in parts[::2]]
+        parts[::2] = [re.sub(r"(?<=[(, ])\*(?=[\w.]+\))", r"\\*", part) for part in parts[::2]]
         lines[number] = "``".join(parts)
 
 
+def draw_tutorial(app):
+    """The figures of the tutorial, from the solution that its own examples end with."""
+    from pmapde import plotting
+    test = doctest.DocTestParser().get_doctest((HERE / "tutorial.md").read_text(), {}, "tutorial", "tutorial.md", 0)
+    doctest.DocTestRunner(verbose=False).run(test, clear_globs=False)
+    (HERE / "generated").mkdir(exist_ok=True)
+    for name in ("densities", "deformed_grid", "interpolation"):
+        getattr(plotting, name)(test.globs["solution"]).savefig(HERE / "generated" / f"{name}.png", dpi=90)
+
+
 def setup(app):
+    app.connect("builder-inited", draw_tutorial)
     app.connect("autodoc-process-docstring", escape_shapes, priority=400)  # before numpydoc
