@@ -8,7 +8,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 configuration = ConfigParser()
-configuration.read(ROOT / "setup.cfg")
+configuration.read(ROOT / "setup.cfg", encoding="utf-8")
 
 project, author = "pmapde", "pmapde developers"
 version = release = configuration["metadata"]["version"]
@@ -43,7 +43,8 @@ def escape_shapes(app, what, name, obj, options, lines):
 def draw_tutorial(app):
     """The figures of the tutorial, from the solution that its own examples end with."""
     from pmapde import plotting
-    test = doctest.DocTestParser().get_doctest((HERE / "tutorial.md").read_text(), {}, "tutorial", "tutorial.md", 0)
+    text = (HERE / "tutorial.md").read_text(encoding="utf-8")
+    test = doctest.DocTestParser().get_doctest(text, {}, "tutorial", "tutorial.md", 0)
     doctest.DocTestRunner(verbose=False).run(test, clear_globs=False)
     (HERE / "generated").mkdir(exist_ok=True)
     for name in ("densities", "deformed_grid", "interpolation"):
