@@ -21,7 +21,7 @@ _HOMES = {
     "LinearEmbedding": "embedding", "BrenierPosterior": "variational",
     "save_vti": "export", "to_xarray": "export",
 }
-_MODULES = ("distributed", "exact", "gallery", "plotting", "schedules", "toys")
+_MODULES = ("distributed", "exact", "gallery", "models", "plotting", "schedules", "toys")
 __all__ = sorted(_HOMES)
 
 

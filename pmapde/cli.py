@@ -25,6 +25,8 @@ GENERATED = {"samples.csv", "solution.npz", "ledger.csv", "summary.json", "sampl
 SOLVERS = {"auto": "Automatic", "geometric": "GeometricMultigrid", "black-box": "BlackBoxMultigrid",
            "algebraic": "AlgebraicMultigrid", "spectral": "Spectral", "direct": "Direct"}
 INTEGRATORS = {"esdirk3": "ESDIRK3", "tr-bdf2": "TRBDF2", "backward-euler": "BackwardEuler"}
+MODELS = ("banana", "funnel", "two_modes", "eight_schools", "rings")
+POSTERIORS = {"samples.csv", "solution.npz", "decay.csv", "posterior.png", "marginals.png", "decay.png", "summary.json"}
 STUDIES = ("space", "time", "decay", "contracting", "sublinear", "regret", "evi", "limit", "steps")
 BENCHMARKS = ("cosine", "array", "gaussians", "contrast", "photographs", "zeros", "cosine3d", "contrast3d", "noise3d",
               "zeros3d")
@@ -127,6 +129,23 @@ def _parser():
     benchmark.add_argument("--no-figures", action="store_true")
     benchmark.add_argument("--json", action="store_true", help="print the summary as JSON instead of the table")
     benchmark.set_defaults(run=_benchmark)
+
+    posterior = commands.add_parser("posterior", help="variational inference on a built-in model",
+                                    description="Evidence, moments, marginals and draws of a posterior in two or three "
+                                    "parameters, by the Brenier map to a reference.")
+    posterior.add_argument("model", choices=MODELS, metavar="MODEL", help="one of " + ", ".join(MODELS))
+    posterior.add_argument("--n", type=int, default=4000, metavar="N", help="draws to write (default 4000)")
+    posterior.add_argument("--sequence", choices=("independent", "sobol"), default="independent")
+    posterior.add_argument("--out", required=True, metavar="DIR")
+    posterior.add_argument("--reference", choices=("auto", "gaussian", "uniform"), default="auto")
+    posterior.add_argument("--tail", type=float, default=1e-5, metavar="P", help="mass outside the box (default 1e-5)")
+    posterior.add_argument("--tolerance", type=float, metavar="TOL",
+                           help="of the log evidence (default 1e-3 in 2D, 1e-2 in 3D)")
+    posterior.add_argument("--seed", type=int, default=0, metavar="S")
+    posterior.add_argument("--threads", type=int, metavar="N")
+    posterior.add_argument("--no-figures", action="store_true")
+    posterior.add_argument("--json", action="store_true")
+    posterior.set_defaults(run=_posterior)
 
     sample = commands.add_parser("sample", help="learn a table of samples and generate more like them",
                                  description="DATA: a table of two or three columns, .csv, .npy or .npz, or the name "
@@ -470,6 +489,30 @@ def _benchmark(arguments):
         print(console.json_text(report.summary()))
         return
     print(report)
+    _print_paths(arguments.out, names)
+
+
+def _posterior(arguments):
+    if arguments.n < 1:
+        raise console.Failure(f"--n must be at least 1, got {arguments.n}.")
+    import numpy as np
+
+    from . import models
+    model = models.MODELS[arguments.model]
+    fitted = model.posterior(reference=arguments.reference, tail=arguments.tail, tolerance=arguments.tolerance,
+                             threads=arguments.threads)
+    with console.output(arguments.out, POSTERIORS) as temporary:
+        if not fitted.fit().success:
+            raise console.failed(fitted)
+        draws = fitted.sample(arguments.n, np.random.default_rng(arguments.seed), sequence=arguments.sequence)
+        inputs = {"command": arguments.line, "model": arguments.model, "about": model.about, "names": list(model.names),
+                  "draws": arguments.n, "versions": console.versions()}
+        decay = fitted.decay(np.geomspace(0.01, 10, 13))
+        names = console.write_posterior(fitted, model, draws, decay, temporary, inputs, not arguments.no_figures)
+    if arguments.json:
+        print(console.json_text({**inputs, **fitted.summary()}))
+        return
+    print(fitted)
     _print_paths(arguments.out, names)
 
 

@@ -318,6 +318,19 @@ def write_benchmark(report, temporary, figures):
     return sorted(path.name for path in temporary.iterdir())
 
 
+def write_posterior(posterior, model, draws, decay, temporary, extra, figures):
+    import numpy as np
+    header = ",".join(model.names)
+    np.savetxt(temporary / "samples.csv", draws, delimiter=",", fmt="%.17g", header=header, comments="")
+    posterior.solution.save(temporary / "solution.npz")
+    decay.ledger.write_csv(temporary / "decay.csv")
+    (temporary / "summary.json").write_text(json_text({**extra, **posterior.summary()}) + "\n")
+    if figures:
+        from . import plotting
+        plotting.save_posterior_figures(posterior, model.names, draws, decay, temporary)
+    return sorted(path.name for path in temporary.iterdir())
+
+
 def write_generator(generator, data, generated, temporary, extra, figures):
     import numpy as np
     np.savetxt(temporary / "samples.csv", generated, delimiter=",", fmt="%.17g")

@@ -146,9 +146,9 @@ class Locator:
         covariance += 1e-12 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
         return Whitening(mean, np.linalg.cholesky(covariance))
 
-    def quadrature(self, whitening):
-        """``(edges, log_masses, z)``: per axis the cells' edges in z, masses (*shape) in the logarithm, centres (n)."""
-        n, d = QUADRATURE[self.dimension], self.dimension
+    def quadrature(self, whitening, n):
+        """``(edges, log_masses, z)``: per axis the edges of n cells in z, masses in the logarithm, centres (n)."""
+        d = self.dimension
         edges, centres, log_mass = [], [], 0.0
         for axis in range(d):
             low, high = (self.bounds[axis] - whitening.mean[axis]) / whitening.root[axis, axis]
@@ -162,7 +162,7 @@ class Locator:
     def _settled(self, whitening):
         """The whitening improved by the moments of the quadrature until they change little."""
         for _ in range(ROUNDS):
-            _, log_mass, z = self.quadrature(whitening)
+            _, log_mass, z = self.quadrature(whitening, QUADRATURE[self.dimension] // 2)
             if log_mass.max() == -np.inf:
                 raise ValueError("`log_density` is -inf wherever it was looked at: pass start= and scale= that fit it.")
             mass = np.exp(log_mass - log_mass.max())
@@ -185,7 +185,7 @@ class Locator:
 
         A ValueError where the quadrature does not settle: improper or with tails that no box holds.
         """
-        edges, log_mass, z = self.quadrature(self.whitening)
+        edges, log_mass, z = self.quadrature(self.whitening, QUADRATURE[self.dimension])
         highest, d = log_mass.max(), self.dimension
         mass = np.exp(log_mass - highest)
         total = mass.sum()
@@ -207,6 +207,30 @@ class Locator:
             box.append((float(low), float(high)))
         inside = mass[np.ix_(*[(c > low) & (c < high) for c, (low, high) in zip(z, box)])].sum() / total
         return box, float(highest + np.log(total)) + self.whitening.log_volume, max(0.0, float(1 - inside))
+
+
+    def marginal(self, axis, values):
+        """Log density of one parameter at ``values`` (n,), up to a constant: the others integrated over their support,
+        on the whitened axes of an order in which that parameter comes first."""
+        whitening, others = self.whitening, [a for a in range(self.dimension) if a != axis]
+        order = np.array([axis, *others])
+        root = np.linalg.cholesky((whitening.root @ whitening.root.T)[np.ix_(order, order)])
+        mesh, stretch = np.zeros((1, 0)), np.zeros(1)
+        for place, other in enumerate(others, 1):
+            low, high = (self.bounds[other] - whitening.mean[other]) / root[place, place]
+            covered = (low, high) if self.bounded else (-np.inf, np.inf)
+            _, z, widths = _covering(*covered, QUADRATURE[self.dimension])
+            mesh = np.hstack([np.repeat(mesh, len(z), axis=0), np.tile(z, len(mesh))[:, None]])
+            stretch = (stretch[:, None] + widths).ravel()
+        out = np.empty(len(values))
+        for k, value in enumerate(values):
+            z = np.hstack([np.full((len(mesh), 1), (value - whitening.mean[axis]) / root[0, 0]), mesh])
+            x = np.empty_like(z)
+            x[:, order] = whitening.mean[order] + z @ root.T
+            log_mass = self.values(x) + stretch
+            highest = log_mass.max()
+            out[k] = highest + np.log(np.exp(log_mass - highest).sum()) if highest > -np.inf else -np.inf
+        return out
 
 
 def _covering(low, high, n):

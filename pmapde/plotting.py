@@ -441,3 +441,59 @@ def save_generator_figures(generator, data, generated, directory):
 def save_study(measured, path):
     """A study as PNG."""
     study(measured).savefig(path, dpi=130)
+
+
+def posterior_pairs(posterior, names, draws):
+    """Draws of a posterior, its reference's grid pushed through the inverse map, for every pair of parameters."""
+    d = len(names)
+    pairs = [(i, j) for i in range(d) for j in range(i + 1, d)]
+    figure, axes = _figure(len(pairs) + 1, 4.6, 4.2)
+    shown = draws[:4000]
+    for ax, (i, j) in zip(axes, pairs):
+        ax.plot(shown[:, i], shown[:, j], ".", markersize=2, alpha=0.4)
+        ax.plot(posterior.modes[:, i], posterior.modes[:, j], "+", color="black", markersize=9, label="mode")
+        ax.set(title="draws", xlabel=names[i], ylabel=names[j])
+        ax.legend(fontsize=8)
+    grid = posterior.solution.problem.target_grid
+    fine, coarse = (np.linspace(0.02, 0.98, count) for count in (200, 25))
+    for along in (0, 1):
+        for position in coarse:
+            y = np.full((200, d), 0.5)
+            y[:, along], y[:, 1 - along] = fine, position
+            x = posterior.whitening.outward(posterior.solution.inverse_map(grid.lower + y * grid.lengths))
+            axes[-1].plot(x[:, 0], x[:, 1], color="tab:orange", linewidth=0.5)
+    axes[-1].set(title="the reference's grid, mapped" + ("" if d == 2 else " (a slice)"), xlabel=names[0],
+                 ylabel=names[1])
+    return figure
+
+
+def posterior_marginals(posterior, names, draws):
+    """Marginals by quadrature, over histograms of the draws."""
+    figure, axes = _figure(len(names), 4.4, 3.6)
+    for axis, (ax, name) in enumerate(zip(axes, names)):
+        centres, density = posterior.marginal(axis)
+        ax.hist(draws[:, axis], bins=60, density=True, color="0.8", label="draws")
+        ax.plot(centres, density, label="quadrature")
+        low, high = np.quantile(draws[:, axis], [0.0005, 0.9995])
+        ax.set(title=f"marginal of {name}", xlabel=name, xlim=(low, high))
+        ax.legend(fontsize=8)
+    return figure
+
+
+def posterior_decay(trajectory):
+    """The gap of the evidence lower bound along the flow."""
+    figure, axes = _figure(1, 5.2, 3.8)
+    time, gap = trajectory.ledger["time"], trajectory.ledger["kl_reverse"]
+    axes[0].semilogy(time[gap > 0], gap[gap > 0], ".-", markersize=4)
+    axes[0].set(title=r"KL($\rho_t$ | posterior) along the flow", xlabel="time")
+    axes[0].grid(alpha=0.3)
+    return figure
+
+
+def save_posterior_figures(posterior, names, draws, decay, directory):
+    """All figures of a posterior."""
+    paths = [Path(directory) / f"{name}.png" for name in ("posterior", "marginals", "decay")]
+    for path, figure in zip(paths, (posterior_pairs(posterior, names, draws),
+                                    posterior_marginals(posterior, names, draws), posterior_decay(decay))):
+        figure.savefig(path, dpi=130)
+    return paths

@@ -74,7 +74,7 @@ def late(argument):
 ABOVE_THE_OPERATOR = (
     "newton", "stepping", "integrators", "solver", "solution", "transport", "storage", "exact", "gallery", "legendre",
     "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "barycentre", "embedding", "locate",
-    "importance", "variational", "generative", "references", "peers", "benchmark", "distributed", "export",
+    "importance", "variational", "models", "generative", "references", "peers", "benchmark", "distributed", "export",
     "plotting", "console", "cli")
 PETSC = {"petsc4py", "mpi4py"}
 ENTROPIC = ("gibbs", "entropic", "plan")
@@ -129,6 +129,8 @@ def test_kernels_import_nothing_of_the_package():
     (("references",), {"pmapde.benchmark"}),
     (("peers",), {"pmapde.benchmark", "pmapde.cli"}),
     (("benchmark",), {"pmapde.cli"}),
+    (("locate", "importance"), {"pmapde.variational"}),
+    (("models",), {"pmapde.cli"}),
     (("cli",), {"pmapde.__main__"}),
 ])
 def test_module_is_imported_only_by_its_one_user(used, users):

@@ -22,10 +22,9 @@ def test_every_public_name_is_in_the_reference_once():
     assert all(getattr(pmapde, name).__doc__ for name in listed)
 
 
-def test_every_page_and_notebook_is_reached():
+def test_every_page_is_reached():
     contents = "\n".join(re.findall(r"```{toctree}(.*?)```", PAGES["index"], re.DOTALL)).split()
-    notebooks = {f"notebooks/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert (PAGES.keys() - {"index"}) | notebooks <= set(contents)
+    assert (PAGES.keys() - {"index"}) | {"notebooks/*"} <= set(contents)
 
 
 def test_results_and_files_that_pages_name_are_there():

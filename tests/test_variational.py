@@ -1,0 +1,206 @@
+"""Posteriors by the Brenier map: evidence, moments, draws, weights, refusals."""
+import importlib.util
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import pmapde
+from pmapde.importance import pareto_k
+from pmapde.models import MODELS
+
+EVIDENCE = {"banana": 0.0, "two_modes": 0.0, "funnel": np.log(2 * stats.norm.cdf(1) - 1)}
+"""Logarithms of the masses, known exactly."""
+
+
+@pytest.fixture(scope="module")
+def fits():
+    return {}
+
+
+def fitted(fits, name):
+    if name not in fits:
+        fits[name] = MODELS[name].posterior().fit()
+    return fits[name]
+
+
+def by_quadrature(model, posterior):
+    """Log evidence, mean and standard deviations on a uniform grid far wider than the package's box."""
+    sd = np.sqrt(np.diag(posterior.covariance))
+    n, axes = {2: 1200, 3: 128}[len(sd)], []
+    for axis, centre in enumerate(posterior.mean):
+        low, high = (centre - 16 * sd[axis], centre + 16 * sd[axis])
+        if model.bounds is not None:
+            low, high = max(low, model.bounds[axis][0]), min(high, model.bounds[axis][1])
+        axes.append(low + (np.arange(n) + 0.5) * (high - low) / n)
+    x = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(sd))
+    logs = np.concatenate([model.log_density(part) for part in np.array_split(x, 60)])
+    weights = np.exp(logs - logs.max())
+    evidence = np.log(weights.sum() * np.prod([a[1] - a[0] for a in axes])) + logs.max()
+    weights /= weights.sum()
+    mean = weights @ x
+    return evidence, mean, np.sqrt(weights @ (x - mean) ** 2)
+
+
+@pytest.mark.parametrize("name", [*EVIDENCE, "eight_schools", pytest.param("rings", marks=pytest.mark.slow)])
+def test_models_meet_the_stated_errors(fits, name):
+    posterior, model = fitted(fits, name), MODELS[name]
+    assert posterior.success, str(posterior)
+    evidence, mean, sd = by_quadrature(model, posterior)
+    if name in EVIDENCE:
+        assert abs(evidence - EVIDENCE[name]) < 1e-4
+    error = abs(posterior.log_evidence - evidence)
+    assert error < (1e-3 if len(sd) == 2 else 1e-2) and error < posterior.log_evidence_error + 2e-5
+    assert (np.abs(posterior.mean - mean) < 5e-4 * sd).all()
+    np.testing.assert_allclose(np.sqrt(np.diag(posterior.covariance)), sd, rtol=1e-3)
+    draws = posterior.sample(2**14, sequence="sobol")  # the sampler itself, not the quadrature
+    assert (np.abs(draws.mean(axis=0) - mean) < 5e-3 * sd).all()
+    np.testing.assert_allclose(draws.std(axis=0), sd, rtol=5e-3)
+    assert posterior.pareto_k < 0.5 and 0 < posterior.tail_mass < 5e-5 and abs(posterior.kl_gap) < 5e-3
+
+
+def test_independent_draws_have_the_marginals(fits):
+    posterior = fitted(fits, "banana")
+    draws = posterior.sample(20_000, np.random.default_rng(1))
+    assert stats.kstest(draws[:, 0], stats.norm(0, 2).cdf).pvalue > 1e-3
+    assert stats.kstest(draws[:, 1] - 0.3 * draws[:, 0] ** 2, stats.norm.cdf).pvalue > 1e-3
+    np.testing.assert_array_equal(draws, posterior.sample(20_000, np.random.default_rng(1)))
+
+
+def test_weighted_draws_are_unbiased_whatever_the_map():
+    """A map far from converged: its own moments are off, the weighted ones and the mean weight are not."""
+    model = MODELS["banana"]
+    rough = model.posterior(max_cells=24**2, reference="gaussian").fit()  # one grid only: the first
+    rough.solution = pmapde.solve(rough.solution.problem, pmapde.PseudoTransient(scheme="centred", conserve=False),
+                                  max_steps=3)
+    x, log_weights = rough.importance(2**17, sequence="sobol")
+    weights = np.exp(log_weights)
+    assert abs(np.mean(weights) - 1) < 0.01
+    assert abs(x[:, 1].mean() - 1.2) > 0.03
+    assert abs((weights * x[:, 1]).sum() / weights.sum() - 1.2) < 0.02
+
+
+def test_marginals_integrate_to_one_and_are_exact(fits):
+    values, density = fitted(fits, "banana").marginal(0)
+    np.testing.assert_allclose(density, stats.norm(0, 2).pdf(values), atol=1e-4)
+    values, density = fitted(fits, "eight_schools").marginal(1)
+    assert abs(density.sum() * (values[1] - values[0]) - 1) < 1e-9 and (density >= 0).all()
+
+
+def test_gap_decays_along_the_flow(fits):
+    posterior = fitted(fits, "two_modes")
+    ledger = posterior.decay([0.1, 1.0, 4.0], cells=32).ledger
+    gap = ledger["kl_reverse"]
+    assert (np.diff(gap) < 0).all() and gap[-1] < 1e-2 * gap[0]
+
+
+def test_whitening_finds_what_is_far_narrow_and_correlated():
+    covariance = np.array([[1e-4, 0.9e-2], [0.9e-2, 1.0]])
+    precision = np.linalg.inv(covariance)
+
+    def log_density(x):
+        z = x - [100.0, -50.0]
+        return -0.5 * np.einsum("ni,ij,nj->n", z, precision, z)
+    posterior = pmapde.BrenierPosterior(log_density).fit()
+    assert posterior.success
+    assert abs(posterior.log_evidence - np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(covariance)[1]) < 1e-4
+    np.testing.assert_allclose(posterior.covariance, covariance, rtol=1e-3)
+
+
+def test_hard_bounds_are_faces_of_the_box():
+    def half(x):
+        return -x[:, 0] - 0.5 * (x[:, 1] - x[:, 0]) ** 2
+    posterior = pmapde.BrenierPosterior(half, bounds=[(0, None), (None, None)]).fit()
+    assert posterior.success and posterior.summary()["reference"] == "uniform"
+    assert abs(posterior.log_evidence - 0.5 * np.log(2 * np.pi)) < 1e-3
+    draws = posterior.sample(10_000, np.random.default_rng(2))
+    assert draws[:, 0].min() >= 0 and stats.kstest(draws[:, 0], stats.expon.cdf).pvalue > 1e-3
+
+
+def student(degrees):
+    return lambda x: -0.5 * (degrees + 2) * np.log1p((x**2).sum(axis=1) / degrees)
+
+
+def test_heavy_tails_work_or_are_refused_with_the_reason():
+    heavy = pmapde.BrenierPosterior(student(5)).fit()
+    assert heavy.success and abs(heavy.log_evidence - np.log(2 * np.pi)) < 1e-3
+    with pytest.raises(ValueError, match="tails are too heavy"):
+        pmapde.BrenierPosterior(student(1)).fit()
+    with pytest.raises(ValueError, match="improper or its tails"):
+        pmapde.BrenierPosterior(lambda x: np.zeros(len(x))).fit()
+
+
+def test_unresolved_is_said_and_raised():
+    posterior = MODELS["banana"].posterior(tolerance=1e-9, max_cells=10_000).fit()
+    assert posterior.status is pmapde.Status.NOT_RESOLVED and not posterior.success
+    with pytest.raises(pmapde.SolverError, match="NOT_RESOLVED"):
+        posterior.throw()
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), [
+    (dict(log_density=3), TypeError, "`log_density` must be a function"),
+    (dict(start=[0.0]), ValueError, "`start` must be two or three"),
+    (dict(start=[0.0, np.nan]), ValueError, "`start`"),
+    (dict(scale=-1.0), ValueError, "`scale` must be positive"),
+    (dict(bounds=[(0, 1), (2, 1)]), ValueError, "`bounds` must have lower < upper"),
+    (dict(bounds=[(0, 1)]), ValueError, "`start` must be two or three"),
+    (dict(start=[0, 0, 0], bounds=[(0, 1), (0, 1)]), ValueError, "`bounds` must be one pair for each of the 3"),
+    (dict(reference="cauchy"), ValueError, "`reference` must be"),
+    (dict(tail=0.5), ValueError, "`tail` must be between"),
+    (dict(tolerance=2.0), ValueError, "`tolerance`"),
+])
+def test_bad_arguments_get_one_sentence(arguments, error, message):
+    arguments = {"log_density": MODELS["banana"].log_density, **arguments}
+    with pytest.raises(error, match=message):
+        pmapde.BrenierPosterior(**arguments)
+
+
+@pytest.mark.parametrize(("log_density", "message"), [
+    (lambda x: np.zeros((len(x), 2)), "must return shape"),
+    (lambda x: np.full(len(x), np.nan), "must be a number or -inf"),
+    (lambda x: np.full(len(x), -np.inf), "-inf at the start"),
+])
+def test_bad_densities_get_one_sentence(log_density, message):
+    with pytest.raises(ValueError, match=message):
+        pmapde.BrenierPosterior(log_density).fit()
+
+
+def test_drawing_needs_a_fit_and_a_generator(fits):
+    with pytest.raises(ValueError, match="not fitted yet"):
+        pmapde.BrenierPosterior(MODELS["banana"].log_density).sample(3, np.random.default_rng(1))
+    with pytest.raises(TypeError, match="`rng` must be a numpy.random.Generator"):
+        fitted(fits, "banana").sample(3, 5)
+    with pytest.raises(ValueError, match="`sequence` must be"):
+        fitted(fits, "banana").sample(3, np.random.default_rng(1), sequence="halton")
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
+def test_pareto_k_finds_the_shape(k):
+    u = np.random.default_rng(3).random(200_000)
+    assert abs(pareto_k(-k * np.log(u)) - k) < 0.1
+    assert abs(pareto_k(1000 - k * np.log(u)) - pareto_k(-k * np.log(u))) < 1e-9  # any normalisation
+    assert np.isnan(pareto_k(np.zeros(3)))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("arviz") is None, reason="arviz is not installed")
+def test_draws_go_to_arviz(fits):
+    data = fitted(fits, "banana").to_arviz(100, np.random.default_rng(4), ["a", "b"])
+    assert data.posterior["a"].shape == (1, 100)
+
+
+def test_command_writes_draws_figures_and_summary(tmp_path):
+    out = tmp_path / "out"
+    done = subprocess.run([sys.executable, "-m", "pmapde", "posterior", "two_modes", "--n", "500", "--out", str(out)],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in out.iterdir()} == {"samples.csv", "solution.npz", "decay.csv", "posterior.png",
+                                                     "marginals.png", "decay.png", "summary.json"}
+    assert np.loadtxt(out / "samples.csv", delimiter=",", skiprows=1).shape == (500, 2)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["success"] and abs(summary["log_evidence"]) < 1e-3 and summary["names"] == ["x", "y"]
+    wrong = subprocess.run([sys.executable, "-m", "pmapde", "posterior", "bananas", "--out", str(out)],
+                           capture_output=True, text=True)
+    assert wrong.returncode == 2 and "invalid choice" in wrong.stderr
