@@ -3,12 +3,12 @@
     python benchmarks/bench_posterior.py [--quick]
 
 The five built-in models. Errors: of the log evidence; of means in posterior standard deviations; of standard
-deviations, relative. Those of the map are of 2^14 quasi-Monte Carlo draws, not of the quadrature behind them. Reference:
-a uniform grid of 1600^2 or 176^3 points on 16 standard deviations, no part of the package. Laplace: the Gaussian at the
-highest mode, by the Hessian there. Random walk: Metropolis, 64 chains in parallel from Laplace draws, proposals scaled
-by 2.4 / sqrt(d) of the exact standard deviations (its best setting, which it would have to find), a quarter dropped;
-its draws are counted in evaluations of the density, and it has no evidence. Seconds: best of two, after a first call
-that compiles. Results in benchmarks/results/posterior.{txt,csv}.
+deviations, relative. Those of the map are of 2^14 quasi-Monte Carlo draws, not of the quadrature behind them.
+Reference: a uniform grid of 1600^2 or 176^3 points on 16 standard deviations, no part of the package. Laplace: the
+Gaussian at the highest mode, by the Hessian there. Random walk: Metropolis, 64 chains in parallel from Laplace draws,
+proposals scaled by 2.4 / sqrt(d) of the exact standard deviations (its best setting, which it would have to find), a
+quarter dropped; its draws are counted in evaluations of the density, and it has no evidence. Seconds: best of two,
+after a first call that compiles. Results in benchmarks/results/posterior.{txt,csv}.
 """
 import argparse
 import time
@@ -51,7 +51,8 @@ def laplace(model):
     for i in range(d):
         for j in range(d):
             signs = [(1, 1), (1, -1), (-1, 1), (-1, -1)]
-            hessian[i, j] = sum(a * b * negative(mode + a * unit[i] + b * unit[j]) for a, b in signs) / (4 * h[i] * h[j])
+            corners = sum(a * b * negative(mode + a * unit[i] + b * unit[j]) for a, b in signs)
+            hessian[i, j] = corners / (4 * h[i] * h[j])
     covariance = np.linalg.inv(hessian)
     evidence = -negative(mode) + 0.5 * d * np.log(2 * np.pi) + 0.5 * np.linalg.slogdet(covariance)[1]
     return evidence, mode, covariance

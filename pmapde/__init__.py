@@ -19,6 +19,7 @@ _HOMES = {
     "sinkhorn_limit": "limit", "SinkhornLimit": "limit",
     "legendre_conjugate": "legendre", "wasserstein_barycentre": "barycentre", "Barycentre": "barycentre",
     "LinearEmbedding": "embedding", "BrenierPosterior": "variational",
+    "save_vti": "export", "to_xarray": "export",
 }
 _MODULES = ("distributed", "exact", "gallery", "models", "plotting", "schedules", "toys")
 __all__ = sorted(_HOMES)

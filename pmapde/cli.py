@@ -16,6 +16,7 @@ from . import console
 
 OURS = {"solution.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "push_forward.png",
         "interpolation.png", "residual_history.png"}
+EXTRAS = {"interpolation.gif", "source.vti", "target.vti"}
 FLOWS = {"trajectory.npz", "ledger.csv", "flow_densities.png", "ledger.png", "summary.json"}
 PLANS = {"plan.npz", "summary.json", "densities.png", "deformed_grid.png", "displacement.png", "marginals.png",
          "marginal_errors.png"}
@@ -54,6 +55,8 @@ def _parser():
     solve.add_argument("--solver", choices=tuple(SOLVERS), default="auto", help="linear solver")
     solve.add_argument("--scheme", choices=("auto", "monotone", "centred"), default="auto")
     solve.add_argument("--animation", action="store_true", help="write interpolation.gif too")
+    solve.add_argument("--vti", action="store_true", help="write source.vti and target.vti too, for ParaView (extra "
+                       "`export`)")
     solve.add_argument("--max-steps", type=int, default=300, metavar="N", help="implicit steps per grid (default 300)")
     solve.add_argument("--engine", choices=("serial", "petsc"), default="serial",
                        help="petsc: on all ranks that mpiexec started")
@@ -347,7 +350,8 @@ def _solve(arguments):
     problem = _problem(arguments)
     import pmapde
     method = pmapde.PseudoTransient(scheme=_scheme(arguments), linear=getattr(pmapde, SOLVERS[arguments.solver])())
-    with console.output(arguments.out, OURS | {"interpolation.gif"}) as temporary:
+    console.check_export(arguments.vti)
+    with console.output(arguments.out, OURS | EXTRAS) as temporary:
         with console.progress() as callback:
             solution = pmapde.solve(problem, method, tolerance=tolerance, extrapolate=arguments.extrapolate,
                                     threads=arguments.threads, max_steps=arguments.max_steps, callback=callback,
@@ -357,6 +361,7 @@ def _solve(arguments):
             from . import plotting
             plotting.save_animation(solution, temporary / "interpolation.gif")
             names.append("interpolation.gif")
+        names += console.write_vti(solution, temporary) if arguments.vti else []
     _remove_checkpoint(arguments)
     _report(solution, arguments, inputs, names)
 
@@ -381,7 +386,8 @@ def _solve_together(arguments, tolerance):
     comm = launch.communicator()
 
     def prepared():
-        for name, default in (("extrapolate", None), ("solver", "auto"), ("checkpoint", None), ("animation", False)):
+        for name, default in (("extrapolate", None), ("solver", "auto"), ("checkpoint", None), ("animation", False),
+                              ("vti", False)):
             if getattr(arguments, name) != default:
                 raise console.Failure(f"--{name} is for the serial engine (--petsc-checkpoint, PETSC_OPTIONS).")
         if comm.rank == 0:

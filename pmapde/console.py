@@ -276,6 +276,21 @@ def write_solution(solution, temporary, extra, figures=True):
     return sorted(path.name for path in temporary.iterdir())
 
 
+def check_export(wanted):
+    """Whether files for ParaView can be written is found out before the work."""
+    if wanted:
+        from .export import required
+        try:
+            required("pyevtk.vtk")
+        except ImportError as error:
+            raise Failure(str(error)) from None
+
+
+def write_vti(solution, temporary):
+    from .export import SIDES, save_vti
+    return [save_vti(solution, temporary / f"{side}.vti", side=side).name for side in SIDES]
+
+
 def write_plan(plan, temporary, extra, figures):
     plan.save(temporary / "plan.npz")
     (temporary / "summary.json").write_text(json_text({**extra, **plan.summary()}) + "\n")

@@ -39,7 +39,7 @@ class Grid:
 
     shape: tuple
     box: tuple = None
-    periodic: tuple = False
+    periodic: tuple | bool = False
 
     def __post_init__(self):
         try:

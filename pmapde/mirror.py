@@ -139,7 +139,9 @@ def explicit_limit(problem, potential=None, scheme=None):
 def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=None, on_convexity_loss="stop",
                    modes=None, ledger="densities", comparator=None, exact_map=None, method=None, tolerance=1e-6,
                    callback=None, threads=None, max_seconds=math.inf, throw=False, checkpoint=None):
-    """Mirror descent on ``KL(. | mu)`` with the mirror ``W2^2(., nu) / 2``.
+    """Mirror descent in the space of Brenier maps: explicit, implicit, dual.
+
+    Of ``KL(. | mu)``, with the mirror ``W2^2(., nu) / 2``.
 
     ``explicit``: ``u_{k+1} = u_k + eta_k log(rho_k / mu)``, the explicit Euler step of the parabolic equation; on a
     grid its steps are limited by ``h^2``, see :func:`explicit_limit`. ``dual``: the same for the swapped problem,

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from configparser import ConfigParser
 from pathlib import Path
@@ -67,6 +68,29 @@ def test_wheel_holds_every_file_of_the_package(wheel):
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("pmapde/")}
     assert packed == written
     assert {"pmapde/kernels/monge_ampere_2d.py", "pmapde/linear/algebraic.py"} <= packed
+
+
+def test_sdist_holds_the_repository_and_makes_the_same_wheel(wheel, tmp_path):
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone: nothing says which files belong to the repository")
+    listed = run("git", "ls-files", cwd=ROOT).splitlines()
+    held = {name for name in listed if not name.startswith((".", "pmapde/")) and (ROOT / name).exists()}
+    copy = tmp_path / "checkout"
+    shutil.copytree(ROOT / "pmapde", copy / "pmapde", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in held:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    held |= {path.relative_to(copy).as_posix() for path in (copy / "pmapde").rglob("*") if path.is_file()}
+    for leftover in ("docs/_build/index.html", "docs/generated/a.rst", "docs/notebooks/a.ipynb",
+                     "tests/__pycache__/a.pyc"):
+        (copy / leftover).parent.mkdir(parents=True, exist_ok=True)
+        (copy / leftover).write_text("what a build leaves behind")
+    run(sys.executable, "-m", "build", "--outdir", tmp_path / "dist", copy, cwd=tmp_path)  # wheel of the sdist
+    [sdist], [made] = (tmp_path / "dist").glob("*.tar.gz"), (tmp_path / "dist").glob("*.whl")
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
+    assert {name for name in packed if "egg-info" not in name} - {"PKG-INFO"} == held
+    assert set(zipfile.ZipFile(made).namelist()) == set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_wheel_declares_what_setup_cfg_says(fresh, configuration, version, tmp_path):
