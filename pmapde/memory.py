@@ -17,7 +17,8 @@ BLACK_BOX = {2: 350, 3: 420}
 """More where black-box multigrid takes over, with the fields of BiCGSTAB around it."""
 
 CONTRASTED, CONTRAST = {2: 200, 3: 520}, 100.0
-"""More where it takes over without them (in 3D perhaps on the grid before, and is there from the start), and the contrast of the source from which on that is expected."""
+"""More where it takes over without them, in 3D perhaps on a coarser grid already, so that it is there from the start;
+and the contrast of the source from which on that is expected."""
 
 
 def memory_estimate(problem):
