@@ -87,7 +87,8 @@ class LinearEmbedding:
         grid, target_grid = problem.grid, problem.target_grid
         vectors = np.atleast_2d(np.asarray(vectors, float))
         if vectors.shape[1:] != (grid.ndim * grid.size,) or not np.isfinite(vectors).all():
-            raise ValueError(f"`vectors` must be finite, of shape (n, {grid.ndim * grid.size}), got {vectors.shape}.")
+            raise ValueError(f"`vectors` must be of shape (n, {grid.ndim * grid.size}) and finite, "
+                             f"got {vectors.shape}.")
         weights = self._weights(problem)
         mass, densities = problem.source_values * grid.cell_volume, []
         for vector in vectors.reshape(-1, grid.ndim, *grid.shape):

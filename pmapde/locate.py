@@ -225,10 +225,13 @@ class Locator:
 
     def box(self, tail):
         """``(box, log_mass, outside)``: per whitened axis the interval that leaves ``tail / (2 d)`` of the mass on
-        either side, up to a finite bound that is no farther away than its length; the log mass of the whole space in x; the fraction outside the box.
+        either side, up to a finite bound that is no farther away than its length; the log mass of the whole space in x;
+        the fraction outside the box.
 
-        ``error``: change of the log mass from a grid with four points for five. ``unseen``: masses of the modes outside the box by Laplace's approximation, as a fraction: of narrow ones that
-        the quadrature misses. A ValueError where the quadrature does not settle: improper or with tails that no box holds.
+        ``error``: change of the log mass from a grid with four points for five. ``unseen``: masses of the modes outside
+        the box by Laplace's approximation, as a fraction: of narrow ones that
+        the quadrature misses. A ValueError where the quadrature does not settle: improper or with tails that no box
+        holds.
         """
         edges, log_mass, z = self.quadrature(self.whitening, QUADRATURE[self.dimension])
         highest, d = log_mass.max(), self.dimension

@@ -52,7 +52,8 @@ class BrenierPosterior:
     scale : float or array_like, (d,), optional
         Rough scale around ``start`` (default 1): searches for modes start within a few of them.
     bounds : sequence of (lower, upper), optional
-        The support; None or infinite where open. Whitening is then per axis, and finite bounds are faces of the box, but
+        The support; None or infinite where open. Whitening is then per axis, and finite bounds are faces of the box,
+        but
         for those farther from the mass than its box is long.
     reference : {"auto", "gaussian", "uniform"}
         Standard normal, truncated to the same tails as the box (a map between boxes of different tails would move
@@ -80,7 +81,8 @@ class BrenierPosterior:
         The same by plain quadrature over the whole space, tails included.
     log_evidence_error : float
         Distance of the two, at least the change of the grid's own quadrature from the last grid to this one, and
-        that of the other from fewer points, and what modes outside the box would add by Laplace's approximation. Modes that were never seen (far from ``start`` and
+        that of the other from fewer points, and what modes outside the box would add by Laplace's approximation. Modes
+        that were never seen (far from ``start`` and
         narrow) are not in it.
     tail_mass : float
         Fraction of the mass outside the box, by quadrature over the whole space.
