@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -108,6 +109,12 @@ def wasserstein_barycentre(densities, weights=None, *, grid=None, grids=None, fl
     densities, weights = list(densities), _weights(weights, densities)
     if grids is None or isinstance(grids, Grid):
         grids = [grids] * len(densities)
+    if not isinstance(grids, (list, tuple)) or any(not isinstance(box, Grid | None) for box in grids):
+        raise TypeError(f"`grids` must be a pmapde.Grid or a list of them, one a density, got {grids!r}.")
+    if not (isinstance(max_iterations, Integral) and max_iterations > 0):
+        raise ValueError(f"`max_iterations` must be a positive integer, got {max_iterations!r}.")
+    if tolerance is not None and not isinstance(tolerance, Real):
+        raise TypeError(f"`tolerance` must be a number, got {tolerance!r}.")
     if len(grids) != len(densities):
         raise ValueError(f"`grids` must be one Grid or one for each of the {len(densities)} densities, "
                          f"got {len(grids)}.")
@@ -149,7 +156,10 @@ def wasserstein_barycentre(densities, weights=None, *, grid=None, grids=None, fl
 def _weights(weights, densities):
     if len(densities) < 2:
         raise ValueError(f"`densities` must be at least two, got {len(densities)}.")
-    weights = np.ones(len(densities)) if weights is None else np.asarray(weights, float)
+    try:
+        weights = np.ones(len(densities)) if weights is None else np.asarray(weights, float)
+    except (TypeError, ValueError):
+        raise ValueError(f"`weights` must be {len(densities)} positive numbers, got {weights!r}.") from None
     if weights.shape != (len(densities),) or not (np.isfinite(weights).all() and weights.min() > 0):
         raise ValueError(f"`weights` must be {len(densities)} positive numbers, one a density, got {weights!r}.")
     return weights / weights.sum()

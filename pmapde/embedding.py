@@ -86,8 +86,9 @@ class LinearEmbedding:
         problem = self._problem(self.reference)
         grid, target_grid = problem.grid, problem.target_grid
         vectors = np.atleast_2d(np.asarray(vectors, float))
-        if vectors.shape[1:] != (grid.ndim * grid.size,):
-            raise ValueError(f"`vectors` must be of shape (n, {grid.ndim * grid.size}), got {vectors.shape}.")
+        if vectors.shape[1:] != (grid.ndim * grid.size,) or not np.isfinite(vectors).all():
+            raise ValueError(f"`vectors` must be of shape (n, {grid.ndim * grid.size}) and finite, "
+                             f"got {vectors.shape}.")
         weights = self._weights(problem)
         mass, densities = problem.source_values * grid.cell_volume, []
         for vector in vectors.reshape(-1, grid.ndim, *grid.shape):

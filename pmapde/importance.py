@@ -24,7 +24,7 @@ def pareto_k(log_weights):
     Returns
     -------
     float
-        ``-inf`` where the largest weights are equal.
+        ``-inf`` where the largest weights are equal, ``inf`` where a weight is infinite or not a number.
 
     Examples
     --------
@@ -33,7 +33,9 @@ def pareto_k(log_weights):
     >>> bool(abs(pareto_k(-0.8 * np.log(u)) - 0.8) < 0.1), bool(pareto_k(np.zeros(1000)) == -np.inf)
     (True, True)
     """
-    log_weights = np.sort(np.asarray(log_weights, float))
+    log_weights = np.sort(np.asarray(log_weights, float), axis=None)
+    if len(log_weights) and not log_weights[-1] < np.inf:  # NaN is sorted last
+        return math.inf
     n = len(log_weights)
     tail = int(math.ceil(min(n / 5, 3 * math.sqrt(n))))
     if tail < LEAST or not np.isfinite(log_weights[-tail - 1]):

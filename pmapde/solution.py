@@ -5,6 +5,7 @@ import math
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 
 import numpy as np
 
@@ -310,7 +311,7 @@ class Solution:
 
 
 def _check_time(s):
-    if not 0 <= s <= 1:
+    if not (isinstance(s, Real) and 0 <= s <= 1):
         raise ValueError(f"`s` must be between 0 (source) and 1 (target), got {s!r}.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
+from numbers import Integral, Real
 
 import numpy as np
 from scipy import special
@@ -51,7 +52,9 @@ class BrenierPosterior:
     scale : float or array_like, (d,), optional
         Rough scale around ``start`` (default 1): searches for modes start within a few of them.
     bounds : sequence of (lower, upper), optional
-        The support; None or infinite where open. Whitening is then per axis, and finite bounds are faces of the box.
+        The support; None or infinite where open. Whitening is then per axis, and finite bounds are faces of the box,
+        but
+        for those farther from the mass than its box is long.
     reference : {"auto", "gaussian", "uniform"}
         Standard normal, truncated to the same tails as the box (a map between boxes of different tails would move
         mass), which suits what is nearly normal; or uniform, for hard bounds and narrow necks. "auto" tries the first
@@ -77,7 +80,10 @@ class BrenierPosterior:
     log_evidence_quadrature : float
         The same by plain quadrature over the whole space, tails included.
     log_evidence_error : float
-        Distance of the two, at least the change of the grid's own quadrature from the last grid to this one.
+        Distance of the two, at least the change of the grid's own quadrature from the last grid to this one, and
+        that of the other from fewer points, and what modes outside the box would add by Laplace's approximation. Modes
+        that were never seen (far from ``start`` and
+        narrow) are not in it.
     tail_mass : float
         Fraction of the mass outside the box, by quadrature over the whole space.
     mean, covariance : ndarray, (d,), (d, d)
@@ -108,7 +114,7 @@ class BrenierPosterior:
             raise TypeError(f"`log_density` must be a function of points (n, d), got {type(log_density).__name__}.")
         self.bounds = _bounds(bounds)
         given = 2 if start is None and bounds is None else len(self.bounds) if start is None else np.size(start)
-        self.start = np.zeros(given) if start is None else np.asarray(start, float)
+        self.start = np.zeros(given) if start is None else _numbers(start, "start")
         self.bounds = np.array([[-np.inf, np.inf]] * given) if bounds is None else self.bounds
         if self.start.shape not in ((2,), (3,)) or not np.isfinite(self.start).all():
             raise ValueError(f"`start` must be two or three finite numbers, one a parameter, got {start!r}.")
@@ -116,15 +122,18 @@ class BrenierPosterior:
             raise ValueError(f"`bounds` must be one pair for each of the {given} parameters, got {len(self.bounds)}.")
         if start is None:
             self.start = np.array([_inside(low, high) for low, high in self.bounds])
-        self.scale = np.broadcast_to(np.asarray(scale, float), (given,)).copy()
-        if not (np.isfinite(self.scale).all() and self.scale.min() > 0):
+        scales = _numbers(scale, "scale")
+        if scales.shape not in ((), (1,), (given,)) or not (np.isfinite(scales).all() and scales.min() > 0):
             raise ValueError(f"`scale` must be positive, one number or one a parameter, got {scale!r}.")
+        self.scale = np.broadcast_to(scales, (given,)).copy()
         if reference not in ("auto", "gaussian", "uniform"):
             raise ValueError(f"`reference` must be 'auto', 'gaussian' or 'uniform', got {reference!r}.")
-        if not 0 < tail <= 0.05:
+        if not (isinstance(tail, Real) and 0 < tail <= 0.05):
             raise ValueError(f"`tail` must be between 0 and 0.05, the mass to leave out, got {tail!r}.")
-        if tolerance is not None and not 0 < tolerance < 1:
+        if tolerance is not None and not (isinstance(tolerance, Real) and 0 < tolerance < 1):
             raise ValueError(f"`tolerance` of the log evidence must be between 0 and 1, got {tolerance!r}.")
+        if max_cells is not None and not (isinstance(max_cells, Real) and 0 < max_cells < math.inf):
+            raise ValueError(f"`max_cells` must be a positive number of cells, got {max_cells!r}.")
         self.log_density, self.reference, self.tail, self.threads = log_density, reference, float(tail), threads
         self.tolerance = EVIDENCE[given] if tolerance is None else float(tolerance)
         self.max_cells = CELLS[given][1] ** given if max_cells is None else int(max_cells)
@@ -187,7 +196,8 @@ class BrenierPosterior:
         grid = problem.grid
         self.log_evidence = problem.source_log_mass - solution.drift
         change = abs(quadrature - previous) if previous is not None else 0.0
-        self.log_evidence_error = max(abs(self.log_evidence - self.log_evidence_quadrature), change)
+        self.log_evidence_error = max(abs(self.log_evidence - self.log_evidence_quadrature), change,
+                                      self._locator.error, math.log1p(self._locator.unseen))
         mean, covariance = _weighted(grid.cell_centres(), problem.source_values)
         self.mean, self.covariance = (whitening.outward(mean[None])[0],
                                       whitening.root @ covariance @ whitening.root.T)
@@ -226,6 +236,8 @@ class BrenierPosterior:
         if not (rng is None and sequence == "sobol" or isinstance(rng, np.random.Generator)):
             raise TypeError(f"`rng` must be a numpy.random.Generator, for instance numpy.random.default_rng(), "
                             f"got {type(rng).__name__}.")
+        if not isinstance(n, Integral) or n < 0:
+            raise ValueError(f"`n` must be a number of draws, zero or more, got {n!r}.")
         d = len(self.start)
         if sequence == "sobol":
             seed = 0 if rng is None else rng
@@ -252,6 +264,10 @@ class BrenierPosterior:
     def marginal(self, axis, points=120):
         """``(values, density)`` of one parameter in the box, (points,) each, by quadrature over the others."""
         self._fitted()
+        if not (isinstance(axis, Integral) and 0 <= axis < len(self.start)):
+            raise ValueError(f"`axis` must be the number of a parameter, 0 to {len(self.start) - 1}, got {axis!r}.")
+        if not (isinstance(points, Integral) and points > 1):
+            raise ValueError(f"`points` must be an integer of at least two, got {points!r}.")
         grid = self.solution.problem.grid
         x = self.whitening.outward(grid.cell_centres().reshape(grid.ndim, -1).T)[:, axis]
         mass = self.solution.problem.source_values.ravel()
@@ -365,6 +381,13 @@ class Reference:
         if self.uniform:
             return uniform - 0.5
         return special.ndtri(self.share + (1 - 2 * self.share) * uniform)
+
+
+def _numbers(values, name):
+    try:
+        return np.asarray(values, float)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be numbers, one a parameter, got {values!r}.") from None
 
 
 def _bounds(bounds):

@@ -261,3 +261,12 @@ def test_embedding_is_isometric_where_maps_commute_and_never_short():
         general.set_params(flor=0.1)
     with pytest.raises(ValueError, match="`vectors` must be of shape"):
         general.inverse_transform(np.ones((1, 3)))
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (dict(weights="ab"), "`weights` must be 2"), (dict(grids=5), "`grids` must be"),
+    (dict(grids=[None, 3]), "`grids` must be"), (dict(max_iterations=0), "`max_iterations` must be"),
+    (dict(tolerance="a"), "`tolerance` must be")])
+def test_bad_arguments_of_a_barycentre_get_one_sentence(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        pmapde.wasserstein_barycentre([np.ones((8, 8))] * 2, **arguments)

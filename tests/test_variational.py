@@ -10,6 +10,7 @@ from scipy import stats
 
 import pmapde
 from pmapde.importance import pareto_k
+from pmapde.locate import Locator
 from pmapde.models import MODELS
 
 EVIDENCE = {"banana": 0.0, "two_modes": 0.0, "funnel": np.log(2 * stats.norm.cdf(1) - 1)}
@@ -151,6 +152,10 @@ def test_unresolved_is_said_and_raised():
     (dict(reference="cauchy"), ValueError, "`reference` must be"),
     (dict(tail=0.5), ValueError, "`tail` must be between"),
     (dict(tolerance=2.0), ValueError, "`tolerance`"),
+    (dict(start="ab"), ValueError, "`start` must be numbers"),
+    (dict(scale=[1, 2, 3]), ValueError, "`scale` must be"),
+    (dict(tail="x"), ValueError, "`tail` must be"),
+    (dict(max_cells=-3), ValueError, "`max_cells` must be"),
 ])
 def test_bad_arguments_get_one_sentence(arguments, error, message):
     arguments = {"log_density": MODELS["banana"].log_density, **arguments}
@@ -204,3 +209,56 @@ def test_command_writes_draws_figures_and_summary(tmp_path):
     wrong = subprocess.run([sys.executable, "-m", "pmapde", "posterior", "bananas", "--out", str(out)],
                            capture_output=True, text=True)
     assert wrong.returncode == 2 and "invalid choice" in wrong.stderr
+
+
+def normal(x, mean, sd):
+    return stats.norm.logpdf(x, mean, sd).sum(axis=1)
+
+
+def located(log_density, **arguments):
+    posterior = pmapde.BrenierPosterior(log_density, **arguments)
+    locator = Locator(log_density, posterior.start, posterior.scale, posterior.bounds)
+    return locator, *locator.box(posterior.tail)
+
+
+@pytest.mark.parametrize(("at", "sd"), [(15.0, 0.5), (60.0, 1.0)])
+def test_modes_far_from_the_start_are_seen(at, sd):
+    locator, _, log_mass, _ = located(lambda x: np.logaddexp(normal(x, 0, 1), normal(x, [at, 0], sd)))
+    assert len(locator.modes) == 2 and abs(log_mass - np.log(2)) < 1e-9
+
+
+def test_mode_that_the_quadrature_misses_is_no_success():
+    posterior = pmapde.BrenierPosterior(lambda x: np.logaddexp(normal(x, 0, 1), normal(x, [30, 7], 0.05)),
+                                        max_cells=128**2).fit()
+    assert not posterior.success and posterior.log_evidence_error > 0.69
+
+
+def test_bounds_far_beyond_the_mass():
+    posterior = pmapde.BrenierPosterior(lambda x: normal(x, [1e3, 2e3], 1), bounds=[(-1e6, 1e6)] * 2).fit()
+    assert posterior.success and abs(posterior.log_evidence) < 1e-3
+    np.testing.assert_allclose(posterior.mean, [1e3, 2e3], atol=1e-3)
+
+
+def test_parameters_of_very_different_scales():
+    posterior = pmapde.BrenierPosterior(lambda x: normal(x, 0, [1e8, 1e-8]), scale=[1e8, 1e-8]).fit()
+    assert posterior.success and abs(posterior.log_evidence) < 1e-3
+
+
+def test_box_reaches_the_edge_of_a_density_that_jumps_to_zero():
+    locator, _, _, outside = located(lambda x: np.where(x[:, 0] > -0.5, normal(x, 0, 1), -np.inf))
+    assert outside < 1e-4 and locator.error > 1e-3  # and that the quadrature is rough there is known
+
+
+def test_infinite_weights_are_not_good_ones():
+    assert pareto_k(np.r_[np.nan, np.zeros(100)]) == pareto_k(np.r_[np.inf, np.zeros(100)]) == np.inf
+
+
+def test_bad_draws_and_marginals_get_one_sentence(fits):
+    posterior = fitted(fits, "banana")
+    for n in (-1, 2.5, None):
+        with pytest.raises(ValueError, match="`n` must be"):
+            posterior.sample(n, np.random.default_rng(1))
+    with pytest.raises(ValueError, match="`axis` must be"):
+        posterior.marginal(-1)
+    with pytest.raises(ValueError, match="`points` must be"):
+        posterior.marginal(0, 1)
