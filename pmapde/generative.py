@@ -55,8 +55,8 @@ class BrenierGenerator:
       with the data entering through the ratio learnt at ``rho_k``. Stable for every step; for ``eta -> infinity`` the
       model becomes ``mu_k``, and further steps boost it by what the next ratio still finds.
 
-    The number of steps is chosen on held-out samples (mean log-likelihood); the model is then trained again from the
-    start, on all samples, for that many.
+    The number of steps is chosen on held-out samples: the last one whose mean log-likelihood is within one standard
+    error of the best. The model is then trained again from the start, on all samples, for that many.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ class BrenierGenerator:
         if held:
             order = rng.permutation(len(Z))
             first = training.run(Z[order[held:]], steps, rng, validation=Z[order[:held]])
-            steps, scores = first.best, [score - whitening.log_determinant for score in first.scores]
+            steps, scores = first.chosen(), [score - whitening.log_determinant for score in first.scores]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # what counts is the misplaced mass, which is checked
             book = self._book(training, whitening, Z)
@@ -371,7 +371,7 @@ class _State:
         self.phi = np.zeros(self.problem.grid.shape)
         log_model = training.operator.evaluate(self.phi).residual + np.log(self.problem.source_values)
         self._set(log_model)
-        self.etas, self.notes, self.scores, self.best, self.status = [], [], [], 0, Status.FINAL_TIME
+        self.etas, self.notes, self.held, self.status = [], [], [], Status.FINAL_TIME
 
     def _set(self, log_model):
         highest = log_model.max()
@@ -380,11 +380,28 @@ class _State:
         self.rho, self.log_mass = density / mass, float(highest + np.log(mass))
 
     def judged(self, validation):
-        """Book the held-out likelihood; whether there has been nothing better for a while."""
-        self.scores.append(float(GridDensity(self.rho, self.problem.grid).log_density(validation).mean()))
-        if self.scores[-1] > self.scores[self.best] + GAIN:
-            self.best = len(self.scores) - 1
-        return len(self.scores) - 1 - self.best >= PATIENCE
+        """Book the held-out likelihoods; whether their mean has not been better for a while."""
+        self.held.append(GridDensity(self.rho, self.problem.grid).log_density(validation))
+        return len(self.held) - 1 - self._first_best() >= PATIENCE
+
+    @property
+    def scores(self):
+        return [float(values.mean()) for values in self.held]
+
+    def _first_best(self):
+        best = 0
+        for k, score in enumerate(self.scores):
+            if score > self.scores[best] + GAIN:
+                best = k
+        return best
+
+    def chosen(self):
+        """The last state not worse than the best by more than one standard error: the likelihood is flat towards the
+        end, where the masses of far parts and other low moments are still on their way to those of the data."""
+        best = self.held[self._first_best()]
+        error = 1 / math.sqrt(len(best))
+        return max(k for k, values in enumerate(self.held)
+                   if (best - values).mean() <= error * (best - values).std())
 
     def generated(self, n, rng):
         """Samples of the model: noise under the inverse of its map."""

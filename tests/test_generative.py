@@ -2,7 +2,6 @@
 import numpy as np
 import pytest
 from scipy import linalg
-from scipy.special import expit
 from two_sample import energy_distance, nearest_ks
 
 import pmapde
@@ -255,22 +254,44 @@ def _score_equations(learner, X, model, anchors=True):
     return total, right, np.trace(total) / np.trace(learner.penalty)
 
 
-def test_logistic_regression_solves_its_equations():
+@pytest.mark.parametrize("generated", [None, 5000])
+def test_logistic_regression_solves_its_equations(generated):
     rng = np.random.default_rng(0)
     grid = pmapde.Grid((32, 32), [(-4, 4)] * 2)
     learner = ratios.LogisticRatio(functions=8, penalties=(0.1,)).prepare(rng.standard_normal((2000, 2)), grid, 1e-3)
-    design = Design(learner.splines, learner.data)
-    signs, weights = np.where(rng.random(2000) < 0.5, -1.0, 1.0), np.full(2000, 5e-4)
-    theta, _, logits, _ = ratios._newton(design, 0.01 * learner.penalty, signs, weights, np.zeros(64))
-    gradient = design.matrix.T @ (weights * signs * expit(signs * logits)) + 0.01 * learner.penalty @ theta
-    assert np.abs(gradient).max() < 1e-4
+    model = pmapde.GridDensity(np.exp(-(grid.cell_centres() ** 2).sum(axis=0) / 4), grid)
+    loss = (ratios._Likelihood(learner, model) if generated is None
+            else ratios._TwoClasses(learner, 1.4 * rng.standard_normal((generated, 2))))
+    penalty, directions = 0.01 * learner.penalty, rng.standard_normal((5, 64))
+    theta, _, logits = ratios._newton(loss, penalty, np.zeros(64))
+
+    def objective(theta):
+        return loss.value(loss.design.matrix @ theta) + 0.5 * theta @ penalty @ theta
+
+    for direction in directions:  # differences of the values: nothing of the derivatives is used
+        assert abs(objective(theta + 1e-3 * direction) - objective(theta - 1e-3 * direction)) < 2e-3 * 1e-3
+        assert objective(theta + 0.1 * direction) > objective(theta)
+
+
+def test_known_density_of_the_model_gives_the_moments_of_the_data():
+    X = drawn("five_gaussians", 1000, 7)
+    Z = Whitening.of(X).forward(X)
+    grid = pmapde.Grid((64, 64), [(-3, 3)] * 2)
+    model = pmapde.GridDensity(np.exp(-0.5 * (grid.cell_centres() ** 2).sum(axis=0)), grid)
+    learner = ratios.LogisticRatio(functions=12, penalties=(1.0,)).prepare(Z, grid, 1e-6)
+    density = np.exp(learner.log_source(np.log(model.values), model, None)[0])
+    x, y = grid.cell_centres()
+    for function in (lambda x, y: x, lambda x, y: x * y, lambda x, y: y**2, lambda x, y: x**2 * y**2):
+        mean = (function(x, y) * density).sum() / density.sum()
+        assert mean == pytest.approx(function(*Z.T).mean(), abs=0.02)
 
 
 def test_logit_of_two_gaussians_is_their_log_ratio():
     rng = np.random.default_rng(0)
     data, generated = rng.standard_normal((4000, 2)), 1.3 * rng.standard_normal((8000, 2))
     grid = pmapde.Grid((32, 32), [(-5, 5)] * 2)
-    for method, generated_here in ((ratios.LogisticRatio(), generated), (ratios.ScoreRatio(), None)):
+    for method, generated_here in ((ratios.LogisticRatio(generated=2.0), generated),
+                                   (ratios.LogisticRatio(), None), (ratios.ScoreRatio(), None)):
         values = np.exp(-(grid.cell_centres() ** 2).sum(axis=0) / (2 * 1.69))
         learner = method.prepare(data, grid, 1e-3)
         theta, _ = method.learn(learner, generated_here, pmapde.GridDensity(values, grid))
