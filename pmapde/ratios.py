@@ -9,6 +9,7 @@ import numpy as np
 from scipy import fft, linalg, optimize
 from scipy.special import expit
 
+from .density import GridDensity
 from .tensor_splines import Design, TensorSplines
 
 RIDGE = 1e-5
@@ -18,6 +19,8 @@ FUNCTIONS = {2: 24, 3: 12}
 """B-splines per axis."""
 ORDERS = {2: 3, 3: 2}
 """Of the penalised differences."""
+STIFF = 1e3
+"""Such a penalty leaves nothing but what it does not see."""
 PENALTIES = tuple(10.0 ** np.arange(2.0, -3.1, -0.5))
 
 
@@ -90,9 +93,7 @@ class LogisticRatio:
 
     def learn(self, learner, generated, model):
         loss = _Likelihood(learner, model) if generated is None else _TwoClasses(learner, generated)
-        zero = np.zeros(learner.splines.size)
-        scale = np.trace(loss.design.gram(loss.slopes(loss.design.matrix @ zero)[1])) / np.trace(learner.penalty)
-        theta = zero
+        scale, theta = _scale(loss, learner), np.zeros(learner.splines.size)
 
         def fit(candidate):
             nonlocal theta
@@ -184,19 +185,26 @@ class ScoreRatio:
 
     By parts (Hyvärinen, J. Mach. Learn. Res. 6, 2005) the loss is, up to a constant, the mean over the data of
     ``|grad D|^2 / 2 - <grad log rho, grad D> - Laplace D``: quadratic, one linear system per penalty, whose
-    leave-one-out losses are exact. The data's density must vanish towards the faces of the box, and the method is
-    nearly blind to the masses of parts of the data with nothing in between.
+    leave-one-out losses are exact. The data's density must vanish towards the faces of the box.
+
+    The score of a mixture of parts with nothing in between says nothing about their masses: those of plain score
+    matching are arbitrary there. So its ``D`` is then calibrated: the functions that the penalty leaves free are added
+    by maximum likelihood, which makes their means under the model, with the density known on the grid, those of the
+    data. That corrects the masses of a few parts, not of many (four per axis in 2D, see ``order``).
 
     Parameters
     ----------
     functions, order, penalties
         As for :class:`LogisticRatio`.
+    calibrate : bool
+        False: plain score matching.
     """
 
     functions: int | None = None
     order: int | None = None
     penalties: tuple = PENALTIES
-    generated = 0.0
+    calibrate: bool = True
+    generated = math.inf
 
     def __post_init__(self):
         _check(self)
@@ -230,7 +238,21 @@ class ScoreRatio:
             rows = np.stack([slope.values for slope in slopes] + [curves], axis=1)
             return _left_out_score(design, _inverse(factor) / n, theta, rows, score), theta
 
-        return _best(fit, self.penalties)
+        theta, notes = _best(fit, self.penalties)
+        return (theta + _calibration(learner, model, theta) if self.calibrate else theta), notes
+
+
+def _calibration(learner, model, theta):
+    """Coefficients, free of penalty, that make up for what ``theta`` leaves of low moments."""
+    log_density = np.log(model.values) - learner.splines.on_grid(theta, learner.grid)
+    loss = _Likelihood(learner, GridDensity(np.exp(log_density - log_density.max()), learner.grid))
+    return _newton(loss, STIFF * _scale(loss, learner) * learner.penalty, np.zeros(learner.splines.size))[0]
+
+
+def _scale(loss, learner):
+    """The curvature of the loss at zero in units of the penalty."""
+    curvature = loss.slopes(np.zeros(len(loss.design.points)))[1]
+    return np.trace(loss.design.gram(curvature)) / np.trace(learner.penalty)
 
 
 def _left_out_score(design, inverse, theta, rows, score):
