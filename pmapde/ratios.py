@@ -21,7 +21,7 @@ ORDERS = {2: 3, 3: 2}
 """Of the penalised differences."""
 STIFF = 1e3
 """Such a penalty leaves nothing but what it does not see."""
-PENALTIES = tuple(10.0 ** np.arange(2.0, -3.1, -0.5))
+PENALTIES = (1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
 
 
 @dataclass(frozen=True)

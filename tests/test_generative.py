@@ -6,7 +6,7 @@ from two_sample import energy_distance, nearest_ks
 
 import pmapde
 from pmapde import ratios, toys
-from pmapde.samples import Whitening
+from pmapde.samples import Reference, Whitening
 from pmapde.tensor_splines import Design, TensorSplines
 
 
@@ -37,6 +37,24 @@ def test_generated_samples_are_like_fresh_ones(ring):
     assert nearest_ks(training + 1e-3, fresh, training)[0] > 0.5  # what memorising looks like
     # not over-smoothed: the noise of the ring's radius
     assert np.hypot(*generated.T).std() == pytest.approx(np.hypot(*fresh.T).std(), rel=0.06)
+
+
+def test_sobol_samples_are_nearer_to_the_model(ring):
+    grid = ring.grid_
+    exact = (ring.whitening_.forward(drawn("ring", 2000, 0)) ** 2).mean(axis=0)  # the calibrated second moments
+
+    def errors(sequence):
+        clouds = [ring.sample(1000, seed, sequence=sequence) for seed in range(20)]
+        return [np.abs((ring.whitening_.forward(X) ** 2).mean(axis=0) - exact).mean() for X in clouds]
+
+    assert np.mean(errors("sobol")) < 0.5 * np.mean(errors("independent"))
+    np.testing.assert_array_equal(ring.sample(9, 1, sequence="sobol"), ring.sample(9, 1, sequence="sobol"))
+    with pytest.raises(ValueError, match="`sequence` must be"):
+        ring.sample(9, 1, sequence="halton")
+    gridded = Reference(pmapde.GridDensity(1 + grid.cell_centres()[0] ** 2, grid), grid)
+    draws = gridded.draw(4096, np.random.default_rng(0), gridded.density.values, "sobol")
+    weights = gridded.density.values / gridded.density.values.sum()
+    np.testing.assert_allclose(draws.mean(axis=0), (weights * grid.cell_centres()).sum(axis=(1, 2)), atol=5e-3)
 
 
 def test_density_is_normalised_and_that_of_the_samples(ring):
