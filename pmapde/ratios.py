@@ -19,9 +19,9 @@ FUNCTIONS = {2: 24, 3: 12}
 """B-splines per axis."""
 ORDERS = {2: 3, 3: 2}
 """Of the penalised differences."""
-STIFF = 1e3
+STIFF = 1e4
 """Such a penalty leaves nothing but what it does not see."""
-PENALTIES = (1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
+PENALTIES = (1e4, 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class _Likelihood:
         self.real = np.concatenate([data + (1 - share) / len(data), cells])[self.design.order]
         mass = (1 - share) * model.values.ravel() / model.values.sum()
         self.model = np.concatenate([data, mass + cells])[self.design.order]
-        self.sampled = self.design.order < len(data)
+        self.sampled, self.background = self.design.order < len(data), share
 
     def value(self, logits):
         with np.errstate(over="ignore"):  # of a trial that Newton's line search will refuse
@@ -150,7 +150,9 @@ class _Likelihood:
         return self.real - weights, weights
 
     def left_out(self, logits, leverage):
-        return self.value(logits + self.sampled * self.real * leverage)  # linear in the samples: no curvature
+        # Newton's step is h, a sample's share in the model around it; log(1 - h) is exact for histograms
+        share = np.minimum(self.real * leverage, 1 - self.background)
+        return self.value(logits - self.sampled * np.log1p(-share))
 
 
 def _newton(loss, penalty, theta):
