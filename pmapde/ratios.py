@@ -150,7 +150,8 @@ class _Likelihood:
         return self.real - weights, weights
 
     def left_out(self, logits, leverage):
-        # Newton's step is h, a sample's share in the model around it; log(1 - h) is exact for histograms
+        # Newton's step is h, a sample's share in the model around it, and forgives spikes on single samples;
+        # -log(1 - h) is exact for histograms, and rather too large for outlying samples
         share = np.minimum(self.real * leverage, 1 - self.background)
         return self.value(logits - self.sampled * np.log1p(-share))
 

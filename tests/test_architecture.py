@@ -74,7 +74,8 @@ def late(argument):
 ABOVE_THE_OPERATOR = (
     "newton", "stepping", "integrators", "solver", "solution", "transport", "storage", "exact", "gallery", "legendre",
     "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "barycentre", "embedding", "locate",
-    "importance", "variational", "generative", "references", "peers", "benchmark", "distributed", "plotting", "console", "cli")
+    "importance", "variational", "training", "generative", "references", "peers", "benchmark", "distributed",
+    "plotting", "console", "cli")
 PETSC = {"petsc4py", "mpi4py"}
 ENTROPIC = ("gibbs", "entropic", "plan")
 """Sinkhorn: it shares no numerics with the PDE path, so that their agreement is evidence."""

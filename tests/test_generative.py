@@ -304,6 +304,41 @@ def test_known_density_of_the_model_gives_the_moments_of_the_data():
         assert mean == pytest.approx(function(*Z.T).mean(), abs=0.02)
 
 
+def test_left_out_likelihoods_are_those_of_refits():
+    X = 0.5 * np.random.default_rng(1).standard_normal((50, 2))
+    grid = pmapde.Grid((24, 24), [(-2, 2)] * 2)
+    model = pmapde.GridDensity(np.exp(-0.5 * (grid.cell_centres() ** 2).sum(axis=0)), grid)
+    method = ratios.LogisticRatio(functions=8)
+
+    def fitted(points, factor):
+        learner = method.prepare(points, grid, 1e-3)
+        loss = ratios._Likelihood(learner, model)
+        return learner, loss, *ratios._newton(loss, factor * learner.penalty, np.zeros(64))
+
+    for factor in (1e-4, 1e-2, 1.0):
+        learner, loss, theta, hessian, logits = fitted(X, factor)
+        leverages = loss.design.leverages(ratios._inverse(hessian))
+        estimated = loss.left_out(logits, leverages) - loss.value(logits)
+        newton = (loss.real * leverages)[loss.sampled].mean()
+        steps = [fitted(np.delete(X, k, axis=0), factor)[2] - theta for k in range(len(X))]
+        exact = np.mean([Design(learner.splines, X[k:k + 1]).matrix @ step for k, step in enumerate(steps)])
+        # one plain step forgives over-fitting, log(1 - h) errs on the safe side
+        assert newton < exact < estimated < 2.5 * exact
+
+
+def test_calibrated_scores_see_the_masses_of_separate_parts():
+    rng = np.random.default_rng(0)
+    X = 0.3 * rng.standard_normal((3000, 2)) + np.where(rng.random((3000, 1)) < 0.8, -1.5, 1.5) * [1, 0]
+    grid = pmapde.Grid((64, 64), [(-3, 3)] * 2)
+    model = pmapde.GridDensity(np.exp(-0.5 * (grid.cell_centres() ** 2).sum(axis=0)), grid)
+    errors = []
+    for calibrate in (True, False):
+        learner = ratios.ScoreRatio(functions=16, calibrate=calibrate).prepare(X, grid, 1e-3)
+        density = np.exp(learner.log_source(np.log(model.values), model, None)[0])
+        errors.append(abs(density[:32].sum() / density.sum() - (X[:, 0] < 0).mean()))
+    assert errors[0] < 0.02 and errors[1] > 4 * errors[0], errors
+
+
 def test_logit_of_two_gaussians_is_their_log_ratio():
     rng = np.random.default_rng(0)
     data, generated = rng.standard_normal((4000, 2)), 1.3 * rng.standard_normal((8000, 2))
