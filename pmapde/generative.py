@@ -11,33 +11,19 @@ import numpy as np
 
 from . import schedules
 from .density import GridDensity
-from .integrators import BackwardEuler
 from .ledger import Bookkeeper
-from .linear.geometric import GeometricMultigrid
-from .linear.solver import Automatic
-from .mirror import mirror_descent
-from .monge_ampere import MongeAmpere
 from .problem import TransportProblem
 from .ratios import DensityRatio, LogisticRatio, ScoreRatio, kernel_estimate
 from .samples import Reference, Whitening, checked_samples, sample_box
 from .solution import StencilWarning
 from .solver import solve
-from .status import SolverError, Status
-from .transport import PiecewiseAffineMap
+from .status import SolverError
+from .training import Training
 
 LEAST = {2: 40, 3: 80}
 """Samples without which nothing is fitted."""
 CELLS = {2: 128, 3: 32}
 RATIOS = {"density": DensityRatio, "logistic": LogisticRatio, "score": ScoreRatio}
-PATIENCE = 3
-"""Steps without a better held-out likelihood after which training stops."""
-GAIN = 1e-4
-"""Mean log-likelihood that counts as better."""
-STEP_TOLERANCE = 1e-3
-"""Algebraic error of an implicit step relative to how far it moves."""
-TRIALS = ((GeometricMultigrid(), 1.0), (GeometricMultigrid(), 0.125), (Automatic(), 0.125), (Automatic(), 0.015625))
-"""Linear solver and share of the step, tried in turn. Steps that are limited in length suit plain multigrid, which is
-many times as fast here in 3D as what the automatic choice goes over to."""
 
 
 class BrenierGenerator:
@@ -55,8 +41,8 @@ class BrenierGenerator:
       with the data entering through the ratio learnt at ``rho_k``. Stable for every step; for ``eta -> infinity`` the
       model becomes ``mu_k``, and further steps boost it by what the next ratio still finds.
 
-    The number of steps is chosen on held-out samples (mean log-likelihood); the model is then trained again from the
-    start, on all samples, for that many.
+    The number of steps is chosen on held-out samples: the last one whose mean log-likelihood is within one standard
+    error of the best. The model is then trained again from the start, on all samples, for that many.
 
     Parameters
     ----------
@@ -189,14 +175,14 @@ class BrenierGenerator:
         reference = Reference(self.reference, grid)
         problem = TransportProblem(GridDensity(np.ones(grid.shape), grid), reference.density,
                                    target_grid=reference.grid, floor=1e-9)
-        training = _Training(problem, reference, method, settings)
+        training = Training(problem, reference, method, settings)
         Z = Z[inside]
         held = int(self.validation_fraction * len(Z))
         steps, scores = settings["iterations"], []
         if held:
             order = rng.permutation(len(Z))
             first = training.run(Z[order[held:]], steps, rng, validation=Z[order[:held]])
-            steps, scores = first.best, [score - whitening.log_determinant for score in first.scores]
+            steps, scores = first.chosen(), [score - whitening.log_determinant for score in first.scores]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # what counts is the misplaced mass, which is checked
             book = self._book(training, whitening, Z)
@@ -285,12 +271,16 @@ class BrenierGenerator:
         problem = self.solution_.problem
         return self.whitening_.backward(_beyond(self.solution_.inverse_map, Y, problem.target_grid, 1 / problem.slopes))
 
-    def sample(self, n=1, rng=None):
-        """``n`` independent samples of the model, (n, d): noise, mapped. ``rng``: Generator, seed, or None."""
+    def sample(self, n=1, rng=None, *, sequence="independent"):
+        """``n`` independent samples of the model, (n, d): noise, mapped. ``rng``: Generator, seed, or None.
+
+        ``sequence="sobol"``: scrambled Sobol' noise instead. Each sample follows the model, together they are more
+        evenly spread than independent ones: their means are nearer to the model's, and so is the whole cloud.
+        """
         if not (isinstance(n, (int, np.integer)) and n >= 1):
             raise ValueError(f"`n` must be a whole number >= 1, got {n!r}.")
         self._check_fitted()
-        noise = self._reference.draw(n, np.random.default_rng(rng), self.solution_.problem.target_values)
+        noise = self._reference.draw(n, np.random.default_rng(rng), self.solution_.problem.target_values, sequence)
         return self.inverse_transform(noise)
 
     def score_samples(self, X):
@@ -323,90 +313,3 @@ def _beyond(function, points, grid, slopes):
     """A map of a box onto a box continued affinely outside."""
     inside = np.clip(points, grid.lower, grid.lower + grid.lengths)
     return function(inside) + slopes * (points - inside)
-
-
-class _Training:
-    """Mirror descent with learnt ratios on one problem, whose source is a place holder."""
-
-    def __init__(self, problem, reference, method, settings):
-        self.problem, self.reference, self.method, self.settings = problem, reference, method, settings
-        self.operator = MongeAmpere(problem, "monotone" if problem.ndim == 2 else "centred")
-        self.quadratic = problem.quadratic(problem.grid.cell_centres())
-
-    def run(self, Z, steps, rng, validation=None, book=None):
-        state = _State(self)
-        if book:
-            book.start(state.phi, np.log(state.rho / book.mu))
-        learner = self.method.prepare(Z, self.problem.grid, self.settings["background"])
-        for k in range(steps):
-            if validation is not None and state.judged(validation):
-                break
-            generated = state.generated(learner.generated, rng) if learner.generated else None
-            model = GridDensity(state.rho, self.problem.grid)
-            log_source, notes = learner.log_source(np.log(state.rho), model, generated)
-            source = self.mixed(log_source)
-            if not state.step(k, source, learner):
-                break
-            state.notes.append(notes)
-            if book:
-                book.add(sum(state.etas), state.etas[-1], state.phi, state.log_mass + np.log(state.rho / book.mu))
-        if validation is not None:
-            state.judged(validation)
-        return state
-
-    def mixed(self, log_density):
-        """The normalised density, with the background."""
-        grid, share = self.problem.grid, self.settings["background"]
-        density = np.exp(log_density - log_density.max())
-        density /= density.sum() * grid.cell_volume
-        return (1 - share) * density + share / grid.lengths.prod()
-
-
-class _State:
-    """The iterate: displacement potential ``phi``, model density ``rho`` with the log of its mass before it was
-    normalised, and the records of the steps."""
-
-    def __init__(self, training):
-        self.training, self.problem = training, training.problem
-        self.phi = np.zeros(self.problem.grid.shape)
-        log_model = training.operator.evaluate(self.phi).residual + np.log(self.problem.source_values)
-        self._set(log_model)
-        self.etas, self.notes, self.scores, self.best, self.status = [], [], [], 0, Status.FINAL_TIME
-
-    def _set(self, log_model):
-        highest = log_model.max()
-        density = np.exp(log_model - highest)
-        mass = density.sum() * self.problem.grid.cell_volume
-        self.rho, self.log_mass = density / mass, float(highest + np.log(mass))
-
-    def judged(self, validation):
-        """Book the held-out likelihood; whether there has been nothing better for a while."""
-        self.scores.append(float(GridDensity(self.rho, self.problem.grid).log_density(validation).mean()))
-        if self.scores[-1] > self.scores[self.best] + GAIN:
-            self.best = len(self.scores) - 1
-        return len(self.scores) - 1 - self.best >= PATIENCE
-
-    def generated(self, n, rng):
-        """Samples of the model: noise under the inverse of its map."""
-        problem = self.problem
-        noise = self.training.reference.draw(n, rng, problem.target_values)
-        displacement = self.training.operator.displacement(self.phi)
-        transport_map = PiecewiseAffineMap(problem.grid, problem.target_grid, displacement)
-        return transport_map.inverse(np.ascontiguousarray(noise.T))[0].T
-
-    def step(self, k, source, learner):
-        """One step against a source; False, with the status, if it failed however short."""
-        settings, problem = self.training.settings, self.problem.with_source(source)
-        modes = None if settings["scheme"] == "implicit" else learner.modes
-        for linear, share in TRIALS if settings["scheme"] == "implicit" else TRIALS[:1]:
-            run = mirror_descent(problem, lambda _, limit, share=share: share * settings["schedule"](k, limit), 1,
-                                 scheme=settings["scheme"], start=self.phi + self.training.quadratic, modes=modes,
-                                 on_convexity_loss="shorten", ledger=None, tolerance=STEP_TOLERANCE,
-                                 method=BackwardEuler(linear=linear, max_iterations=25))
-            if run.success:
-                self.phi = run.displacement_potential
-                self.etas.append(float(run.etas[0]))
-                self._set(run.log_ratio + np.log(source))
-                return True
-        self.status = run.status
-        return False

@@ -1,22 +1,27 @@
 """Three ways to learn the log ratio of model to data, ``D = log(rho / mu)``, from samples."""
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import fft, linalg, optimize
 from scipy.special import expit
 
+from .density import GridDensity
 from .tensor_splines import Design, TensorSplines
 
 RIDGE = 1e-5
 """Plain ridge beside the difference penalty, relative to it: what neither data nor differences decide is zero."""
-NEWTON_STEPS, NEWTON_TOLERANCE = 30, 1e-6
+NEWTON_STEPS, NEWTON_TOLERANCE = 60, 1e-7
 FUNCTIONS = {2: 24, 3: 12}
 """B-splines per axis."""
 ORDERS = {2: 3, 3: 2}
 """Of the penalised differences."""
-PENALTIES = tuple(10.0 ** np.arange(1.0, -3.1, -0.5))
+STIFF = 1e4
+"""Such a penalty leaves nothing but what it does not see."""
+PENALTIES = (1e4, 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -47,18 +52,25 @@ class DensityRatio:
 class LogisticRatio:
     """Logistic regression of generated (label 1) against real samples (label 0): the logit estimates ``log(rho / mu)``.
 
-    Both classes weigh one half whatever their sizes. ``D`` is a tensor-product cubic spline, the loss that of the
-    logistic model plus ``lambda`` times a difference penalty and a small ridge: strictly convex, solved by Newton's
-    method (iteratively reweighted least squares). ``lambda`` minimises the approximate leave-one-out loss, one Newton
-    step from the fit for every sample left out (Rad & Maleki, J. R. Statist. Soc. B 82, 2020), on a path from strong
-    to weak.
+    ``D`` is a tensor-product cubic spline, the loss that of the logistic model plus ``lambda`` times a difference
+    penalty and a small ridge: strictly convex, solved by Newton's method (iteratively reweighted least squares).
+
+    The model's density is known on the grid, so that nothing has to be generated: with the number of generated samples
+    going to infinity, each of weight one, the loss tends (up to a constant in ``D``) to
+    ``mean_i D(x_i) + int exp(-D) d rho``, minus the log-likelihood of ``mu = rho exp(-D)`` (Fithian & Wager, Ann. Appl.
+    Stat. 7, 2013), with the integral taken on the grid. The means of all functions the penalty leaves free, low moments
+    among them, are then those of the data. A finite number generates samples and gives both classes the weight one
+    half; their scatter adds to that of the data.
+
+    ``lambda`` minimises the approximate leave-one-out loss, one Newton step from the fit for every sample left out (Rad
+    & Maleki, J. R. Statist. Soc. B 82, 2020), on a path from strong to weak.
 
     Parameters
     ----------
     functions : int, optional
         B-splines per axis (default 24 in 2D, 12 in 3D).
     generated : float
-        Samples generated per real one.
+        Samples generated per real one; default infinity.
     order : int, optional
         Of the differences that are penalised; polynomials of a lower one per axis are free. Default 3 in 2D (the
         logits between Gaussians are free), 2 in 3D, where third differences over few knots reach too far.
@@ -67,7 +79,7 @@ class LogisticRatio:
     """
 
     functions: int | None = None
-    generated: float = 2.0
+    generated: float = math.inf
     order: int | None = None
     penalties: tuple = PENALTIES
 
@@ -80,40 +92,79 @@ class LogisticRatio:
         return _Learner(self, data, grid, background)
 
     def learn(self, learner, generated, model):
-        data, anchors, background = learner.data, learner.anchors, learner.background
-        sizes = [len(generated), len(data), len(anchors), len(anchors)]
-        design = Design(learner.splines, np.concatenate([generated, data, anchors, anchors]))
-        shares = np.array([1 - background, 1 - background, background, background]) / 2
-        signs = np.repeat([-1.0, 1.0, -1.0, 1.0], sizes)[design.order]  # loss softplus(sign * D)
-        weights = np.repeat(shares / sizes, sizes)[design.order]
-        sampled = design.order < sizes[0] + sizes[1]  # the anchors are no samples: they are not left out
-        scale = np.trace(design.gram(weights / 4)) / np.trace(learner.penalty)
-        theta = np.zeros(learner.splines.size)
+        loss = _Likelihood(learner, model) if generated is None else _TwoClasses(learner, generated)
+        scale, theta = _scale(loss, learner), np.zeros(learner.splines.size)
 
         def fit(candidate):
             nonlocal theta
-            theta, factor, logits, curvature = _newton(design, candidate * scale * learner.penalty, signs, weights,
-                                                       theta)
-            leverage = sampled * design.leverages(_inverse(factor))
-            slope = weights * signs * expit(signs * logits)
-            left_out = logits + slope * leverage / np.maximum(1 - curvature * leverage, 0.05)
-            return float(weights @ np.logaddexp(0, signs * left_out)), theta
+            theta, factor, logits = _newton(loss, candidate * scale * learner.penalty, theta)
+            return loss.left_out(logits, loss.design.leverages(_inverse(factor))), theta
 
         return _best(fit, self.penalties)
 
 
-def _newton(design, penalty, signs, weights, theta):
-    """Coefficients of the penalised logistic regression, the factor of its Hessian, logits and curvatures."""
-    def objective(theta, logits):
-        return weights @ np.logaddexp(0, signs * logits) + 0.5 * theta @ penalty @ theta
+class _TwoClasses:
+    """``sum_i w_i softplus(s_i D(x_i))`` over generated (s = -1) and real (s = 1) samples."""
 
+    def __init__(self, learner, generated):
+        sizes = [len(generated), len(learner.data), len(learner.anchors), len(learner.anchors)]
+        self.design = Design(learner.splines, np.concatenate([generated, learner.data, learner.anchors,
+                                                              learner.anchors]))
+        order, share = self.design.order, learner.background
+        self.signs = np.repeat([-1.0, 1.0, -1.0, 1.0], sizes)[order]
+        self.weights = np.repeat(np.array([1 - share, 1 - share, share, share]) / 2 / sizes, sizes)[order]
+        self.sampled = order < sizes[0] + sizes[1]  # the anchors are no samples: they are not left out
+
+    def value(self, logits):
+        return float(self.weights @ np.logaddexp(0, self.signs * logits))
+
+    def slopes(self, logits):
+        """First and second derivative of every term."""
+        chance = expit(self.signs * logits)
+        return self.weights * self.signs * chance, self.weights * chance * (1 - chance)
+
+    def left_out(self, logits, leverage):
+        slope, curvature = self.slopes(logits)
+        leverage = self.sampled * leverage
+        return self.value(logits + slope * leverage / np.maximum(1 - curvature * leverage, 0.05))
+
+
+class _Likelihood:
+    """``mean_i D(x_i) + int exp(-D) d rho``, the integral over the cells of the grid, both sides with background."""
+
+    def __init__(self, learner, model):
+        self.design, share = learner.on_data_and_cells, learner.background
+        data, cells = np.zeros(len(learner.data)), np.full(learner.grid.size, share / learner.grid.size)
+        self.real = np.concatenate([data + (1 - share) / len(data), cells])[self.design.order]
+        mass = (1 - share) * model.values.ravel() / model.values.sum()
+        self.model = np.concatenate([data, mass + cells])[self.design.order]
+        self.sampled, self.background = self.design.order < len(data), share
+
+    def value(self, logits):
+        with np.errstate(over="ignore"):  # of a trial that Newton's line search will refuse
+            return float(self.real @ logits + self.model @ np.exp(-logits))
+
+    def slopes(self, logits):
+        """First and second derivative of every term."""
+        weights = self.model * np.exp(-logits)
+        return self.real - weights, weights
+
+    def left_out(self, logits, leverage):
+        # Newton's step is h, a sample's share in the model around it, and forgives spikes on single samples;
+        # -log(1 - h) is exact for histograms, and rather too large for outlying samples
+        share = np.minimum(self.real * leverage, 1 - self.background)
+        return self.value(logits - self.sampled * np.log1p(-share))
+
+
+def _newton(loss, penalty, theta):
+    """Coefficients that minimise the penalised loss, the factor of its Hessian, and the logits."""
+    design = loss.design
     logits = design.matrix @ theta
-    value = objective(theta, logits)
+    value = loss.value(logits) + 0.5 * theta @ penalty @ theta
     for _ in range(NEWTON_STEPS):
-        chance = expit(signs * logits)
-        curvature = weights * chance * (1 - chance)
+        slope, curvature = loss.slopes(logits)
         factor = linalg.cho_factor(design.gram(curvature) + penalty)
-        gradient = design.matrix.T @ (weights * signs * chance) + penalty @ theta
+        gradient = design.matrix.T @ slope + penalty @ theta
         step, length = linalg.cho_solve(factor, -gradient), 1.0
         decrease = float(-gradient @ step)
         if decrease < NEWTON_TOLERANCE:
@@ -121,14 +172,14 @@ def _newton(design, penalty, signs, weights, theta):
         while length > 1e-6:  # Armijo's rule
             trial = theta + length * step
             trial_logits = design.matrix @ trial
-            trial_value = objective(trial, trial_logits)
+            trial_value = loss.value(trial_logits) + 0.5 * trial @ penalty @ trial
             if trial_value <= value - 1e-4 * length * decrease:
                 theta, logits, value = trial, trial_logits, trial_value
                 break
             length /= 2
         else:
             break
-    return theta, factor, logits, curvature
+    return theta, factor, logits
 
 
 @dataclass(frozen=True)
@@ -137,19 +188,26 @@ class ScoreRatio:
 
     By parts (Hyvärinen, J. Mach. Learn. Res. 6, 2005) the loss is, up to a constant, the mean over the data of
     ``|grad D|^2 / 2 - <grad log rho, grad D> - Laplace D``: quadratic, one linear system per penalty, whose
-    leave-one-out losses are exact. The data's density must vanish towards the faces of the box, and the method is
-    nearly blind to the masses of parts of the data with nothing in between.
+    leave-one-out losses are exact. The data's density must vanish towards the faces of the box.
+
+    The score of a mixture of parts with nothing in between says nothing about their masses: those of plain score
+    matching are arbitrary there. So its ``D`` is then calibrated: the functions that the penalty leaves free are added
+    by maximum likelihood, which makes their means under the model, with the density known on the grid, those of the
+    data. That corrects the masses of a few parts, not of many (four per axis in 2D, see ``order``).
 
     Parameters
     ----------
     functions, order, penalties
         As for :class:`LogisticRatio`.
+    calibrate : bool
+        False: plain score matching.
     """
 
     functions: int | None = None
     order: int | None = None
     penalties: tuple = PENALTIES
-    generated = 0.0
+    calibrate: bool = True
+    generated = math.inf
 
     def __post_init__(self):
         _check(self)
@@ -183,7 +241,21 @@ class ScoreRatio:
             rows = np.stack([slope.values for slope in slopes] + [curves], axis=1)
             return _left_out_score(design, _inverse(factor) / n, theta, rows, score), theta
 
-        return _best(fit, self.penalties)
+        theta, notes = _best(fit, self.penalties)
+        return (theta + _calibration(learner, model, theta) if self.calibrate else theta), notes
+
+
+def _calibration(learner, model, theta):
+    """Coefficients, free of penalty, that make up for what ``theta`` leaves of low moments."""
+    log_density = np.log(model.values) - learner.splines.on_grid(theta, learner.grid)
+    loss = _Likelihood(learner, GridDensity(np.exp(log_density - log_density.max()), learner.grid))
+    return _newton(loss, STIFF * _scale(loss, learner) * learner.penalty, np.zeros(learner.splines.size))[0]
+
+
+def _scale(loss, learner):
+    """The curvature of the loss at zero in units of the penalty."""
+    curvature = loss.slopes(np.zeros(len(loss.design.points)))[1]
+    return np.trace(loss.design.gram(curvature)) / np.trace(learner.penalty)
 
 
 def _left_out_score(design, inverse, theta, rows, score):
@@ -250,11 +322,15 @@ class _Learner:
 
     def __init__(self, method, data, grid, background):
         self.method, self.data, self.grid, self.background = method, data, grid, background
-        self.generated = int(method.generated * len(data))
+        self.generated = int(method.generated * len(data)) if math.isfinite(method.generated) else 0
         self.modes = count = method.functions or FUNCTIONS[grid.ndim]
         self.splines = TensorSplines(grid.box, count)
         self.penalty = self.splines.penalty(method.order or ORDERS[grid.ndim], RIDGE)
         self.anchors = grid.with_shape((count - 3,) * grid.ndim).cell_centres().reshape(grid.ndim, -1).T
+
+    @cached_property
+    def on_data_and_cells(self):
+        return Design(self.splines, np.concatenate([self.data, self.grid.cell_centres().reshape(self.grid.ndim, -1).T]))
 
     def log_source(self, log_model, model, generated):
         """``log rho - D`` on the grid: what the learnt ratio takes the data's log-density for."""

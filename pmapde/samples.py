@@ -1,10 +1,12 @@
 """Sample clouds: checks, affine whitening, the box they are given, references to draw noise from."""
 from __future__ import annotations
 
+import inspect
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import truncnorm
+from scipy.stats import qmc, truncnorm
 
 from .density import GridDensity, LogDensity
 from .grid import Grid
@@ -89,6 +91,18 @@ def sample_box(Z, cells, margin, tail_mass):
     return grid, inside, float((~inside).mean() + 2 * d / (n + 1))
 
 
+def uniforms(n, d, rng, sequence):
+    """``n`` points of the unit cube, (n, d): ``"independent"``, or ``"sobol"``, scrambled Sobol' points (any n)."""
+    if sequence not in ("independent", "sobol"):
+        raise ValueError(f"`sequence` must be 'independent' or 'sobol', got {sequence!r}.")
+    if sequence == "independent":
+        return rng.random((n, d))
+    name = "rng" if "rng" in inspect.signature(qmc.Sobol).parameters else "seed"  # scipy 1.15 renamed it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that n is not a power of two
+        return qmc.Sobol(d, **{name: rng}).random(n)
+
+
 class Reference:
     """The noise: a density on a box in whitened coordinates, and draws from it.
 
@@ -112,15 +126,16 @@ class Reference:
         else:
             raise ValueError(f"`reference` must be 'gaussian', 'uniform', a LogDensity or a GridDensity, got {kind!r}.")
 
-    def draw(self, n, rng, values):
+    def draw(self, n, rng, values, sequence="independent"):
         """``n`` draws, (n, d); ``values`` are those of the density at the cells, for those without a formula."""
         lower, upper = self.grid.lower, self.grid.lower + self.grid.lengths
-        if isinstance(self.kind, str):
-            uniform = rng.random((n, self.grid.ndim))
+        formula = isinstance(self.kind, str)
+        uniform = uniforms(n, self.grid.ndim + (not formula), rng, sequence)  # one more for the cell
+        if formula:
             if self.kind == "uniform":
                 return lower + uniform * (upper - lower)
             return np.clip(truncnorm.ppf(uniform, lower, upper), lower, upper)
         cumulative = np.cumsum(values.ravel())
-        cells = np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right")
+        cells = np.searchsorted(cumulative, uniform[:, 0] * cumulative[-1], side="right")
         index = np.stack(np.unravel_index(np.minimum(cells, self.grid.size - 1), self.grid.shape), axis=1)
-        return lower + (index + rng.random(index.shape)) * self.grid.spacing
+        return lower + (index + uniform[:, 1:]) * self.grid.spacing

@@ -8,13 +8,13 @@ from numbers import Integral, Real
 
 import numpy as np
 from scipy import special
-from scipy.stats import qmc
 
 from .density import LogDensity
 from .grid import Grid
 from .importance import pareto_k
 from .locate import Locator
 from .problem import TransportProblem
+from .samples import uniforms
 from .solution import StencilWarning
 from .solver import solve
 from .status import SolverError, Status
@@ -231,21 +231,12 @@ class BrenierPosterior:
 
     def _draw(self, n, rng, sequence):
         self._fitted()
-        if sequence not in ("independent", "sobol"):
-            raise ValueError(f"`sequence` must be 'independent' or 'sobol', got {sequence!r}.")
         if not (rng is None and sequence == "sobol" or isinstance(rng, np.random.Generator)):
             raise TypeError(f"`rng` must be a numpy.random.Generator, for instance numpy.random.default_rng(), "
                             f"got {type(rng).__name__}.")
         if not isinstance(n, Integral) or n < 0:
             raise ValueError(f"`n` must be a number of draws, zero or more, got {n!r}.")
-        d = len(self.start)
-        if sequence == "sobol":
-            seed = 0 if rng is None else rng
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that n is not a power of two
-                uniform = qmc.Sobol(d, rng=seed).random(n) if _takes_rng() else qmc.Sobol(d, seed=seed).random(n)
-        else:
-            uniform = rng.random((n, d))
+        uniform = uniforms(n, len(self.start), np.random.default_rng(0) if rng is None else rng, sequence)
         y = self._reference.quantiles(uniform)
         z = self.solution.inverse_map(y)
         return self.whitening.outward(z), y, z
@@ -423,9 +414,3 @@ def _weighted(x, weights):
     x, weights = x.reshape(len(x), -1), weights.ravel() / weights.sum()
     mean = x @ weights
     return mean, ((x - mean[:, None]) * weights) @ (x - mean[:, None]).T
-
-
-def _takes_rng():
-    """Whether scipy's Sobol' generator calls its source of randomness ``rng`` (1.15) or ``seed``."""
-    import inspect
-    return "rng" in inspect.signature(qmc.Sobol).parameters

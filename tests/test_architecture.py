@@ -74,7 +74,8 @@ def late(argument):
 ABOVE_THE_OPERATOR = (
     "newton", "stepping", "integrators", "solver", "solution", "transport", "storage", "exact", "gallery", "legendre",
     "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "barycentre", "embedding", "locate",
-    "importance", "variational", "models", "generative", "references", "peers", "benchmark", "distributed", "export",
+    "importance", "variational", "models", "training", "generative", "references", "peers", "benchmark", "distributed",
+    "export",
     "plotting", "console", "cli")
 PETSC = {"petsc4py", "mpi4py"}
 ENTROPIC = ("gibbs", "entropic", "plan")

@@ -2,12 +2,11 @@
 import numpy as np
 import pytest
 from scipy import linalg
-from scipy.special import expit
 from two_sample import energy_distance, nearest_ks
 
 import pmapde
 from pmapde import ratios, toys
-from pmapde.samples import Whitening
+from pmapde.samples import Reference, Whitening
 from pmapde.tensor_splines import Design, TensorSplines
 
 
@@ -38,6 +37,24 @@ def test_generated_samples_are_like_fresh_ones(ring):
     assert nearest_ks(training + 1e-3, fresh, training)[0] > 0.5  # what memorising looks like
     # not over-smoothed: the noise of the ring's radius
     assert np.hypot(*generated.T).std() == pytest.approx(np.hypot(*fresh.T).std(), rel=0.06)
+
+
+def test_sobol_samples_are_nearer_to_the_model(ring):
+    grid = ring.grid_
+    exact = (ring.whitening_.forward(drawn("ring", 2000, 0)) ** 2).mean(axis=0)  # the calibrated second moments
+
+    def errors(sequence):
+        clouds = [ring.sample(1000, seed, sequence=sequence) for seed in range(20)]
+        return [np.abs((ring.whitening_.forward(X) ** 2).mean(axis=0) - exact).mean() for X in clouds]
+
+    assert np.mean(errors("sobol")) < 0.5 * np.mean(errors("independent"))
+    np.testing.assert_array_equal(ring.sample(9, 1, sequence="sobol"), ring.sample(9, 1, sequence="sobol"))
+    with pytest.raises(ValueError, match="`sequence` must be"):
+        ring.sample(9, 1, sequence="halton")
+    gridded = Reference(pmapde.GridDensity(1 + grid.cell_centres()[0] ** 2, grid), grid)
+    draws = gridded.draw(4096, np.random.default_rng(0), gridded.density.values, "sobol")
+    weights = gridded.density.values / gridded.density.values.sum()
+    np.testing.assert_allclose(draws.mean(axis=0), (weights * grid.cell_centres()).sum(axis=(1, 2)), atol=5e-3)
 
 
 def test_density_is_normalised_and_that_of_the_samples(ring):
@@ -224,7 +241,7 @@ def test_left_out_losses_are_those_of_refits():
     X = rng.standard_normal((60, 2)) / 4
     grid = pmapde.Grid((32, 32), [(-1.5, 1.5)] * 2)
     model = pmapde.GridDensity(np.exp(-2 * (grid.cell_centres() ** 2).sum(axis=0)), grid)
-    method = ratios.ScoreRatio(functions=7, penalties=(0.3,), order=2)
+    method = ratios.ScoreRatio(functions=7, penalties=(0.3,), order=2, calibrate=False)
     loss = method.learn(method.prepare(X, grid, 1e-3), None, model)[1]["loss"]
 
     def refitted(k):  # the same normal equations without sample k, by brute force
@@ -255,22 +272,79 @@ def _score_equations(learner, X, model, anchors=True):
     return total, right, np.trace(total) / np.trace(learner.penalty)
 
 
-def test_logistic_regression_solves_its_equations():
+@pytest.mark.parametrize("generated", [None, 5000])
+def test_logistic_regression_solves_its_equations(generated):
     rng = np.random.default_rng(0)
     grid = pmapde.Grid((32, 32), [(-4, 4)] * 2)
     learner = ratios.LogisticRatio(functions=8, penalties=(0.1,)).prepare(rng.standard_normal((2000, 2)), grid, 1e-3)
-    design = Design(learner.splines, learner.data)
-    signs, weights = np.where(rng.random(2000) < 0.5, -1.0, 1.0), np.full(2000, 5e-4)
-    theta, _, logits, _ = ratios._newton(design, 0.01 * learner.penalty, signs, weights, np.zeros(64))
-    gradient = design.matrix.T @ (weights * signs * expit(signs * logits)) + 0.01 * learner.penalty @ theta
-    assert np.abs(gradient).max() < 1e-4
+    model = pmapde.GridDensity(np.exp(-(grid.cell_centres() ** 2).sum(axis=0) / 4), grid)
+    loss = (ratios._Likelihood(learner, model) if generated is None
+            else ratios._TwoClasses(learner, 1.4 * rng.standard_normal((generated, 2))))
+    penalty, directions = 0.01 * learner.penalty, rng.standard_normal((5, 64))
+    theta, _, logits = ratios._newton(loss, penalty, np.zeros(64))
+
+    def objective(theta):
+        return loss.value(loss.design.matrix @ theta) + 0.5 * theta @ penalty @ theta
+
+    for direction in directions:  # differences of the values: nothing of the derivatives is used
+        assert abs(objective(theta + 1e-3 * direction) - objective(theta - 1e-3 * direction)) < 2e-3 * 1e-3
+        assert objective(theta + 0.1 * direction) > objective(theta)
+
+
+def test_known_density_of_the_model_gives_the_moments_of_the_data():
+    X = drawn("five_gaussians", 1000, 7)
+    Z = Whitening.of(X).forward(X)
+    grid = pmapde.Grid((64, 64), [(-3, 3)] * 2)
+    model = pmapde.GridDensity(np.exp(-0.5 * (grid.cell_centres() ** 2).sum(axis=0)), grid)
+    learner = ratios.LogisticRatio(functions=12, penalties=(1.0,)).prepare(Z, grid, 1e-6)
+    density = np.exp(learner.log_source(np.log(model.values), model, None)[0])
+    x, y = grid.cell_centres()
+    for function in (lambda x, y: x, lambda x, y: x * y, lambda x, y: y**2, lambda x, y: x**2 * y**2):
+        mean = (function(x, y) * density).sum() / density.sum()
+        assert mean == pytest.approx(function(*Z.T).mean(), abs=0.02)
+
+
+def test_left_out_likelihoods_are_those_of_refits():
+    X = 0.5 * np.random.default_rng(1).standard_normal((50, 2))
+    grid = pmapde.Grid((24, 24), [(-2, 2)] * 2)
+    model = pmapde.GridDensity(np.exp(-0.5 * (grid.cell_centres() ** 2).sum(axis=0)), grid)
+    method = ratios.LogisticRatio(functions=8)
+
+    def fitted(points, factor):
+        learner = method.prepare(points, grid, 1e-3)
+        loss = ratios._Likelihood(learner, model)
+        return learner, loss, *ratios._newton(loss, factor * learner.penalty, np.zeros(64))
+
+    for factor in (1e-4, 1e-2, 1.0):
+        learner, loss, theta, hessian, logits = fitted(X, factor)
+        leverages = loss.design.leverages(ratios._inverse(hessian))
+        estimated = loss.left_out(logits, leverages) - loss.value(logits)
+        newton = (loss.real * leverages)[loss.sampled].mean()
+        steps = [fitted(np.delete(X, k, axis=0), factor)[2] - theta for k in range(len(X))]
+        exact = np.mean([Design(learner.splines, X[k:k + 1]).matrix @ step for k, step in enumerate(steps)])
+        # one plain step forgives over-fitting, log(1 - h) errs on the safe side
+        assert newton < exact < estimated < 2.5 * exact
+
+
+def test_calibrated_scores_see_the_masses_of_separate_parts():
+    rng = np.random.default_rng(0)
+    X = 0.3 * rng.standard_normal((3000, 2)) + np.where(rng.random((3000, 1)) < 0.8, -1.5, 1.5) * [1, 0]
+    grid = pmapde.Grid((64, 64), [(-3, 3)] * 2)
+    model = pmapde.GridDensity(np.exp(-0.5 * (grid.cell_centres() ** 2).sum(axis=0)), grid)
+    errors = []
+    for calibrate in (True, False):
+        learner = ratios.ScoreRatio(functions=16, calibrate=calibrate).prepare(X, grid, 1e-3)
+        density = np.exp(learner.log_source(np.log(model.values), model, None)[0])
+        errors.append(abs(density[:32].sum() / density.sum() - (X[:, 0] < 0).mean()))
+    assert errors[0] < 0.02 and errors[1] > 4 * errors[0], errors
 
 
 def test_logit_of_two_gaussians_is_their_log_ratio():
     rng = np.random.default_rng(0)
     data, generated = rng.standard_normal((4000, 2)), 1.3 * rng.standard_normal((8000, 2))
     grid = pmapde.Grid((32, 32), [(-5, 5)] * 2)
-    for method, generated_here in ((ratios.LogisticRatio(), generated), (ratios.ScoreRatio(), None)):
+    for method, generated_here in ((ratios.LogisticRatio(generated=2.0), generated),
+                                   (ratios.LogisticRatio(), None), (ratios.ScoreRatio(), None)):
         values = np.exp(-(grid.cell_centres() ** 2).sum(axis=0) / (2 * 1.69))
         learner = method.prepare(data, grid, 1e-3)
         theta, _ = method.learn(learner, generated_here, pmapde.GridDensity(values, grid))

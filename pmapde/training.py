@@ -1,0 +1,129 @@
+"""Mirror descent with ratios learnt from samples: the training behind :mod:`pmapde.generative`."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .density import GridDensity
+from .integrators import BackwardEuler
+from .linear.geometric import GeometricMultigrid
+from .linear.solver import Automatic
+from .mirror import mirror_descent
+from .monge_ampere import MongeAmpere
+from .status import Status
+from .transport import PiecewiseAffineMap
+
+PATIENCE = 3
+"""Steps without a better held-out likelihood after which training stops."""
+GAIN = 1e-4
+"""Mean log-likelihood that counts as better."""
+STEP_TOLERANCE = 1e-3
+"""Algebraic error of an implicit step relative to how far it moves."""
+TRIALS = ((GeometricMultigrid(), 1.0), (GeometricMultigrid(), 0.125), (Automatic(), 0.125), (Automatic(), 0.015625))
+"""Linear solver and share of the step, tried in turn. Steps that are limited in length suit plain multigrid, which is
+many times as fast here in 3D as what the automatic choice goes over to."""
+
+
+class Training:
+    """Mirror descent with learnt ratios on one problem, whose source is a place holder."""
+
+    def __init__(self, problem, reference, method, settings):
+        self.problem, self.reference, self.method, self.settings = problem, reference, method, settings
+        self.operator = MongeAmpere(problem, "monotone" if problem.ndim == 2 else "centred")
+        self.quadratic = problem.quadratic(problem.grid.cell_centres())
+
+    def run(self, Z, steps, rng, validation=None, book=None):
+        state = State(self)
+        if book:
+            book.start(state.phi, np.log(state.rho / book.mu))
+        learner = self.method.prepare(Z, self.problem.grid, self.settings["background"])
+        for k in range(steps):
+            if validation is not None and state.judged(validation):
+                break
+            generated = state.generated(learner.generated, rng) if learner.generated else None
+            model = GridDensity(state.rho, self.problem.grid)
+            log_source, notes = learner.log_source(np.log(state.rho), model, generated)
+            source = self.mixed(log_source)
+            if not state.step(k, source, learner):
+                break
+            state.notes.append(notes)
+            if book:
+                book.add(sum(state.etas), state.etas[-1], state.phi, state.log_mass + np.log(state.rho / book.mu))
+        if validation is not None:
+            state.judged(validation)
+        return state
+
+    def mixed(self, log_density):
+        """The normalised density, with the background."""
+        grid, share = self.problem.grid, self.settings["background"]
+        density = np.exp(log_density - log_density.max())
+        density /= density.sum() * grid.cell_volume
+        return (1 - share) * density + share / grid.lengths.prod()
+
+
+class State:
+    """The iterate: displacement potential ``phi``, model density ``rho`` with the log of its mass before it was
+    normalised, and the records of the steps."""
+
+    def __init__(self, training):
+        self.training, self.problem = training, training.problem
+        self.phi = np.zeros(self.problem.grid.shape)
+        log_model = training.operator.evaluate(self.phi).residual + np.log(self.problem.source_values)
+        self._set(log_model)
+        self.etas, self.notes, self.held, self.status = [], [], [], Status.FINAL_TIME
+
+    def _set(self, log_model):
+        highest = log_model.max()
+        density = np.exp(log_model - highest)
+        mass = density.sum() * self.problem.grid.cell_volume
+        self.rho, self.log_mass = density / mass, float(highest + np.log(mass))
+
+    def judged(self, validation):
+        """Book the held-out likelihoods; whether their mean has not been better for a while."""
+        self.held.append(GridDensity(self.rho, self.problem.grid).log_density(validation))
+        return len(self.held) - 1 - self._first_best() >= PATIENCE
+
+    @property
+    def scores(self):
+        return [float(values.mean()) for values in self.held]
+
+    def _first_best(self):
+        best = 0
+        for k, score in enumerate(self.scores):
+            if score > self.scores[best] + GAIN:
+                best = k
+        return best
+
+    def chosen(self):
+        """The last state not worse than the best by more than one standard error: the likelihood is flat towards the
+        end, where the masses of far parts and other low moments are still on their way to those of the data."""
+        best = self.held[self._first_best()]
+        error = 1 / math.sqrt(len(best))
+        return max(k for k, values in enumerate(self.held)
+                   if (best - values).mean() <= error * (best - values).std())
+
+    def generated(self, n, rng):
+        """Samples of the model: noise under the inverse of its map."""
+        problem = self.problem
+        noise = self.training.reference.draw(n, rng, problem.target_values)
+        displacement = self.training.operator.displacement(self.phi)
+        transport_map = PiecewiseAffineMap(problem.grid, problem.target_grid, displacement)
+        return transport_map.inverse(np.ascontiguousarray(noise.T))[0].T
+
+    def step(self, k, source, learner):
+        """One step against a source; False, with the status, if it failed however short."""
+        settings, problem = self.training.settings, self.problem.with_source(source)
+        modes = None if settings["scheme"] == "implicit" else learner.modes
+        for linear, share in TRIALS if settings["scheme"] == "implicit" else TRIALS[:1]:
+            run = mirror_descent(problem, lambda _, limit, share=share: share * settings["schedule"](k, limit), 1,
+                                 scheme=settings["scheme"], start=self.phi + self.training.quadratic, modes=modes,
+                                 on_convexity_loss="shorten", ledger=None, tolerance=STEP_TOLERANCE,
+                                 method=BackwardEuler(linear=linear, max_iterations=25))
+            if run.success:
+                self.phi = run.displacement_potential
+                self.etas.append(float(run.etas[0]))
+                self._set(run.log_ratio + np.log(source))
+                return True
+        self.status = run.status
+        return False
