@@ -16,7 +16,7 @@ AVERAGED = {2: 100, 3: 110}
 BLACK_BOX = {2: 350, 3: 420}
 """More where black-box multigrid takes over, with the fields of BiCGSTAB around it."""
 
-CONTRASTED, CONTRAST = {2: 200, 3: 520}, 100.0
+CONTRASTED, CONTRAST = {2: 200, 3: 520}, {2: 100.0, 3: 1000.0}
 """More where it takes over without them, in 3D perhaps on a coarser grid already, so that it is there from the start;
 and the contrast of the source from which on that is expected."""
 
@@ -42,7 +42,7 @@ def memory_estimate(problem):
         cell += INTERPOLATED[ndim]
     if target.is_rough():
         cell += AVERAGED[ndim] + BLACK_BOX[ndim]
-    elif problem.source_values.max() > CONTRAST * problem.source_values.min():
+    elif problem.source_values.max() > CONTRAST[ndim] * problem.source_values.min():
         cell += CONTRASTED[ndim]
     coefficients = 8 * problem.target_grid.size if isinstance(target, GridDensity) and not target.is_uniform else 0
     return cell * problem.grid.size + coefficients
