@@ -11,6 +11,7 @@ from .grid import Grid
 from .problem import ZERO_FLOOR, TransportProblem, placed
 from .solver import solve
 from .status import SolverError, Status
+from .transport import PiecewiseAffineMap
 
 FLOOR = 1e-7
 """Default floor of the densities: what is thinner carries nothing, and makes the first maps hard."""
@@ -146,7 +147,7 @@ def wasserstein_barycentre(densities, weights=None, *, grid=None, grids=None, fl
         if gradient[-1] <= goal or stalled:
             status = Status.CONVERGED
             break
-        values = _moved(solutions[0].transport_map, source, displacement, grid)
+        values = _moved(source, displacement, grid)
     result = Barycentre(source, grid, status, np.array(objective), np.array(gradient), float(goal), solutions)
     if throw and not result.success:
         raise SolverError(status, result)
@@ -187,7 +188,7 @@ def _on_common_grid(problem):
     return values.reshape(problem.grid.shape) / (values.sum() * problem.grid.cell_volume)
 
 
-def _moved(transport_map, source, displacement, grid):
+def _moved(source, displacement, grid):
     """Density of the source moved by ``displacement`` on its own grid; the identity leaves it as it is."""
-    average_map = type(transport_map)(grid, grid, displacement)
-    return average_map.deposited(source * grid.cell_volume, grid, False) / grid.cell_volume
+    moved = PiecewiseAffineMap(grid, grid, displacement).deposited(source * grid.cell_volume, grid, False)
+    return moved / grid.cell_volume

@@ -173,15 +173,20 @@ class BrenierPosterior:
                 return self
             cells, previous = 2 * cells, quadrature
 
-    def _solve(self, grid):
-        """The solution on a grid in z, and the grid's log mass in x."""
-        whitening, values = self.whitening, self._locator.values
-        lowest = self.log_evidence_quadrature + math.log(BACKGROUND * self.tail / np.prod(grid.lengths))
+    def _problem(self, grid):
+        """From the posterior in z to the reference, both no lower than a uniform background."""
+        background = BACKGROUND * self.tail
+        lowest = self.log_evidence_quadrature + math.log(background / np.prod(grid.lengths))
 
         def source(z):
-            return np.logaddexp(values(whitening.outward(z)) + whitening.log_volume, lowest)
-        problem = TransportProblem(LogDensity(source), self._reference.density(BACKGROUND * self.tail), grid=grid,
-                                   target_grid=self._reference.grid(grid.shape))
+            log_density = self._locator.values(self.whitening.outward(z)) + self.whitening.log_volume
+            return np.logaddexp(log_density, lowest)
+        return TransportProblem(LogDensity(source), self._reference.density(background), grid=grid,
+                                target_grid=self._reference.grid(grid.shape))
+
+    def _solve(self, grid):
+        """The solution on a grid in z, and the grid's log mass in x."""
+        problem = self._problem(grid)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # the errors of the sampler are measured below
             # centred: of second order even where the Hessian is anisotropic; what fails is seen below
@@ -279,14 +284,7 @@ class BrenierPosterior:
         from .trajectory import flow  # what draws the flow in is needed here only
         grid = self.solution.problem.grid
         coarse = Grid(_shape(grid.lengths, cells or {2: 64, 3: 32}[grid.ndim]), grid.box)
-        problem = self.solution.problem
-        lowest = math.log(BACKGROUND * self.tail / np.prod(grid.lengths)) + problem.source_log_mass
-
-        def source(z):
-            return np.logaddexp(self._locator.values(self.whitening.outward(z)) + self.whitening.log_volume, lowest)
-        return flow(TransportProblem(LogDensity(source), self._reference.density(BACKGROUND * self.tail), grid=coarse,
-                                     target_grid=self._reference.grid(coarse.shape)), times, ledger="densities",
-                    threads=self.threads)
+        return flow(self._problem(coarse), times, ledger="densities", threads=self.threads)
 
     def to_arviz(self, n, rng, names=None):
         """``n`` independent draws as one chain of an ArviZ data set (needs ``arviz``)."""

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from bench_posterior import exact as by_quadrature
 from scipy import stats
 
 import pmapde
@@ -26,24 +27,6 @@ def fitted(fits, name):
     if name not in fits:
         fits[name] = MODELS[name].posterior().fit()
     return fits[name]
-
-
-def by_quadrature(model, posterior):
-    """Log evidence, mean and standard deviations on a uniform grid far wider than the package's box."""
-    sd = np.sqrt(np.diag(posterior.covariance))
-    n, axes = {2: 1200, 3: 128}[len(sd)], []
-    for axis, centre in enumerate(posterior.mean):
-        low, high = (centre - 16 * sd[axis], centre + 16 * sd[axis])
-        if model.bounds is not None:
-            low, high = max(low, model.bounds[axis][0]), min(high, model.bounds[axis][1])
-        axes.append(low + (np.arange(n) + 0.5) * (high - low) / n)
-    x = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(sd))
-    logs = np.concatenate([model.log_density(part) for part in np.array_split(x, 60)])
-    weights = np.exp(logs - logs.max())
-    evidence = np.log(weights.sum() * np.prod([a[1] - a[0] for a in axes])) + logs.max()
-    weights /= weights.sum()
-    mean = weights @ x
-    return evidence, mean, np.sqrt(weights @ (x - mean) ** 2)
 
 
 @pytest.mark.parametrize("name", [*EVIDENCE, "eight_schools", pytest.param("rings", marks=pytest.mark.slow)])
