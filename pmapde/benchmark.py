@@ -94,15 +94,16 @@ class Runner:
     ----------
     prepare : callable
         Of a :class:`~pmapde.peers.Solver`.
-    cores : set of int or None
+    threads : int
+        And as many cores.
     limit : float
         Seconds for one call.
     budget : float
         Seconds of repeats.
     """
 
-    def __init__(self, prepare, cores, limit, budget):
-        self.prepare, self.cores, self.limit, self.budget = prepare, cores, limit, budget
+    def __init__(self, prepare, threads, limit, budget):
+        self.prepare, self.threads, self.limit, self.budget = prepare, threads, limit, budget
         self.process = self.case = None
 
     def run(self, case, setting):
@@ -129,10 +130,12 @@ class Runner:
     def _start(self):
         if self.process is None:
             context = multiprocessing.get_context("spawn")
+            cores = (set(sorted(os.sched_getaffinity(0))[-self.threads:]) if hasattr(os, "sched_getaffinity")
+                     else None)
             self.connection, other = context.Pipe()
-            self.process = context.Process(target=_serve, args=(other, self.prepare, self.cores, self.budget),
-                                           daemon=True)
-            self.process.start()
+            self.process = context.Process(target=_serve, args=(other, self.prepare, cores, self.budget), daemon=True)
+            with _threads(self.threads):
+                self.process.start()
             self.warm = False
             other.close()
 
@@ -152,7 +155,10 @@ class Runner:
 
 @contextmanager
 def _threads(count):
-    """Children inherit these; BLAS, OpenMP, numba and XLA read them when they are loaded."""
+    """For the start of a child; BLAS, OpenMP, numba and XLA read them when they are loaded.
+
+    Not for longer: numba here reads them too, at its next compilation, and refuses any change.
+    """
     eigen = f"--xla_cpu_multi_thread_eigen={'true' if count > 1 else 'false'} intra_op_parallelism_threads={count}"
     settings = {**dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
                                 str(count)), "XLA_FLAGS": eigen, "PYKEOPS_VERBOSE": "0", "JAX_PLATFORMS": "cpu"}
@@ -199,22 +205,20 @@ def run(families=None, solvers=None, *, quick=True, largest=None, limit=None, th
     if not limit > 0:
         raise ValueError(f"`limit` must be a positive time in seconds, got {limit!r}.")
     solvers = peers.solvers(quick) if solvers is None else solvers
-    cores = set(sorted(os.sched_getaffinity(0))[-threads:]) if hasattr(os, "sched_getaffinity") else None
     missing = {name: solver.missing for name, solver in solvers.items() if solver.missing}
     rows, begin = [], time.perf_counter()
-    with _threads(threads):
-        for name, solver in solvers.items():
-            if name in missing:
-                continue
-            runner = Runner(solver.prepare, cores, limit, defaults["budget"])
-            try:
-                for family in families:
-                    for row in _family(name, solver, runner, family, largest):
-                        rows.append(row)
-                        if progress:
-                            progress(row)
-            finally:
-                runner.close()
+    for name, solver in solvers.items():
+        if name in missing:
+            continue
+        runner = Runner(solver.prepare, threads, limit, defaults["budget"])
+        try:
+            for family in families:
+                for row in _family(name, solver, runner, family, largest):
+                    rows.append(row)
+                    if progress:
+                        progress(row)
+        finally:
+            runner.close()
     about = {"machine": machine(), "threads": threads, "limit": limit, "seconds": time.perf_counter() - begin,
              "versions": {name: _version(name) for name in (*peers.DISTRIBUTIONS.values(), "pmapde", "numpy", "numba")}}
     return Report(rows, missing, about)

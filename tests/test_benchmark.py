@@ -2,6 +2,7 @@
 import csv
 import json
 import math
+import os
 import time
 from functools import partial
 
@@ -98,7 +99,7 @@ def test_a_wrong_answer_is_not_timed(case, prepare, outcome):
 def test_failures_and_slow_ones_become_rows(case, monkeypatch):
     monkeypatch.setattr(benchmark, "IMPORTS", 20.0)
     for prepare, outcome, limit in ((exploding, "FAILED: RuntimeError: no", 60), (endless, "more than 0.1 s", 0.1)):
-        runner = Runner(prepare, None, limit, 0.0)
+        runner = Runner(prepare, 1, limit, 0.0)
         try:
             if prepare is endless:
                 runner._start()
@@ -110,6 +111,15 @@ def test_failures_and_slow_ones_become_rows(case, monkeypatch):
 
 def impatient(ask, message, patience):
     return ask(message, patience if message[0] == "case" else 0.1)
+
+
+def test_the_threads_of_a_child_are_its_own(monkeypatch):
+    """numba refuses to compile once its variable differs from the threads it has; here the references are computed."""
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "7")
+    seen = []
+    benchmark.run(["cosine"], {"still": Solver(standing_still, ({},), (), (16,), ())}, threads=1,
+                  progress=lambda row: seen.append((row["outcome"], os.environ["NUMBA_NUM_THREADS"])))
+    assert seen == [("WRONG", "7")]
 
 
 def test_missing_packages_are_named(monkeypatch):
