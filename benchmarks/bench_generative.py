@@ -1,16 +1,19 @@
 """BrenierGenerator, its three ratios, against sampling a kernel density estimate and a Gaussian mixture.
 
-    python benchmarks/bench_generative.py [--seeds 5] [--seeds-3d 2] [--samples 5000] [--real] [--only NAME ...]
+    python benchmarks/bench_generative.py [--seeds 20] [--seeds-3d 10] [--samples 5000] [--only NAME ...]
+        [--ratios logistic density score] [--out generative] [--real]
 
 Paired seeds: training, held-out and fresh samples are the same for all methods. Energy distance (V-statistic) and
 sliced W2 of generated to held-out samples are given relative to those of a fresh sample of the same size. Draws from
-the training set with replacement have 1.5 in expectation, of single seeds 1 to 2.5: "training / fresh", the training
-set's own distance, says how lucky it was. "Sobol'" is the same model, drawn with quasi-Monte Carlo noise. The
+the training set with replacement have 1.5 in expectation, of single seeds 1 to 2.5: the scatter of the draws, of the
+held-out and of the training samples have one share each, a fresh sample has two. "training / fresh", the training
+set's own distance, says how lucky it was. "Sobol'" is the same model, drawn with quasi-Monte Carlo noise, which has
+next to no share: 1 in expectation. "error" is the standard error of the ratio of means (delta method). The
 log-likelihood is the mean over the held-out samples within everybody's box. "nearest" is the Kolmogorov-Smirnov
 distance between the distances of generated and of fresh samples to the training set. With --real halves of tables
 are training and held-out samples, and the training half stands for the fresh sample ("nearest" then means nothing and
 is left out). The Gaussian mixture and the real data need scikit-learn (extra "generative"). The results on disk grow
-with every data set that is done.
+with every data set that is done, and every five seeds.
 """
 import argparse
 import time
@@ -24,6 +27,7 @@ import pmapde
 from pmapde import toys
 
 TOYS = ("moons", "ring", "checkerboard", "five_gaussians", "rings", "spirals", "eight_gaussians", "helix", "mixture3d")
+RATIOS = ("logistic", "density", "score")
 
 SEQUENCES = (("", {}), (", Sobol'", {"sequence": "sobol"}))
 
@@ -80,9 +84,9 @@ class Mixture:
         return self.model.score_samples(X)
 
 
-def contenders(seed):
+def contenders(seed, ratios):
     yield from ((f"generator, {ratio}", pmapde.BrenierGenerator(ratio, ledger=None, random_state=seed))
-                for ratio in ("logistic", "density", "score"))
+                for ratio in ratios)
     yield "KDE", KernelDensity()
     try:
         import sklearn  # noqa: F401
@@ -91,11 +95,11 @@ def contenders(seed):
     yield "Gaussian mixture", Mixture()
 
 
-def compared(training, held_out, fresh, seed):
+def compared(training, held_out, fresh, seed, ratios):
     """One dict per method: seconds, distances relative to a fresh sample's, log-likelihood."""
     rows, likelihoods = [], []
     base = [max(distance(fresh, held_out), 1e-300) for distance in (energy_distance, sliced_w2)]
-    for name, method in contenders(seed):
+    for name, method in contenders(seed, ratios):
         begin = time.perf_counter()
         method.fit(training)
         seconds = time.perf_counter() - begin
@@ -119,8 +123,10 @@ def averaged(name, runs, real=False):
     out = []
     for rows in zip(*runs):
         mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0] if key != "method"}
+        ratio = mean["energy"] / mean["fresh"]
+        spread = np.std([row["energy"] - ratio * row["fresh"] for row in rows], ddof=1 if len(rows) > 1 else 0)
         out.append({"data": name, "method": rows[0]["method"], "seeds": len(rows),
-                    "energy / fresh": mean["energy"] / mean["fresh"],
+                    "energy / fresh": ratio, "error": float(spread / mean["fresh"] / len(rows) ** 0.5),
                     "training / fresh": mean["train"] / mean["fresh"], "sliced W2 / fresh": mean["sliced W2 / fresh"],
                     "log-likelihood": mean["log-likelihood"], "outside": mean["outside"],
                     "nearest": mean["nearest"],
@@ -143,11 +149,13 @@ def real_data():
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--seeds-3d", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds-3d", type=int, default=10)
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--real", action="store_true", help="real data instead of toys, halves as training and test")
     parser.add_argument("--only", nargs="+", default=TOYS, choices=TOYS)
+    parser.add_argument("--ratios", nargs="+", default=RATIOS, choices=RATIOS, help="of the generators")
+    parser.add_argument("--out", default="generative", help="name of the results, with --real plus _real")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = []
@@ -158,18 +166,20 @@ def main():
                 order, half = np.random.default_rng(seed).permutation(len(table)), len(table) // 2
                 # no fresh samples here: the training half stands for them, the ratio is to its own distance
                 training, held_out = table[order[:half]], table[order[half:2 * half]]
-                runs.append(compared(training, held_out, training, seed))
+                runs.append(compared(training, held_out, training, seed, arguments.ratios))
             rows += averaged(name, runs, real=True)
-            report("generative_real", "halves of real tables: training half against test half is 1", rows)
+            report(arguments.out + "_real", "halves of real tables: training half against test half is 1", rows)
         return
     for name in arguments.only:
-        runs = []
-        for seed in range(arguments.seeds if name in toys.names(2) else arguments.seeds_3d):
+        runs, seeds = [], arguments.seeds if name in toys.names(2) else arguments.seeds_3d
+        for seed in range(seeds):
             rng = np.random.default_rng(seed)
-            runs.append(compared(*(toys.draw(name, arguments.samples, rng) for _ in range(3)), seed))
+            clouds = [toys.draw(name, arguments.samples, rng) for _ in range(3)]
+            runs.append(compared(*clouds, seed, arguments.ratios))
             print(f"{name}, seed {seed} done", flush=True)
+            if len(runs) in (seeds, 5, 10, 15):
+                report(arguments.out, f"{arguments.samples} training samples, one thread", rows + averaged(name, runs))
         rows += averaged(name, runs)
-        report("generative", f"{arguments.samples} training samples, one thread", rows)
 
 
 if __name__ == "__main__":

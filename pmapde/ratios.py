@@ -100,7 +100,7 @@ class LogisticRatio:
             theta, factor, logits = _newton(loss, candidate * scale * learner.penalty, theta)
             return loss.left_out(logits, loss.design.leverages(_inverse(factor))), theta
 
-        return _best(fit, self.penalties)
+        return _best(fit, learner)
 
 
 class _TwoClasses:
@@ -241,7 +241,7 @@ class ScoreRatio:
             rows = np.stack([slope.values for slope in slopes] + [curves], axis=1)
             return _left_out_score(design, _inverse(factor) / n, theta, rows, score), theta
 
-        theta, notes = _best(fit, self.penalties)
+        theta, notes = _best(fit, learner)
         return (theta + _calibration(learner, model, theta) if self.calibrate else theta), notes
 
 
@@ -273,16 +273,31 @@ def _left_out_score(design, inverse, theta, rows, score):
     return total / len(score)
 
 
-def _best(fit, penalties):
-    """The coefficients of least left-out loss on the path from strong to weak, given up after two that are worse."""
-    best, worse = None, 0
-    for candidate in sorted(penalties, reverse=True):
-        loss, theta = fit(candidate)
-        if best is None or loss < best[0]:
-            best, worse = (loss, candidate, theta), 0
-        elif (worse := worse + 1) == 2:
-            break
-    return best[2], {"penalty": float(best[1]), "loss": best[0]}
+def _best(fit, learner):
+    """The coefficients of least left-out loss: on a path from strong to weak, given up after two that are worse; from
+    the second step of a training on among the neighbours of the last choice, and on from there while they are better.
+    """
+    path, last, tried = sorted(learner.penalties, reverse=True), learner.choice, {}
+
+    def loss_of(i):
+        if not 0 <= i < len(path):
+            return math.inf
+        if i not in tried:
+            tried[i] = fit(path[i])
+        return tried[i][0]
+
+    if last is None:
+        best, i = 0, 0
+        while i < len(path) and i <= best + 2:
+            best, i = min(best, i, key=loss_of), i + 1
+    else:
+        best = min(last, last - 1, last + 1, key=loss_of)
+        while best != last and loss_of(2 * best - last) < loss_of(best):
+            best, last = 2 * best - last, best
+    loss, theta = tried[best]
+    if len(path) > 1:
+        learner.choice = best
+    return theta, {"penalty": float(path[best]), "loss": loss}
 
 
 def _inverse(factor):
@@ -309,7 +324,7 @@ class _FixedEstimate:
     def __init__(self, density, notes):
         self.density, self.notes = density, notes
 
-    def log_source(self, log_model, model, generated):
+    def log_source(self, log_model, model, generated, penalty=None):
         return np.log(self.density), self.notes
 
 
@@ -323,6 +338,7 @@ class _Learner:
     def __init__(self, method, data, grid, background):
         self.method, self.data, self.grid, self.background = method, data, grid, background
         self.generated = int(method.generated * len(data)) if math.isfinite(method.generated) else 0
+        self.penalties, self.choice = method.penalties, None  # candidates; the place of the last step's among them
         self.modes = count = method.functions or FUNCTIONS[grid.ndim]
         self.splines = TensorSplines(grid.box, count)
         self.penalty = self.splines.penalty(method.order or ORDERS[grid.ndim], RIDGE)
@@ -332,8 +348,10 @@ class _Learner:
     def on_data_and_cells(self):
         return Design(self.splines, np.concatenate([self.data, self.grid.cell_centres().reshape(self.grid.ndim, -1).T]))
 
-    def log_source(self, log_model, model, generated):
-        """``log rho - D`` on the grid: what the learnt ratio takes the data's log-density for."""
+    def log_source(self, log_model, model, generated, penalty=None):
+        """``log rho - D`` on the grid: what the learnt ratio takes the data's log-density for. With the best of the
+        candidates for the penalty, or the one given."""
+        self.penalties = self.method.penalties if penalty is None else (penalty,)
         theta, notes = self.method.learn(self, generated, model)
         return log_model - self.splines.on_grid(theta, self.grid), notes
 

@@ -33,7 +33,11 @@ class Training:
         self.operator = MongeAmpere(problem, "monotone" if problem.ndim == 2 else "centred")
         self.quadratic = problem.quadratic(problem.grid.cell_centres())
 
-    def run(self, Z, steps, rng, validation=None, book=None):
+    def run(self, Z, steps, rng, validation=None, book=None, notes=()):
+        """``steps`` steps on samples ``Z``, and what the ratio at the last takes the data's density for.
+
+        ``notes`` of another training: its penalties are taken, step by step, not chosen again.
+        """
         state = State(self)
         if book:
             book.start(state.phi, np.log(state.rho / book.mu))
@@ -41,18 +45,24 @@ class Training:
         for k in range(steps):
             if validation is not None and state.judged(validation):
                 break
-            generated = state.generated(learner.generated, rng) if learner.generated else None
-            model = GridDensity(state.rho, self.problem.grid)
-            log_source, notes = learner.log_source(np.log(state.rho), model, generated)
-            source = self.mixed(log_source)
+            source = self._source(learner, state, rng, notes[k].get("penalty") if k < len(notes) else None)
             if not state.step(k, source, learner):
                 break
-            state.notes.append(notes)
             if book:
                 book.add(sum(state.etas), state.etas[-1], state.phi, state.log_mass + np.log(state.rho / book.mu))
         if validation is not None:
             state.judged(validation)
+        else:
+            state.source = self._source(learner, state, rng)
         return state
+
+    def _source(self, learner, state, rng, penalty=None):
+        """The data's density as the ratio learnt at the state has it."""
+        generated = state.generated(learner.generated, rng) if learner.generated else None
+        model = GridDensity(state.rho, self.problem.grid)
+        log_source, notes = learner.log_source(np.log(state.rho), model, generated, penalty)
+        state.notes.append(notes)
+        return self.mixed(log_source)
 
     def mixed(self, log_density):
         """The normalised density, with the background."""
