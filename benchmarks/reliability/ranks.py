@@ -61,7 +61,9 @@ def _copies_refused(folder):
     copies = [subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE, env={
         **os.environ, "PYTHONPATH": str(ROOT), "PMI_SIZE": "2", "PMI_RANK": str(rank)}) for rank in range(2)]
     errors = [copy.communicate()[1] for copy in copies]
-    return all(copy.returncode == 2 for copy in copies) and "MPI sees 1" in errors[0] and not (folder / "out").exists()
+    # the first speaks and fails for all; the others end quietly: mpiexec would kill it with the first of them to fail
+    return (copies[0].returncode == 2 and "MPI sees 1" in errors[0] and not errors[1]
+            and not (folder / "out").exists())
 
 
 def ranks(full):
