@@ -73,6 +73,23 @@ def growth(comm, folder):
     return notes
 
 
+def misplaced(comm, folder):
+    """Status and misplaced mass of results that no rank holds whole."""
+    small_grids_too()
+    found = []
+    for problem in misplacing_problems():
+        result = distributed.solve(problem, PLAIN, gather=False)
+        found.append([result.status.name, result.push_forward_error])
+    return found
+
+
+def misplacing_problems():
+    """A rough one whose map is not good enough, and one on a torus whose map is."""
+    rng = np.random.default_rng(0)
+    rough = [np.kron(np.exp(rng.uniform(-4, 0, (16, 16))), np.ones((2, 2))) for _ in range(2)]
+    return [pmapde.TransportProblem(*rough), exact.manufactured((40, 34), periodic=True, array_target=True).problem]
+
+
 def steady_problem():
     return exact.manufactured((96, 80), array_target=True).problem
 

@@ -122,6 +122,18 @@ def test_sources_that_no_rank_holds(tmp_path):
 
 
 @needs_petsc
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_misplaced_mass_is_seen_without_the_whole_map(ranks, tmp_path):
+    statuses = []
+    for problem, (status, misplaced) in zip(job().misplacing_problems(), findings(ranks, "misplaced", tmp_path)):
+        reference = pmapde.solve(problem, job().PLAIN)
+        assert status == reference.status.name
+        assert misplaced == pytest.approx(reference.push_forward_error, rel=0.05, abs=1e-5)
+        statuses.append(status)
+    assert statuses == ["MASS_MISPLACED", "CONVERGED"]
+
+
+@needs_petsc
 def test_all_ranks_stop_together_with_the_reason(tmp_path):
     assert findings(2, "stopped", tmp_path) == ["MAX_STEPS", "MAX_SECONDS", "STOPPED"]
 
