@@ -90,7 +90,9 @@ def contenders(seed, ratios):
     yield "KDE", KernelDensity()
     try:
         import sklearn  # noqa: F401
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "sklearn":  # installed, but broken
+            raise
         return
     yield "Gaussian mixture", Mixture()
 

@@ -45,7 +45,10 @@ class BrenierGenerator:
       model becomes ``mu_k``, and further steps boost it by what the next ratio still finds.
 
     The number of steps is chosen on held-out samples: the last one whose mean log-likelihood is within one standard
-    error of the best. The model is then trained again from the start, on all samples, for that many.
+    error of the best. The model is then trained again from the start, on all samples, for that many, with the penalties
+    chosen in the first training. What the ratio learnt at the end takes the data's density for, ``mu_K``, is the model
+    that is delivered: a last step of infinite length, in both schemes, which neither the held-out samples have judged
+    nor the ledger books. With ``"density"`` it is the kernel estimate.
 
     Parameters
     ----------
@@ -94,7 +97,7 @@ class BrenierGenerator:
     validation_scores_ : ndarray
         Held-out mean log-likelihood before every step of the first training, in the units of ``X``; empty without one.
     ratios_ : list of dict
-        What the ratio's regularisation was chosen to be, per step.
+        What the ratio's regularisation was chosen to be, per step; one entry more for the last ratio.
     ledger_ : Ledger or None
     status_ : Status
         ``FINAL_TIME``, or why training ended before.
@@ -308,7 +311,7 @@ class BrenierGenerator:
     def score_samples(self, X):
         """Log-density of the model at ``X``, (n,); minus infinity outside the box.
 
-        That of ``rho`` on the grid, interpolated (positive, mass exactly one); what :meth:`sample` draws follows it up
+        That of ``density_`` on the grid, interpolated (positive, mass exactly one); what :meth:`sample` draws follows it up
         to ``solution_.push_forward_error``.
         """
         X = self._fitted(X, "X")

@@ -279,6 +279,7 @@ def work_precision(rows, x="seconds"):
             uncertain = max(row.get(key.replace("error", "uncertainty"), 0.0) for row in rows
                             if row["family"] == family) if key.endswith("error") else 0.0
             if uncertain > ax.get_ylim()[0]:
+                ax.set_ylim(bottom=max(ax.get_ylim()[0], uncertain / 10))  # below it nothing is known
                 ax.axhspan(ax.get_ylim()[0], uncertain, color="0.9", zorder=0)
             ax.grid(alpha=0.25)
     for ax, text in zip(panels[:, 0], MEASURES.values()):
