@@ -311,8 +311,8 @@ class BrenierGenerator:
     def score_samples(self, X):
         """Log-density of the model at ``X``, (n,); minus infinity outside the box.
 
-        That of ``density_`` on the grid, interpolated (positive, mass exactly one); what :meth:`sample` draws follows it up
-        to ``solution_.push_forward_error``.
+        That of ``density_`` on the grid, interpolated (positive, mass exactly one); what :meth:`sample` draws follows
+        it up to ``solution_.push_forward_error``.
         """
         X = self._fitted(X, "X")
         Z = self.whitening_.forward(X)
