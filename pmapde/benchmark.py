@@ -116,9 +116,10 @@ class Runner:
                 if failure != "ready":
                     return failure
                 self.case = case
+            ndim = case.source.ndim  # each has kernels of its own to compile
             figures = self._ask(("setting", setting), 2 * self.limit + self.budget
-                                + (COMPILATION if self.warm else IMPORTS))
-            self.warm = True
+                                + (COMPILATION if ndim in self.warm else IMPORTS))
+            self.warm.add(ndim)
             return figures
         except (EOFError, BrokenPipeError):
             self.close()
@@ -136,7 +137,7 @@ class Runner:
             self.process = context.Process(target=_serve, args=(other, self.prepare, cores, self.budget), daemon=True)
             with _threads(self.threads):
                 self.process.start()
-            self.warm = False
+            self.warm = set()
             other.close()
 
     def _ask(self, message, patience):

@@ -97,7 +97,7 @@ class BrenierGenerator:
     validation_scores_ : ndarray
         Held-out mean log-likelihood before every step of the first training, in the units of ``X``; empty without one.
     ratios_ : list of dict
-        What the ratio's regularisation was chosen to be, per step; one entry more for the last ratio.
+        What the ratio's regularisation was chosen to be, per step; and for the last ratio.
     ledger_ : Ledger or None
     status_ : Status
         ``FINAL_TIME``, or why training ended before.
