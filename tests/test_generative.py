@@ -1,4 +1,6 @@
 """BrenierGenerator: statistics against fresh samples, the regret identity with learnt ratios, round trips, protocol."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import linalg
@@ -354,3 +356,26 @@ def test_logit_of_two_gaussians_is_their_log_ratio():
         exact = squares / 2 * (1 - 1 / 1.69) - 2 * np.log(1.3)
         difference = (x - exact)[inside]
         assert difference.std() < 0.12
+
+
+@pytest.mark.parametrize(("last", "tried"), [(None, [0, 1, 2, 3, 4, 5]), (1, [0, 1, 2, 3, 4]), (3, [2, 3, 4])])
+def test_the_penalty_is_searched_from_the_last_choice_on(last, tried):
+    learner, seen = SimpleNamespace(penalties=10.0**-np.arange(8), choice=last), set()
+
+    def fit(penalty):
+        i = round(-np.log10(penalty))
+        seen.add(i)
+        return abs(i - 3.1), i  # best at the fourth
+
+    theta, notes = ratios._best(fit, learner)
+    assert theta == learner.choice == 3 and notes["penalty"] == pytest.approx(1e-3)
+    assert sorted(seen) == tried
+
+
+def test_the_map_in_3d_is_solved_on_finer_cells():
+    X = np.random.default_rng(0).uniform(size=(400, 3))
+    generator = pmapde.BrenierGenerator("density", cells=16, max_iterations=2, random_state=0, ledger=None).fit(X)
+    assert generator.grid_.shape == generator.solution_.problem.grid.shape == (32, 32, 32)
+    assert len(generator.ratios_) == generator.n_iter_ + 1
+    mass = np.exp(generator.score_samples(generator.sample(1, 0)))  # a density inside the box, and of mass one
+    assert mass > 0 and generator.density_.values.mean() * generator.grid_.lengths.prod() == pytest.approx(1, rel=1e-6)
