@@ -30,13 +30,14 @@ SOFTENING = 0.1
 """Of the mean mass of a block, added to both masses: what happens to blocks that hold next to nothing is left alone."""
 POINTS = 3
 """Points of a source cell, per axis, at whose images the factor is averaged."""
-LARGEST_SUBDIVISION = {2: 2**20, 3: 2**18}
+LARGEST_SUBDIVISION = {2: 2**20, 3: 2**21}
 """Cells beyond which no grid is subdivided."""
-MOST_PARTS = {2: 4, 3: 2}
-"""Parts of a cell per axis."""
+HALVING = 1 / 3
+"""Of the misplaced mass, what cells of half the width leave at best: where the map jumps it falls like their width."""
 ROUNDS = 10
-ENOUGH, SLOW_GAIN = 0.014, 0.85
-"""Below the one, a round that leaves more than the other's share is the last."""
+ENOUGH, FAR, SLOW_GAIN = 0.014, 0.03, 0.85
+"""Below the first and above the second, a round that leaves more than the third's share is the last: the limit is
+kept, or out of reach on these cells."""
 SLOW = 0.97
 """A round that leaves more of the misplaced mass is taken back, and half the correction tried."""
 LEAST_SHARE = 0.25
@@ -86,10 +87,17 @@ def subdivided(problem, factor=2):
     return fine
 
 
-def may_subdivide(original, grid, most):
-    """Whether cells of ``grid`` may be halved once more, to at most ``most`` parts of the original's per axis."""
-    parts = 2 * grid.shape[0] // original.grid.shape[0]
-    return parts <= min(most, MOST_PARTS[grid.ndim]) and grid.size * 2**grid.ndim <= LARGEST_SUBDIVISION[grid.ndim]
+def halvings(cells, parts, most, ndim):
+    """How often ``cells`` may be halved per axis, which have been cut into ``parts``, at most into ``most``."""
+    count = 0
+    while parts * 2 <= most and cells * 2**ndim <= LARGEST_SUBDIVISION[ndim]:
+        parts, cells, count = 2 * parts, cells * 2**ndim, count + 1
+    return count
+
+
+def worth_halving(misplaced, count):
+    """Whether ``count`` halvings of the cells may bring ``misplaced`` below the limit."""
+    return count > 0 and misplaced * HALVING**count < LIMIT
 
 
 class Correction:
@@ -118,7 +126,7 @@ class Correction:
             self.best, self.problem, self._map = phi, self._trial, transport_map
         if misplaced > SLOW * least:
             self._share /= 2
-        if misplaced < ENOUGH and misplaced > SLOW_GAIN * least:
+        if not ENOUGH < misplaced < FAR and misplaced > SLOW_GAIN * least:
             return False
         return min(self.misplaced) > AIM and self._share >= LEAST_SHARE and len(self.misplaced) <= ROUNDS
 

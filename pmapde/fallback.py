@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .conservation import LARGEST_SUBDIVISION, MOST_PARTS
+from .conservation import halvings, worth_halving
 from .grid import Grid
 from .solution import at_centres, checked
 from .status import Status
@@ -15,6 +15,8 @@ from .transport import PiecewiseAffineMap
 
 FINAL = (Status.STOPPED, Status.MAX_SECONDS, Status.NONFINITE)
 """Statuses after which nothing else is tried: they say what the caller asked for."""
+MOST_SAMPLES = {2: 8, 3: 4}
+"""Of an inverse map, per cell and axis."""
 
 
 def solve(attempt, problem, method, extrapolate, start, max_seconds):
@@ -32,7 +34,7 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds):
     begin, log, best, cut = time.perf_counter(), [], None, False
     if not method.conserve or start is not None:
         return attempt(problem, method, extrapolate, start, max_seconds)
-    for parts in sorted({1, min(method.subdivision, MOST_PARTS[problem.ndim])}):
+    for parts in sorted({1, method.subdivision}):
         for swapped in (False, True):
             seconds = max_seconds - (time.perf_counter() - begin) if math.isfinite(max_seconds) else math.inf
             if best is not None and seconds <= 0:
@@ -67,12 +69,14 @@ def inverted(problem, back):
     Of which there are as many as put the mass in its place: the inverse jumps where the target has gaps, a layer of
     simplices lies across them, and gets thinner.
     """
-    for count in (1, 2, 4, 8):
+    count = 1
+    while True:
         solution = back_to_front(problem, back, count)
+        left = halvings(problem.grid.size * count**problem.ndim, count, MOST_SAMPLES[problem.ndim], problem.ndim)
         if (solution.success or solution.status not in (Status.MASS_MISPLACED, Status.FOLDED)
-                or problem.grid.size * (2 * count) ** problem.ndim > LARGEST_SUBDIVISION[problem.ndim]):
-            break
-    return solution
+                or not worth_halving(solution.push_forward_error, left)):
+            return solution
+        count *= 2
 
 
 def back_to_front(problem, back, count):

@@ -375,8 +375,10 @@ def _conserve(original, operator, linear, method, step, residual, threads, stats
         best = yield from solved(operator.on(correction.problem), best.phi, residual=residual,
                                  level=best.level, levels=best.levels)
     stats["misplaced"].append({"grid": "x".join(map(str, grid.shape)), "by round": list(correction.misplaced)})
-    if (best.status is Status.CONVERGED and min(correction.misplaced) > conservation.LIMIT
-            and conservation.may_subdivide(original, grid, method.subdivision)):
+    misplaced, parts = min(correction.misplaced), grid.shape[0] // original.grid.shape[0]
+    left = conservation.halvings(grid.size, parts, method.subdivision, grid.ndim)
+    if (best.status is Status.CONVERGED and misplaced > conservation.LIMIT
+            and conservation.worth_halving(misplaced, left)):
         yield replace(best, status=None)
         linear.next_grid()
         with thread_settings(threads) as count:
