@@ -123,7 +123,7 @@ def test_kernels_import_nothing_of_the_package():
     (("kernels.sinkhorn",), {"pmapde.gibbs", "pmapde.plan"}),
     (("kernels.reductions",), {"pmapde.reductions"}),
     (("kernels.spline", "kernels.legendre"), {"pmapde.legendre"}),
-    (("plotting",), {"pmapde.commands", "pmapde.console"}),
+    (("plotting.frames",), {"pmapde.plotting.clouds", "pmapde.plotting.flows", "pmapde.plotting.solutions"}),
     (("console", "options"), {"pmapde.cli", "pmapde.commands"}),
     (("exact",), {"pmapde.commands", "pmapde.rates", "pmapde.references"}),
     (("rates",), {"pmapde.commands"}),
@@ -145,10 +145,14 @@ def test_modules_do_not_import_in_a_circle():
     assert len(list(TopologicalSorter(graph).static_order())) == len(graph)
 
 
-def test_matplotlib_stays_in_plotting():
+def test_matplotlib_stays_in_plotting_and_that_in_the_command_line():
+    outside = {module for module in FILES if not is_under(module, ("plotting",))}
+    assert {module for module in outside if any(is_under(name, ("plotting",)) for name in own_imports(module))} == {
+        "pmapde.commands", "pmapde.console"}
     users = {(module, lazy) for module, found in IMPORTS.items() for name, lazy in found
              if name.split(".")[0] == "matplotlib"}
-    assert {module for module, _ in users} <= {"pmapde.plotting", "pmapde.gallery"}
+    assert any(is_under(module, ("plotting",)) for module, _ in users)
+    assert all(is_under(module, ("plotting", "gallery")) for module, _ in users)
     assert ("pmapde.gallery", False) not in users
 
 
