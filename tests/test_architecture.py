@@ -72,11 +72,10 @@ def late(argument):
 
 
 ABOVE_THE_OPERATOR = (
-    "newton", "stepping", "integrators", "solver", "solution", "transport", "storage", "exact", "gallery", "legendre",
-    "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "barycentre", "embedding", "locate",
-    "importance", "variational", "models", "training", "generative", "references", "peers", "benchmark", "distributed",
-    "export",
-    "plotting", "console", "options", "commands", "cli")
+    "newton", "stepping", "integrators", "equation", "remedies", "solver", "solution", "transport", "storage", "exact",
+    "gallery", "legendre", "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "barycentre",
+    "embedding", "locate", "importance", "variational", "models", "training", "generative", "references", "peers",
+    "benchmark", "distributed", "export", "plotting", "console", "options", "commands", "cli")
 PETSC = {"petsc4py", "mpi4py"}
 ENTROPIC = ("gibbs", "entropic", "plan")
 """Sinkhorn: it shares no numerics with the PDE path, so that their agreement is evidence."""
@@ -92,7 +91,9 @@ ENTROPIC = ("gibbs", "entropic", "plan")
     (("monge_ampere",), ABOVE_THE_OPERATOR),
     (("stepping",), ABOVE_THE_OPERATOR[2:]),
     (("integrators",), ABOVE_THE_OPERATOR[3:]),
-    (("solver",), ("ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "exact", "gallery", "legendre")),
+    (("equation",), ABOVE_THE_OPERATOR[4:]), (("remedies",), ABOVE_THE_OPERATOR[5:]),
+    (("equation", "remedies", "solver"),
+     ("ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "exact", "gallery", "legendre")),
     (("legendre",), ("solver", "ledger", "trajectory", "mirror")),
     (("ledger",), ("trajectory", "mirror", "exact", "gallery")),
     (("grid", "density", "problem", "monge_ampere", "linear", "newton", "stepping", "solver", "solution", "transport"),
