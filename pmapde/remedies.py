@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from scipy.ndimage import convolve1d
 
 from . import conservation
 from .equation import COARSE_STEP_LIMIT, one_equation, one_grid
+from .legendre import legendre_conjugate
 from .status import Status
 from .stepping import Goal
 from .threads import thread_settings, use_threads
@@ -19,6 +21,11 @@ FIRST_STRIDE, STRIDE_GROWTH, LEAST_STRIDE = 0.5, 1.5, 0.01
 """Continuation in contrast: the first increment of the power of both densities, its growth, and where it gives up."""
 STAGE_LIMIT, STAGE_TOLERANCE = 40, 0.1
 """Steps of a power before the increment is halved, and the residual that is enough below the last."""
+
+POOR_START = 2.0
+"""Residual beyond which a start on finer cells is made convex."""
+CONVEXITY, KERNEL = 0.01, np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+"""What makes it strictly convex: the share of ``q``, and the average over a coarser cell."""
 
 
 def struggles(step, taken):
@@ -80,6 +87,26 @@ def widened(operator, linear, method, step, residual, threads, stats, journal):
         operator, step = wider, found
 
 
+def start_on_finer_cells(phi, operator):
+    """The displacement potential ``phi`` of coarser cells on those of ``operator``.
+
+    Where the interpolant is far from a solution, because it is not convex, its convex hull is taken instead (the
+    Legendre transform of its transform, at the slopes of the target's cells), averaged, with some of ``q``: convex as
+    a sum of convex functions.
+    """
+    grid, target_grid = operator.grid, operator.problem.target_grid
+    phi = interpolate_cubic(phi, grid.shape, grid.periodic)
+    size = operator.mean_free_rms(operator.evaluate(phi, True, linearise=False).residual)
+    if any(grid.periodic) or size < POOR_START:
+        return phi
+    q = operator.problem.quadratic(grid.cell_centres())
+    slopes = target_grid.with_shape(grid.shape)
+    hull = legendre_conjugate(legendre_conjugate(q + phi, grid, slopes), slopes, grid) - q
+    for axis in range(grid.ndim):
+        hull = convolve1d(hull, KERNEL, axis, mode="reflect")
+    return (1 - CONVEXITY) * hull
+
+
 def conserved(original, operator, linear, method, step, residual, threads, stats, journal):
     """From the converged ``step``: correct the source of the equation until the map puts the mass in its place, on
     finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status."""
@@ -123,7 +150,7 @@ def conserved(original, operator, linear, method, step, residual, threads, stats
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
             fine = operator.on(conservation.subdivided(operator.problem))
-            phi = interpolate_cubic(best.phi, fine.grid.shape, fine.grid.periodic)
+            phi = start_on_finer_cells(best.phi, fine)
         place = {"level": best.levels, "levels": best.levels + 1}
         step = yield from solved(fine, phi, **place)
         if step.status is not Status.CONVERGED and fine.problem.may_be_powered:

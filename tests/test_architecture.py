@@ -72,8 +72,8 @@ def late(argument):
 
 
 ABOVE_THE_OPERATOR = (
-    "newton", "stepping", "integrators", "equation", "remedies", "solver", "solution", "transport", "storage", "exact",
-    "gallery", "legendre", "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "barycentre",
+    "newton", "stepping", "legendre", "integrators", "equation", "remedies", "solver", "solution", "transport",
+    "storage", "exact", "gallery", "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "barycentre",
     "embedding", "locate", "importance", "variational", "models", "training", "generative", "references", "peers",
     "benchmark", "distributed", "export", "plotting", "console", "options", "commands", "cli")
 PETSC = {"petsc4py", "mpi4py"}
@@ -90,11 +90,11 @@ ENTROPIC = ("gibbs", "entropic", "plan")
     (("density", "problem"), ("monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
     (("monge_ampere",), ABOVE_THE_OPERATOR),
     (("stepping",), ABOVE_THE_OPERATOR[2:]),
-    (("integrators",), ABOVE_THE_OPERATOR[3:]),
-    (("equation",), ABOVE_THE_OPERATOR[4:]), (("remedies",), ABOVE_THE_OPERATOR[5:]),
+    (("legendre",), ("density", "problem", "monge_ampere", "linear", *ABOVE_THE_OPERATOR[3:])),
+    (("integrators",), ("legendre", *ABOVE_THE_OPERATOR[4:])),
+    (("equation",), ABOVE_THE_OPERATOR[5:]), (("remedies",), ABOVE_THE_OPERATOR[6:]),
     (("equation", "remedies", "solver"),
-     ("ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "exact", "gallery", "legendre")),
-    (("legendre",), ("solver", "ledger", "trajectory", "mirror")),
+     ("ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "exact", "gallery")),
     (("ledger",), ("trajectory", "mirror", "exact", "gallery")),
     (("grid", "density", "problem", "monge_ampere", "linear", "newton", "stepping", "solver", "solution", "transport"),
      ENTROPIC),
