@@ -4,10 +4,11 @@ from __future__ import annotations
 import csv
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 
-from .entropic import half_shift, sinkhorn
+from .entropic import displacement_potential, half_shift, sinkhorn
 from .integrators import half_range
 from .problem import TransportProblem, check_problem
 from .solver import solve
@@ -161,16 +162,19 @@ def sinkhorn_limit(problem, epsilons, time, *, shifted=False, start=None, checkp
     True
     """
     check_problem(problem)
-    epsilons = np.atleast_1d(np.asarray(epsilons, float))
-    if epsilons.ndim != 1 or not (np.isfinite(epsilons) & (epsilons > 0)).all() or (np.diff(epsilons) >= 0).any():
-        raise ValueError(f"`epsilons` must be decreasing positive temperatures, got {epsilons.tolist()}.")
-    if not (math.isfinite(time) and time >= epsilons[0]):
+    epsilons = _checked_epsilons(epsilons)
+    if not (_is_number(time) and time >= epsilons[0]):
         raise ValueError(f"`time` must be at least the largest temperature, {epsilons[0]:g}, got {time!r}.")
+    if not (isinstance(checkpoints, Integral) and not isinstance(checkpoints, bool) and checkpoints >= 0):
+        raise ValueError(f"`checkpoints` must be a whole number >= 0, got {checkpoints!r}.")
+    if not (_is_number(clock) and clock > 0):
+        raise ValueError(f"`clock` must be a positive number, got {clock!r}.")
     quadratic = problem.quadratic(problem.grid.cell_centres())
-    begin = quadratic if start is None else np.asarray(start, float)
+    phi = np.zeros(problem.grid.shape) if start is None else displacement_potential(problem, start)
+    begin = quadratic + phi
     plans = [_checkpoints(round(time / epsilon), checkpoints) for epsilon in epsilons]
     times = sorted({clock * n * epsilon for counts, epsilon in zip(plans, epsilons) for n in counts})
-    reference = _Reference(problem, times, begin - quadratic, tolerance, threads)
+    reference = _Reference(problem, times, phi, tolerance, threads)
     index = {moment: k for k, moment in enumerate(times)}
     rows = {name: [] for name in ("sup", "centres", "l2", "interior", "w2", "uniform", "blur")}
     for epsilon, counts in zip(epsilons, plans):
@@ -191,6 +195,19 @@ def sinkhorn_limit(problem, epsilons, time, *, shifted=False, start=None, checkp
     return SinkhornLimit(problem, epsilons, sweeps, sweeps * epsilons,
                          **{name: np.array(values) for name, values in rows.items()},
                          floor=reference.floor, extrapolated=reference.extrapolated, half_shifted=shifted)
+
+
+def _is_number(value):
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked_epsilons(epsilons):
+    given = np.atleast_1d(np.asarray(epsilons))
+    if given.ndim == 1 and len(given) and given.dtype.kind in "fiu":
+        values = given.astype(float)
+        if (np.isfinite(values) & (values > 0)).all() and (np.diff(values) < 0).all():
+            return values
+    raise ValueError(f"`epsilons` must be one or several decreasing positive temperatures, got {epsilons!r}.")
 
 
 @dataclass

@@ -105,10 +105,17 @@ def test_other_starts_boxes_grids_and_three_dimensions():
     assert (other.sup < 3 * gap.sup).all() and other.sup[1] < 0.7 * other.sup[0]
 
 
-@pytest.mark.parametrize(("epsilons", "time", "message"), [
-    ([0.01, 0.02], 0.1, "`epsilons` must be decreasing"), ([0.0], 0.1, "`epsilons` must be decreasing"),
-    ([0.01], 0.001, "`time` must be at least the largest temperature"),
+@pytest.mark.parametrize(("changed", "message"), [
+    ({"epsilons": [0.01, 0.02]}, "`epsilons` must be one or several decreasing positive"),
+    *[({"epsilons": wrong}, "`epsilons` must be one or several") for wrong in ([0.0], [], ["a"], "0.1", [0.1j], [[0.1]],
+                                                                               [math.nan], None)],
+    *[({"time": wrong}, "`time` must be at least the largest temperature, 0.01") for wrong in (0.001, "1", None, True)],
+    *[({"checkpoints": wrong}, "`checkpoints` must be a whole number >= 0") for wrong in (-1, 1.5, "a", None)],
+    *[({"clock": wrong}, "`clock` must be a positive number") for wrong in (0, -1, math.nan, "a")],
+    ({"start": np.zeros(3)}, r"`start` must be a potential of real numbers on the grid of shape \(16, 16\)"),
+    ({"start": "abc"}, "`start` must be a potential of real numbers"),
 ])
-def test_bad_arguments_are_refused(epsilons, time, message):
-    with pytest.raises(ValueError, match=message):
-        pmapde.sinkhorn_limit(waves(16, True), epsilons, time)
+def test_bad_arguments_are_refused(changed, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        pmapde.sinkhorn_limit(waves(16, True), **{"epsilons": [0.01], "time": 0.1, **changed})
+    assert "\n" not in str(caught.value)
