@@ -567,7 +567,7 @@ def test_potentials_are_those_of_pot(epsilon):
 
 def test_the_benchmark_compares_before_it_times(monkeypatch):
     [row] = bench_sinkhorn.sweep_times((16, 16), 2, "solved", {}, rounds=1)
-    assert row["outcome"] == "ok" and row["CPU ms per sweep"] > 0
+    assert row["outcome"] == "ok" and np.isfinite(row["CPU ms per sweep"])
 
     class Wrong(bench_sinkhorn.Ours):
         name = "wrong"
