@@ -4,9 +4,9 @@
 
 ``pmapde.sinkhorn_limit`` from epsilon = 1/100 on, halved from row to row. *sup*: over the closed box; *centres*: over
 the cell centres alone, which on a box are half a cell from where the difference is largest; *middle*: over the middle
-60 %; *blur* of the smaller temperature, in cells; *floor*: the flow's own error in space over the distance. The torus
-and the first box are those of ``pmapde rates --only limit`` and ``notebooks/sinkhorn_limit.ipynb``; of the others some
-have no normal derivative on the faces and some do. With ``tight`` the flow's tolerance in time is 1e-8 instead of 1e-6.
+60 %; *W2*: of the marginals; *blur* of the smaller temperature, in cells; *floor*: the flow's own error in space over
+the distance. The torus and the first box are those of ``pmapde rates --only limit`` and
+``notebooks/sinkhorn_limit.ipynb``; of the others some have no normal derivative on the faces and some do. With ``tight`` the flow's tolerance in time is 1e-8 instead of 1e-6.
 
 Results in benchmarks/results/limit.{txt,csv}. Two minutes.
 """
@@ -37,10 +37,9 @@ def pairs(n):
 def rows(name, n, shifted=False, tolerance=1e-6):
     periodic, source, target, time = pairs(n)[name]
     problem = pmapde.TransportProblem(source, target, grid=pmapde.Grid((n, n), periodic=periodic))
-    gap = pmapde.sinkhorn_limit(problem, EPSILONS, time, shifted=shifted, checkpoints=0, marginals=False,
-                                tolerance=tolerance)
+    gap = pmapde.sinkhorn_limit(problem, EPSILONS, time, shifted=shifted, checkpoints=0, tolerance=tolerance)
     rates = {measure: gap.slopes(column) for measure, column in (("sup", "sup"), ("centres", "centres"),
-                                                                 ("middle", "interior"), ("L2", "l2"))}
+                                                                 ("middle", "interior"), ("L2", "l2"), ("W2", "w2"))}
     for k, (epsilon, distance) in enumerate(zip(gap.epsilon[1:], gap.sup[1:].tolist())):
         yield {"pair": name, "grid": f"{n}^2", "start": "half-shifted" if shifted else "plain",
                "tight": "yes" if tolerance < 1e-6 else "", "1/epsilon": round(1 / epsilon),

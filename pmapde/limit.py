@@ -8,13 +8,14 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from .density import GridDensity
 from .entropic import displacement_potential, half_shift, sinkhorn
 from .integrators import half_range
 from .problem import TransportProblem, check_problem
 from .solver import solve
 from .stepping import PseudoTransient
 from .trajectory import flow
-from .transfer import interpolate_cubic, with_faces
+from .transfer import interpolate_cubic, interpolate_inside, with_faces
 
 SMALLEST_BLUR = {"torus": 0.8, "box": 1.5}
 """Cells in sqrt(epsilon) below which Sinkhorn's sums are not the integrals they stand for. The midpoint rule for a
@@ -27,7 +28,7 @@ SECOND_ORDER = (0.15, 0.4)
 """
 INTERIOR = 0.6
 COLUMNS = ("epsilon", "sweeps", "time", "sup", "centres", "l2", "interior", "w2", "uniform", "blur", "floor",
-           "resolved")
+           "w2_floor", "resolved")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,8 @@ class SinkhornLimit:
         ``sqrt(epsilon)`` in cells, the smallest over axes and grids.
     floor : float
         Estimate of the flow's own error in space: the ``sup`` that is left as epsilon tends to zero on this grid.
+    w2_floor : float
+        The same of ``w2``; NaN if not asked for.
     extrapolated : bool
         Whether the flow was extrapolated in space (Richardson, fourth order) from grids of a half and a quarter of the
         cells per axis: where those differ by the factor four of second order.
@@ -72,25 +75,32 @@ class SinkhornLimit:
     uniform: np.ndarray
     blur: np.ndarray
     floor: float
+    w2_floor: float
     extrapolated: bool
     half_shifted: bool
 
     @property
     def resolved(self):
+        return self.is_resolved()
+
+    def is_resolved(self, name="sup"):
+        """``resolved``, judged by the distance of that name, which may drown in the flow's error before ``sup`` does.
+        """
         smallest = SMALLEST_BLUR["torus" if all(self.problem.grid.periodic) else "box"]
-        return (self.blur >= smallest) & (self.sup >= ABOVE_FLOOR * self.floor)
+        floor = self.w2_floor if name == "w2" else self.floor
+        return (self.blur >= smallest) & (getattr(self, name) >= ABOVE_FLOOR * floor)
 
     def slopes(self, name="sup"):
         """Local rates in epsilon between neighbouring temperatures, NaN where one of the two is not resolved."""
-        values = getattr(self, name)
+        values, good = getattr(self, name), self.is_resolved(name)
         with np.errstate(divide="ignore", invalid="ignore"):
             local = np.diff(np.log(values)) / np.diff(np.log(self.epsilon))
-        return np.where(self.resolved[1:] & self.resolved[:-1], local, np.nan)
+        return np.where(good[1:] & good[:-1], local, np.nan)
 
     def rows(self):
         """One dict per temperature."""
         columns = {name: getattr(self, name) for name in COLUMNS}
-        columns["floor"] = np.full(len(self.epsilon), self.floor)
+        columns |= {name: np.full(len(self.epsilon), columns[name]) for name in ("floor", "w2_floor")}
         return [dict(zip(columns, values)) for values in zip(*(column.tolist() for column in columns.values()))]
 
     def write_csv(self, path):
@@ -188,13 +198,13 @@ def sinkhorn_limit(problem, epsilons, time, *, shifted=False, start=None, checkp
         rows["interior"].append(half_range(last[_interior(problem.grid)]))
         rows["uniform"].append(max(_sup(problem, difference) for difference in differences.values()))
         rows["blur"].append(plan.result.blur_in_cells)
-        density = reference.trajectory.density(index[clock * counts[-1] * epsilon])
-        rows["w2"].append(_marginal_distance(problem, plan.result.source_marginal, density, threads) if marginals
-                          else math.nan)
+        rows["w2"].append(_distance(problem.grid, plan.result.source_marginal, reference.densities(
+            index[clock * counts[-1] * epsilon])[0], threads) if marginals else math.nan)
     sweeps = np.array([counts[-1] for counts in plans])
     return SinkhornLimit(problem, epsilons, sweeps, sweeps * epsilons,
                          **{name: np.array(values) for name, values in rows.items()},
-                         floor=reference.floor, extrapolated=reference.extrapolated, half_shifted=shifted)
+                         floor=reference.floor, w2_floor=reference.w2_floor(threads) if marginals else math.nan,
+                         extrapolated=reference.extrapolated, half_shifted=shifted)
 
 
 def _is_number(value):
@@ -253,9 +263,9 @@ def _interior(grid):
     return tuple(middle(n, wraps) for n, wraps in zip(grid.shape, grid.periodic))
 
 
-def _marginal_distance(problem, first, second, threads):
-    from .density import GridDensity
-    pair = TransportProblem(GridDensity(first, problem.grid), GridDensity(second, problem.grid))
+def _distance(grid, first, second, threads):
+    """W2 of two densities."""
+    pair = TransportProblem(GridDensity(first, grid), GridDensity(second, grid))
     return solve(pair, PseudoTransient(conserve=False), threads=threads, throw=True).w2
 
 
@@ -271,7 +281,7 @@ class _Reference:
             levels.append(run)
             # Sinkhorn's sums take the cells' values for those at the centres: so must the flow's coarser grids
             problem = problem.on_grid(problem.grid.coarsened(4), pointwise=True)
-        self.trajectory = levels[0]
+        self.grid, self.levels = grid, levels
         fine, middle, coarse = ([self._on(grid, field) for field in run.displacement_potentials] for run in levels)
         first, second = half_range(fine[-1] - middle[-1]), half_range(middle[-1] - coarse[-1])
         self.extrapolated = SECOND_ORDER[0] * second < first < SECOND_ORDER[1] * second
@@ -280,6 +290,18 @@ class _Reference:
             self.potentials = [a + (a - b) / 3 for a, b in zip(fine, middle)]
             self.floor = half_range(self.potentials[-1] - middle[-1] - (middle[-1] - coarse[-1]) / 3) / 15
 
+    def densities(self, index):
+        """``rho`` as good as the grids allow, extrapolated in the logarithm, and with one grid less."""
+        fine, middle, coarse = (self._on(self.grid, np.log(run.density(index)), interpolate_inside)
+                                for run in self.levels)
+        if self.extrapolated:
+            fine, middle = fine + (fine - middle) / 3, middle + (middle - coarse) / 3
+        return np.exp(fine), np.exp(middle)
+
+    def w2_floor(self, threads):
+        """As ``floor``, of the distance of the marginals."""
+        return _distance(self.grid, *self.densities(-1), threads) / (15 if self.extrapolated else 3)
+
     @staticmethod
-    def _on(grid, field):
-        return field if field.shape == grid.shape else interpolate_cubic(field, grid.shape, grid.periodic)
+    def _on(grid, field, interpolate=interpolate_cubic):
+        return field if field.shape == grid.shape else interpolate(field, grid.shape, grid.periodic)
