@@ -6,7 +6,8 @@
 the cell centres alone, which on a box are half a cell from where the difference is largest; *middle*: over the middle
 60 %; *W2*: of the marginals; *blur* of the smaller temperature, in cells; *floor*: the flow's own error in space over
 the distance. The torus and the first box are those of ``pmapde rates --only limit`` and
-``notebooks/sinkhorn_limit.ipynb``; of the others some have no normal derivative on the faces and some do. With ``tight`` the flow's tolerance in time is 1e-8 instead of 1e-6.
+``notebooks/sinkhorn_limit.ipynb``; of the others some have no normal derivative on the faces and some do. With
+``tight`` the flow's tolerance in time is 1e-8 instead of 1e-6.
 
 Results in benchmarks/results/limit.{txt,csv}. Two minutes.
 """

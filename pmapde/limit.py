@@ -129,7 +129,8 @@ def sinkhorn_limit(problem, epsilons, time, *, shifted=False, start=None, checkp
     Both start from the same potential. The distance is O(epsilon) (Berman, Numer. Math. 145, 2020, on the torus, for
     the potentials; Deb, Kim, Pal & Schiebinger for the marginals); from the half-shifted start, read half-shifted, it
     is O(epsilon^2) on the torus. On a no-flux box the half-shift stays of first order in a boundary layer of width
-    ``sqrt(epsilon)`` and about 3/2 in the interior (measured).
+    ``sqrt(epsilon)`` and about 3/2 in the interior (measured). The marginals stay of first order with it: the
+    plan's is, to second order, the flow's half a step later (on the torus; measured).
 
     Parameters
     ----------

@@ -53,6 +53,18 @@ def test_the_distance_on_a_box_is_that_of_the_closed_box():
     assert np.log(over[192][0] / over[192][1]) / np.log(4) == pytest.approx(0.975, abs=0.003)
 
 
+def test_half_shifted_marginals_are_those_of_half_a_step_later():
+    problem, off = waves(96, True), []
+    u = problem.quadratic(problem.grid.cell_centres())
+    for epsilon in (1 / 100, 1 / 200):
+        sweeps = round(0.05 / epsilon)
+        plan = pmapde.sinkhorn(problem, epsilon, sweeps, start=pmapde.half_shift(problem, u, -epsilon))
+        run = pmapde.flow(problem, [sweeps * epsilon, (sweeps + 0.5) * epsilon], tolerance=1e-6, ledger=None)
+        off.append([np.abs(plan.source_marginal - run.density(k)).mean() for k in (0, 1)])
+    rates = np.log2(np.divide(*off))
+    assert abs(rates[0] - 1) < 0.15 and rates[1] > 1.6 and off[1][1] < 0.05 * off[1][0]
+
+
 def test_distances_are_judged_by_the_error_that_is_theirs():
     """The marginals' does not hide behind the potentials', nor what is small in the middle behind what is at the faces.
     """
