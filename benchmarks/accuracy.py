@@ -1,4 +1,4 @@
-"""The README's accuracy table: errors of `solve` with its defaults on problems with known answers."""
+"""The accuracy table of docs/benchmarks.md: errors of `solve` with its defaults on problems with known answers."""
 import argparse
 
 import pmapde

@@ -15,6 +15,7 @@ import numpy as np
 from common import report
 
 from pmapde import GridDensity, TransportProblem
+from pmapde.equation import new_stats
 from pmapde.gallery import displacement_potential
 from pmapde.grid import Grid
 from pmapde.linear.algebraic import AlgebraicMultigrid
@@ -23,7 +24,6 @@ from pmapde.linear.geometric import GeometricMultigrid
 from pmapde.linear.solver import LinearSolver
 from pmapde.linear.spectral import Spectral
 from pmapde.monge_ampere import MongeAmpere
-from pmapde.solver import new_stats
 from pmapde.threads import thread_settings
 
 METHODS = (GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid(), Spectral())

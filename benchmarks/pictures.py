@@ -1,4 +1,4 @@
-"""The README's table of real pictures: Newton steps and checks of `solve` driven to a residual of 1e-8."""
+"""The table of photographs of docs/hard_data.md: Newton steps and checks of `solve` driven to a residual of 1e-8."""
 import argparse
 import time
 import warnings

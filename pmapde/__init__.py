@@ -6,7 +6,7 @@ _HOMES = {
     "solve": "solver", "steps": "solver",
     "flow": "trajectory", "Trajectory": "trajectory", "ImbalanceWarning": "trajectory", "Ledger": "ledger",
     "mirror_descent": "mirror", "MirrorRun": "mirror", "explicit_limit": "mirror",
-    "Step": "solver", "memory_estimate": "memory",
+    "Step": "equation", "memory_estimate": "memory",
     "PseudoTransient": "stepping", "Newton": "newton",
     "BackwardEuler": "integrators", "TRBDF2": "integrators", "ESDIRK3": "integrators",
     "Automatic": "linear.solver", "GeometricMultigrid": "linear.geometric",

@@ -107,7 +107,7 @@ class Ledger:
 class Bookkeeper:
     """Fills a :class:`Ledger`.
 
-    The identities (derived from the flat convexity of ``rho -> W2^2(rho, nu) / 2``; see the README):
+    The identities (derived from the flat convexity of ``rho -> W2^2(rho, nu) / 2``; see docs/theory.md):
 
     * explicit, ``u_{k+1} = u_k + eta_k log(rho_k / mu)``:
       ``sum eta_k S_k = D_0 - D_K + sum D(rho_k | rho_{k+1})``,

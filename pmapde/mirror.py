@@ -16,13 +16,14 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigs
 from . import schedules, work
 from .archive import field
 from .checkpoint import Run, restore_stats
+from .equation import new_stats
 from .integrators import BackwardEuler, implicit_stage, value_bounds
 from .ledger import Bookkeeper, Ledger, model_density
 from .linear.solver import LinearSolver
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import TransportProblem, check_problem
-from .solver import checked_limits, chosen_scheme, displacement_potential, new_stats
+from .solver import checked_limits, chosen_scheme, displacement_potential
 from .status import SolverError, Status
 from .threads import thread_settings, use_threads
 from .trajectory import checked_ledger, checked_share

@@ -1,25 +1,25 @@
-"""The engine: nested iteration over grids, one implicit step at a time, to the steady state."""
+"""The engine: nested iteration over grids to the steady state, or the flow; :func:`solve` around it."""
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections import defaultdict
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Real
 
 import numpy as np
 
-from . import conservation, stepping, work
+from . import conservation, work
 from .checkpoint import Journal, Run
+from .equation import COARSE_STEP_LIMIT, new_stats, one_grid
 from .extrapolation import CoarserGrids
-from .grid import Grid
 from .integrators import Integrator, integrate
 from .linear.solver import LinearSolver
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import check_problem
+from .remedies import CORRECTION_TOLERANCE, STAGE_TOLERANCE, conserved, continued, struggles, widened
 from .status import SolverError, Status
 from .stepping import Goal, PseudoTransient
 from .threads import thread_settings, use_threads
@@ -31,61 +31,12 @@ ALGEBRAIC_SHARE = 0.09
 """Algebraic error of the map left on a grid, as a share of the discretisation error."""
 EXTRAPOLATED_SHARE = 3e-4
 """The same where results are extrapolated: less than a thousandth of the discretisation error."""
-COARSE_STEP_LIMIT = 60
-"""Steps on a grid that is not the finest."""
 COARSEST_TOLERANCE = 1e-6
 """Residual on the coarsest grid of several."""
 SINGLE_GRID_TOLERANCE = 1e-8
 """Residual where there is no coarser grid to compare with."""
 FLOW_TOLERANCE = 1e-4
 """Relative local error of the flow in true time."""
-CORRECTION_TOLERANCE = 1e-3
-"""Residual of equations whose source was corrected, if the tolerance is the discretisation's."""
-FIRST_STRIDE, STRIDE_GROWTH, LEAST_STRIDE = 0.5, 1.5, 0.01
-"""Continuation in contrast: the first increment of the power of both densities, its growth, and where it gives up."""
-STAGE_LIMIT, STAGE_TOLERANCE = 40, 0.1
-"""Steps of a power before the increment is halved, and the residual that is enough below the last."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One implicit step of the engine.
-
-    ``phi`` is the displacement potential reached (cell centres of ``grid``), ``residual`` the RMS of its mean-free log
-    residual, ``drift`` the mean; ``error`` the estimated algebraic error of the map (RMS; infinite without an
-    estimate), ``change`` how far the map has moved from the coarser grid's; ``time`` the (pseudo-)time on this grid,
-    ``dt`` the step (infinity: a Newton step), ``damping`` the fraction of the Newton correction taken, ``rejected`` the
-    steps refused before, ``applications`` the preconditioner applications spent, ``tolerance`` the residual asked for
-    on this grid (0: none). The first step of a grid is its start (no iterations). ``status`` is set on the last step of
-    a grid, ``level == levels - 1`` is the finest. ``radius``: of the superbases.
-    ``judged``: the map of ``phi`` and the mass it misplaces, where the
-    engine has looked at them.
-    """
-
-    level: int
-    levels: int
-    grid: Grid
-    phi: np.ndarray
-    residual: float
-    drift: float
-    error: float
-    change: float
-    time: float
-    dt: float
-    newton_iterations: int
-    damping: float
-    rejected: int
-    applications: int
-    tolerance: float
-    status: Status = None
-    radius: int = 1
-    judged: tuple = None
-
-
-def new_stats():
-    """Counters of one run, filled in place."""
-    return {"linear": {}, "fallbacks": [], "seconds": defaultdict(float), "work": {},
-            "newton_iterations": 0, "rejected_steps": 0, "misplaced": [], "continued": []}
 
 
 def nested_problems(problem, method):
@@ -145,7 +96,7 @@ def steps(problem, method=None, *, tolerance="discretization", start=None, threa
     tolerance, start, threads
         As in :func:`solve`.
     stats : dict, optional
-        Filled with counters, see :func:`new_stats`.
+        Filled with counters, see :func:`~pmapde.equation.new_stats`.
 
     Examples
     --------
@@ -208,10 +159,6 @@ def flow_steps(operator, method, phi, tolerance, threads, stats, stop=math.inf, 
         yield step
 
 
-def _applications(stats):
-    return sum(counters["applications"] for counters in stats["linear"].values())
-
-
 def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, share, journal):
     problems = [finest_operator.problem]
     with thread_settings(threads) as count:
@@ -241,23 +188,23 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
                 return Goal(share=share, change=extrapolated, before=coarser.last_size, one_step=one_step)
             return Goal(residual=SINGLE_GRID_TOLERANCE if finest else COARSEST_TOLERANCE)
 
-        engine = _on_grid(operator, linear, method, phi, goal, threads, stats, journal)
+        engine = one_grid(operator, linear, method, phi, goal, threads, stats, journal)
         for taken, step in enumerate(engine):
             step = replace(step, level=level, levels=len(problems))
             logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, taken, step.residual, step.dt)
             residual = CORRECTION_TOLERANCE if tolerance == "discretization" else float(tolerance)
-            if _struggles(step, taken) and method.conserve and operator.problem.may_be_powered:
+            if struggles(step, taken) and method.conserve and operator.problem.may_be_powered:
                 engine.close()
                 yield replace(step, status=None)
-                step = yield from _continued(operator, linear, method, residual if finest else STAGE_TOLERANCE,
-                                             threads, stats, journal, level=level, levels=len(problems))
+                step = yield from continued(operator, linear, method, residual if finest else STAGE_TOLERANCE,
+                                            threads, stats, journal, level=level, levels=len(problems))
             if finest and method.conserve and step.status is Status.CONVERGED:
                 engine.close()  # with its arrays
                 linear.release()
                 if method.radius is None:
-                    operator, step = yield from _widened(operator, linear, method, step, residual, threads, stats,
-                                                         journal)
-                yield from _conserve(problem, operator, linear, method, step, residual, threads, stats, journal)
+                    operator, step = yield from widened(operator, linear, method, step, residual, threads, stats,
+                                                        journal)
+                yield from conserved(problem, operator, linear, method, step, residual, threads, stats, journal)
                 return
             yield step
             phi = step.phi
@@ -267,173 +214,6 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
             with thread_settings(threads) as count:
                 use_threads(count, grid.size)
                 coarser.add(operator, phi)
-
-
-def _struggles(step, taken):
-    """Whether a step is the last of a grid on which Newton's method has failed, or gets nowhere."""
-    return (taken >= COARSE_STEP_LIMIT and step.status is not Status.CONVERGED
-            or step.status in (Status.NEWTON_STALLED, Status.STEP_TOO_SMALL, Status.LINEAR_STALLED))
-
-
-def _continued(operator, linear, method, residual, threads, stats, journal, **place):
-    """Continuation in contrast: both densities to a power that grows from 0, where ``q`` solves the problem, to 1.
-
-    Each stage starts from the last; one that does not converge within ``STAGE_LIMIT`` steps is tried again with half
-    the increment. Returns the last step, ``CONVERGED`` or with the status of the last stage; those before carry none.
-    """
-    reached, stride, phi = 0.0, FIRST_STRIDE, np.zeros(operator.grid.shape)
-    change, stages = 0.0, []
-    while True:
-        power = min(1.0, reached + stride)
-        with thread_settings(threads) as count:
-            use_threads(count, phi.size)
-            stage = operator if power == 1 else operator.on(operator.problem.powered(power))
-        goal = Goal(residual=residual if power == 1 else STAGE_TOLERANCE, change=change)
-        linear.next_grid()
-        for count, step in enumerate(_on_grid(stage, linear, method, phi, lambda norm, goal=goal: goal, threads,
-                                              stats, journal)):
-            step = replace(step, **place)
-            if step.status is not None or count >= STAGE_LIMIT:
-                break
-            yield step
-        stages.append(power)
-        if step.status is Status.CONVERGED:
-            reached, phi, stride = power, step.phi, STRIDE_GROWTH * stride
-        else:
-            stride /= 2
-        if reached == 1 or stride < LEAST_STRIDE:
-            stats["continued"].append({"grid": "x".join(map(str, operator.grid.shape)), "powers": stages})
-            return replace(step, status=step.status or Status.NEWTON_STALLED)
-        yield replace(step, status=None)
-
-
-def _solved(operator, linear, method, phi, goal, threads, stats, journal, **place):
-    """One equation from ``phi``: yields its steps but for the last, and returns that, which has a status."""
-    engine = _on_grid(operator, linear, method, phi, lambda norm: goal, threads, stats, journal)
-    for count, reached in enumerate(engine):
-        reached = replace(reached, **place)
-        if reached.status is None:
-            yield reached
-        if reached.status is not None:
-            return reached
-        if count >= COARSE_STEP_LIMIT:
-            return replace(reached, status=Status.MAX_STEPS)
-
-
-def _widened(operator, linear, method, step, residual, threads, stats, journal):
-    """From the converged ``step``: the equation with superbases as wide as its Hessian asks for, ``(operator, step)``.
-
-    Stays with the last radius that was solved. Rows that leave the 3x3 stencil are left to algebraic multigrid.
-    """
-    while True:
-        with thread_settings(threads) as count:
-            use_threads(count, step.phi.size)
-            wider = operator.wider(step.phi)
-        if wider is None:
-            return operator, step
-        yield replace(step, status=None)
-        linear.next_grid()
-        goal = Goal(residual=max(residual, CORRECTION_TOLERANCE), change=step.change)
-        found = yield from _solved(wider, linear, method, step.phi, goal, threads, stats, journal, level=step.level,
-                                   levels=step.levels)
-        if found.status is not Status.CONVERGED:
-            return operator, step
-        operator, step = wider, found
-
-
-def _conserve(original, operator, linear, method, step, residual, threads, stats, journal):
-    """From the converged ``step``: correct the source of the equation until the map puts the mass in its place, on
-    finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status."""
-    correction, best, grid = conservation.Correction(original, operator), step, operator.grid
-
-    def judged():
-        with thread_settings(threads) as count:
-            use_threads(count, grid.size)
-            return correction.judge(step.phi)
-
-    rough = max(residual, CORRECTION_TOLERANCE)
-
-    def solved(operator, phi, residual=rough, **place):
-        return _solved(operator, linear, method, phi, Goal(residual=residual, change=best.change), threads, stats,
-                       journal, **place)
-
-    while judged():
-        if correction.best is step.phi:
-            best = step
-        yield replace(step, status=None)
-        with thread_settings(threads) as count:
-            use_threads(count, grid.size)
-            corrected = operator.on(correction.next_problem())
-        step = yield from solved(corrected, correction.best, level=step.level, levels=step.levels)
-        linear.release()
-        if step.status is not Status.CONVERGED:
-            break
-    if correction.best is step.phi:
-        best = step
-    if residual < CORRECTION_TOLERANCE and correction.problem is not operator.problem:
-        yield replace(best, status=None)
-        best = yield from solved(operator.on(correction.problem), best.phi, residual=residual,
-                                 level=best.level, levels=best.levels)
-    stats["misplaced"].append({"grid": "x".join(map(str, grid.shape)), "by round": list(correction.misplaced)})
-    if (best.status is Status.CONVERGED and min(correction.misplaced) > conservation.LIMIT
-            and conservation.may_subdivide(original, grid, method.subdivision)):
-        yield replace(best, status=None)
-        linear.next_grid()
-        with thread_settings(threads) as count:
-            use_threads(count, grid.size)
-            fine = operator.on(conservation.subdivided(operator.problem))
-            phi = interpolate_cubic(best.phi, fine.grid.shape, fine.grid.periodic)
-        place = {"level": best.levels, "levels": best.levels + 1}
-        step = yield from solved(fine, phi, **place)
-        if step.status is not Status.CONVERGED and fine.problem.may_be_powered:
-            step = yield from _continued(fine, linear, method, rough, threads, stats, journal, **place)
-        if step.status is Status.CONVERGED:
-            yield from _conserve(original, fine, linear, method, step, residual, threads, stats, journal)
-            return
-    yield replace(best, judged=correction.found) if correction.best is best.phi else best
-
-
-def _on_grid(operator, linear, method, phi, goal, threads, stats, journal):
-    """Pseudo-transient continuation on one grid as :class:`Step` records; threads are set only while it computes.
-
-    Those that the ``journal`` of an interrupted run knows are yielded again, not computed.
-    """
-    tolerance, elapsed, before, memory, step = math.nan, 0.0, _applications(stats), {}, None
-    for record in journal.next_grid(operator.grid, stats, linear, memory):
-        step = Step(0, 1, operator.grid, **record, radius=operator.radius)
-        yield step
-    if step is not None:
-        if step.status is not None:
-            return
-        phi, elapsed, before = step.phi, step.time, _applications(stats)
-        memory["current"] = stepping.Advance(phi, step.residual, step.drift, step.dt, step.newton_iterations,
-                                             step.damping, step.rejected, error=step.error, change=step.change)
-
-    def goal_of(first_norm):
-        nonlocal tolerance
-        found = goal(first_norm)
-        tolerance = found.residual
-        return found
-
-    records = stepping.pseudo_transient(operator, linear, phi, method, goal_of, memory)
-    while True:
-        with thread_settings(threads) as count:
-            use_threads(count, phi.size)
-            advance = next(records, None)
-        if advance is None:
-            return
-        spent = _applications(stats)
-        work.book(stats["work"], operator.grid.shape, operator.work)
-        operator.work = 0.0
-        stats["newton_iterations"] += advance.newton_iterations
-        stats["rejected_steps"] += advance.rejected
-        elapsed += advance.dt if advance.newton_iterations else 0.0
-        step = Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change,
-                    elapsed, advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent - before,
-                    max(tolerance, advance.floor), advance.status, operator.radius)
-        journal.add(step, stats, linear, memory)
-        yield step
-        before = spent
 
 
 def solve(problem, method=None, *, tolerance="discretization", max_steps=300, max_seconds=math.inf, throw=False,

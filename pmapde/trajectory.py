@@ -15,12 +15,13 @@ import numpy as np
 from . import work
 from .archive import field
 from .checkpoint import Run, restore_stats
+from .equation import new_stats
 from .integrators import ESDIRK3, Integrator, checked_memory, value_bounds
 from .ledger import Bookkeeper, Ledger, log_mass, model_density
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import TransportProblem, check_problem
-from .solver import FLOW_TOLERANCE, checked_limits, chosen_scheme, displacement_potential, flow_steps, new_stats
+from .solver import FLOW_TOLERANCE, checked_limits, chosen_scheme, displacement_potential, flow_steps
 from .status import SolverError, Status
 from .threads import thread_settings, use_threads
 from .transport import PiecewiseAffineMap, component_first

@@ -10,7 +10,7 @@ import bench_peers
 import numpy as np
 import pytest
 
-from pmapde import benchmark, cli, exact, peers, references
+from pmapde import benchmark, cli, exact, options, peers, references
 from pmapde.benchmark import Report, Runner, measure
 from pmapde.peers import Answer, Solver, label
 from pmapde.references import FAMILIES
@@ -200,7 +200,7 @@ def test_bad_arguments_are_named(arguments, message, tmp_path, capsys):
 
 
 def test_the_command_knows_the_problems():
-    assert tuple(FAMILIES) == cli.BENCHMARKS
+    assert tuple(FAMILIES) == options.BENCHMARKS
 
 
 def test_the_rival_of_the_script_is_right(case):

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 import pmapde
-from pmapde.cli import FLOWS, OURS, PLANS, STUDIES, main
+from pmapde.cli import main
+from pmapde.commands import FLOWS, OURS, PLANS
+from pmapde.options import STUDIES
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 import pmapde
-from pmapde.cli import GENERATED, main
+from pmapde.cli import main
+from pmapde.commands import GENERATED
 
 
 def test_sample_writes_samples_summary_and_figures(tmp_path, capsys):

@@ -11,7 +11,8 @@ from tools import solve_exact
 
 import pmapde
 from pmapde import exact
-from pmapde.cli import OURS, main
+from pmapde.cli import main
+from pmapde.commands import OURS
 
 
 def read_vti(path):

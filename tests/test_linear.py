@@ -8,6 +8,7 @@ import pytest
 from bench_linear import contrast, stretched
 
 from pmapde import exact
+from pmapde.equation import new_stats
 from pmapde.gallery import displacement_potential
 from pmapde.linear.algebraic import AlgebraicMultigrid
 from pmapde.linear.black_box import BlackBoxMultigrid, _matrix
@@ -16,7 +17,6 @@ from pmapde.linear.geometric import GeometricMultigrid
 from pmapde.linear.solver import Automatic, LinearSolver
 from pmapde.linear.spectral import Spectral
 from pmapde.monge_ampere import MongeAmpere
-from pmapde.solver import new_stats
 from pmapde.threads import SERIAL_BELOW
 
 METHODS = {"geometric": GeometricMultigrid(), "black box": BlackBoxMultigrid(), "algebraic": AlgebraicMultigrid(),

@@ -133,8 +133,8 @@ def test_extension_is_finite_and_its_weights_non_negative_everywhere():
                                     pmapde.AlgebraicMultigrid(), pmapde.Direct()], ids=lambda method: method.name)
 def test_every_linear_solver_takes_the_27_point_rows(linear):
     op = operator((16, 15, 14), "monotone", target=1 + 0.2 * np.random.default_rng(9).random((16, 15, 14)))
+    from pmapde.equation import new_stats
     from pmapde.linear.solver import LinearSolver
-    from pmapde.solver import new_stats
     stencil = op.linearise(smooth_potential(op.grid))
     rhs = np.random.default_rng(10).standard_normal(op.grid.shape)
     result = LinearSolver(linear, new_stats()).solve(stencil, rhs, 1e-8)

@@ -6,9 +6,9 @@ import pytest
 from random_fields import pair
 
 import pmapde
+from pmapde.equation import new_stats
 from pmapde.linear.solver import LinearSolver
 from pmapde.monge_ampere import MongeAmpere
-from pmapde.solver import new_stats
 from pmapde.stepping import PseudoTransient
 from pmapde.superbases import NARROW, WIDEST, SuperbaseFamily
 from pmapde.transport import PiecewiseAffineMap

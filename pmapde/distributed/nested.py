@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from .. import solver, stepping
+from ..equation import Step
 from ..extrapolation import CoarserGrids, smooth_changes
-from ..solver import Step
 from .launch import agree
 from .layout import Layout, partition
 from .linear import DistributedLinearSolver

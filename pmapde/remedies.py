@@ -1,0 +1,132 @@
+"""What is done where the equation as it stands is not enough: continuation in contrast, wider superbases, a corrected
+source, finer cells. Generators of :class:`~pmapde.equation.Step`, which :mod:`pmapde.solver` goes through."""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from . import conservation
+from .equation import COARSE_STEP_LIMIT, one_equation, one_grid
+from .status import Status
+from .stepping import Goal
+from .threads import thread_settings, use_threads
+from .transfer import interpolate_cubic
+
+CORRECTION_TOLERANCE = 1e-3
+"""Residual of equations whose source was corrected, if the tolerance is the discretisation's."""
+FIRST_STRIDE, STRIDE_GROWTH, LEAST_STRIDE = 0.5, 1.5, 0.01
+"""Continuation in contrast: the first increment of the power of both densities, its growth, and where it gives up."""
+STAGE_LIMIT, STAGE_TOLERANCE = 40, 0.1
+"""Steps of a power before the increment is halved, and the residual that is enough below the last."""
+
+
+def struggles(step, taken):
+    """Whether a step is the last of a grid on which Newton's method has failed, or gets nowhere."""
+    return (taken >= COARSE_STEP_LIMIT and step.status is not Status.CONVERGED
+            or step.status in (Status.NEWTON_STALLED, Status.STEP_TOO_SMALL, Status.LINEAR_STALLED))
+
+
+def continued(operator, linear, method, residual, threads, stats, journal, **place):
+    """Continuation in contrast: both densities to a power that grows from 0, where ``q`` solves the problem, to 1.
+
+    Each stage starts from the last; one that does not converge within ``STAGE_LIMIT`` steps is tried again with half
+    the increment. Returns the last step, ``CONVERGED`` or with the status of the last stage; those before carry none.
+    """
+    reached, stride, phi = 0.0, FIRST_STRIDE, np.zeros(operator.grid.shape)
+    change, stages = 0.0, []
+    while True:
+        power = min(1.0, reached + stride)
+        with thread_settings(threads) as count:
+            use_threads(count, phi.size)
+            stage = operator if power == 1 else operator.on(operator.problem.powered(power))
+        goal = Goal(residual=residual if power == 1 else STAGE_TOLERANCE, change=change)
+        linear.next_grid()
+        for count, step in enumerate(one_grid(stage, linear, method, phi, lambda norm, goal=goal: goal, threads,
+                                              stats, journal)):
+            step = replace(step, **place)
+            if step.status is not None or count >= STAGE_LIMIT:
+                break
+            yield step
+        stages.append(power)
+        if step.status is Status.CONVERGED:
+            reached, phi, stride = power, step.phi, STRIDE_GROWTH * stride
+        else:
+            stride /= 2
+        if reached == 1 or stride < LEAST_STRIDE:
+            stats["continued"].append({"grid": "x".join(map(str, operator.grid.shape)), "powers": stages})
+            return replace(step, status=step.status or Status.NEWTON_STALLED)
+        yield replace(step, status=None)
+
+
+def widened(operator, linear, method, step, residual, threads, stats, journal):
+    """From the converged ``step``: the equation with superbases as wide as its Hessian asks for, ``(operator, step)``.
+
+    Stays with the last radius that was solved. Rows that leave the 3x3 stencil are left to algebraic multigrid.
+    """
+    while True:
+        with thread_settings(threads) as count:
+            use_threads(count, step.phi.size)
+            wider = operator.wider(step.phi)
+        if wider is None:
+            return operator, step
+        yield replace(step, status=None)
+        linear.next_grid()
+        goal = Goal(residual=max(residual, CORRECTION_TOLERANCE), change=step.change)
+        found = yield from one_equation(wider, linear, method, step.phi, goal, threads, stats, journal,
+                                        level=step.level, levels=step.levels)
+        if found.status is not Status.CONVERGED:
+            return operator, step
+        operator, step = wider, found
+
+
+def conserved(original, operator, linear, method, step, residual, threads, stats, journal):
+    """From the converged ``step``: correct the source of the equation until the map puts the mass in its place, on
+    finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status."""
+    correction, best, grid = conservation.Correction(original, operator), step, operator.grid
+
+    def judged():
+        with thread_settings(threads) as count:
+            use_threads(count, grid.size)
+            return correction.judge(step.phi)
+
+    rough = max(residual, CORRECTION_TOLERANCE)
+
+    def solved(operator, phi, residual=rough, **place):
+        return one_equation(operator, linear, method, phi, Goal(residual=residual, change=best.change), threads, stats,
+                            journal, **place)
+
+    while judged():
+        if correction.best is step.phi:
+            best = step
+        yield replace(step, status=None)
+        with thread_settings(threads) as count:
+            use_threads(count, grid.size)
+            corrected = operator.on(correction.next_problem())
+        step = yield from solved(corrected, correction.best, level=step.level, levels=step.levels)
+        linear.release()
+        if step.status is not Status.CONVERGED:
+            break
+    if correction.best is step.phi:
+        best = step
+    if residual < CORRECTION_TOLERANCE and correction.problem is not operator.problem:
+        yield replace(best, status=None)
+        best = yield from solved(operator.on(correction.problem), best.phi, residual=residual,
+                                 level=best.level, levels=best.levels)
+    stats["misplaced"].append({"grid": "x".join(map(str, grid.shape)), "by round": list(correction.misplaced)})
+    if (best.status is Status.CONVERGED and min(correction.misplaced) > conservation.LIMIT
+            and conservation.may_subdivide(original, grid, method.subdivision)):
+        yield replace(best, status=None)
+        linear.next_grid()
+        with thread_settings(threads) as count:
+            use_threads(count, grid.size)
+            fine = operator.on(conservation.subdivided(operator.problem))
+            phi = interpolate_cubic(best.phi, fine.grid.shape, fine.grid.periodic)
+        place = {"level": best.levels, "levels": best.levels + 1}
+        step = yield from solved(fine, phi, **place)
+        if step.status is not Status.CONVERGED and fine.problem.may_be_powered:
+            step = yield from continued(fine, linear, method, rough, threads, stats, journal, **place)
+        if step.status is Status.CONVERGED:
+            yield from conserved(original, fine, linear, method, step, residual, threads, stats, journal)
+            return
+    yield replace(best, judged=correction.found) if correction.best is best.phi else best
