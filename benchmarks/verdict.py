@@ -30,7 +30,7 @@ class Verdict:
 def points_per_axis(shape):
     """Points of a cell along an axis: as many as a few million points allow."""
     cells = np.prod(shape)
-    most = 16 if len(shape) == 2 else 6
+    most = 40 if len(shape) == 2 else 6
     return int(np.clip((3e6 / cells) ** (1 / len(shape)), 2, most))
 
 

@@ -73,7 +73,7 @@ class PseudoTransient:
     linear: object = field(default_factory=Automatic)
     newton: Newton = field(default_factory=Newton)
     conserve: bool = True
-    subdivision: int = 4
+    subdivision: int = 8
     nested: bool = True
     coarsest: int = None
     initial_step: float = math.inf
@@ -88,8 +88,8 @@ class PseudoTransient:
         if not (self.initial_step > 0 and self.growth >= 1 and 0 < self.cut < 1 and self.smallest_step > 0):
             raise ValueError(f"PseudoTransient needs initial_step > 0, growth >= 1, 0 < cut < 1, smallest_step > 0, "
                              f"got {self}.")
-        if self.subdivision not in (1, 2, 4):
-            raise ValueError(f"`subdivision` must be 1, 2 or 4 parts of a cell per axis, got {self.subdivision!r}.")
+        if self.subdivision not in (1, 2, 4, 8):
+            raise ValueError(f"`subdivision` must be 1, 2, 4 or 8 parts of a cell per axis, got {self.subdivision!r}.")
         if self.radius not in (None, *range(1, WIDEST + 1)):
             raise ValueError(f"`radius` must be None or 1 to {WIDEST}, got {self.radius!r}.")
         if self.coarsest is not None and self.coarsest < 3:

@@ -20,6 +20,7 @@ first, of the mean."""
 WINDOW_MARGIN, WINDOW_SWEEPS = 4, 300
 """Cells around folds that are straightened by themselves, and sweeps there."""
 SMALL_ERROR = 0.004  # misplaced mass that need not be known more precisely
+NEAR_THE_LIMIT = (0.01, 0.03)  # and that which must be
 PARTS = 16  # of the source, summed in order whatever the number of threads, where the target has few cells
 
 
@@ -237,7 +238,8 @@ class PiecewiseAffineMap:
         """Fraction of the mass that the map leaves in the wrong block of about ``BLOCK`` cells per axis of the target.
 
         Half the L1 distance of the pushed and the expected mass, summed over blocks. Where that is not small, images of
-        source cells that are wider than a target's cell, and straddle two blocks, are cut into pieces.
+        source cells that are wider than a target's cell, and straddle two blocks, are cut into pieces, near the limit of
+        2 % into finer ones.
         """
         blocks = self.target_grid.with_shape(tuple(max(-(-n // BLOCK), 3 if wraps else 2) for n, wraps
                                                    in zip(self.target_grid.shape, self.target_grid.periodic)))
@@ -247,7 +249,9 @@ class PiecewiseAffineMap:
             arrived = self.deposited(source_values, blocks, False, widest=widest) * self.grid.cell_volume
             return 0.5 * float(np.abs(arrived - wanted).sum())
         error = distance(1.0)
-        return error if error < SMALL_ERROR else distance(1 / BLOCK)
+        if error >= SMALL_ERROR:
+            error = distance(1 / BLOCK)
+        return distance(1 / BLOCK**2) if NEAR_THE_LIMIT[0] < error < NEAR_THE_LIMIT[1] else error
 
 
 def _towards_neighbours(nodes, source_values, light, chosen):
