@@ -28,6 +28,9 @@ SMALLEST_GRID = 8
 PROBE_EVERY = 8
 """Sweeps between two plain ones that see whether an over-relaxed iteration has arrived."""
 SMALLEST_EPSILON = 1e-15
+LARGEST_EPSILON = {"torus": 1e2, "box": 1e6}
+"""Squares of the box (the torus: of its smallest period) beyond which the kernel is flat and only costs get worse: on a
+box debiased ones cancel, on the torus the images that are summed over are more than a hundred a period."""
 DIVERGED = 1e3
 """An L1 distance no marginal of mass one can have."""
 
@@ -99,7 +102,8 @@ def sinkhorn(problem, epsilon, iterations=None, *, tolerance=None, start=None, s
         Cells without mass are allowed on both sides.
     epsilon : float
         Temperature of the ground cost ``|x - y|^2 / 2``; its root is the blur, a length. Down to 1e-15 times the square
-        of the box, though below about a quarter of a cell squared the plan is that of the point masses.
+        of the box, though below about a quarter of a cell squared the plan is that of the point masses; up to 1e6 times
+        it, on periodic axes 100 times the square of the period.
     iterations : int, optional
         Sweeps to make; with ``tolerance``, the most to make (default 100 000).
     tolerance : float, optional
@@ -193,6 +197,13 @@ class _Settings:
         if epsilon < lowest:
             raise ValueError(f"`epsilon` must be at least {lowest:.1e} here, where costs over epsilon lose their last "
                              f"digit, got {epsilon!r}.")
+        kind = "torus" if any(problem.grid.periodic) else "box"
+        lengths = [size for size, wraps in zip(problem.grid.lengths, problem.grid.periodic) if wraps]
+        highest = LARGEST_EPSILON[kind] * (min(lengths)**2 if lengths
+                                           else float((problem.slopes * problem.grid.lengths**2).max()))
+        if epsilon > highest:
+            raise ValueError(f"`epsilon` must be at most {highest:.1e} on this {kind}, where the kernel has long been "
+                             f"flat and the plan is the product of the densities, got {epsilon!r}.")
         if iterations is not None and not (isinstance(iterations, Integral) and not isinstance(iterations, bool)
                                            and iterations >= 1):
             raise ValueError(f"`iterations` must be a whole number >= 1, got {iterations!r}.")
@@ -221,7 +232,7 @@ class _Settings:
             raise ValueError(f"`max_seconds` must be a time >= 0, got {max_seconds!r}.")
         if callback is not None and not callable(callback):
             raise TypeError(f"`callback` must be callable, got {type(callback).__name__}.")
-        phi = None if start is None else _displacement_potential(problem, start)
+        phi = None if start is None else displacement_potential(problem, start)
         return cls(SWEEP_LIMIT if iterations is None else int(iterations), float(tolerance or 0.0), phi,
                    1.0 if step is None else float(step) / float(epsilon), overrelaxation, annealing or None,
                    float(max_seconds), callback)
@@ -232,7 +243,8 @@ def _check_number(name, value, low, high, what):
         raise ValueError(f"`{name}` must be {what}, got {value!r}.")
 
 
-def _displacement_potential(problem, start):
+def displacement_potential(problem, start):
+    """``start - q``, after checks."""
     start = np.asarray(start)
     if start.shape != problem.grid.shape or start.dtype.kind not in "fiu":
         raise ValueError(f"`start` must be a potential of real numbers on the grid of shape {problem.grid.shape}, got "

@@ -229,7 +229,8 @@ def limit(quick=False):
             label, good = f"{place}{', half-shifted' if shifted else ''}", gap.resolved
             study.add(label, gap.epsilon[good], gap.sup[good])
             if place == "box" and shifted:
-                study.add(f"{label}, middle of the box", gap.epsilon, gap.interior)
+                good = gap.is_resolved("interior")
+                study.add(f"{label}, middle of the box", gap.epsilon[good], gap.interior[good])
     first = study.series[0]
     study.add("first order", first.x, first.y[0] * first.x / first.x[0], reference=True)
     study.add("second order", first.x, study.series[1].y[0] * (first.x / first.x[0]) ** 2, reference=True)

@@ -61,6 +61,21 @@ def interpolate_inside(field, shape, periodic):
                                                 for m, n, wraps in zip(field.shape, shape, periodic)])
 
 
+def with_faces(field, periodic):
+    """A cell-centred field that need not be even, completed on no-flux axes by its values on the two faces.
+
+    One-sided extrapolation from the four outermost cells, order 4 (fewer if there are fewer).
+    """
+    for axis, wraps in enumerate(periodic):
+        if wraps:
+            continue
+        cells = np.moveaxis(field, axis, 0)
+        weights = np.array({2: [24, -8], 3: [30, -20, 6]}.get(len(cells), [35, -35, 21, -5])) / 16
+        lower, upper = (np.tensordot(weights, side[:len(weights)], 1)[None] for side in (cells, cells[::-1]))
+        field = np.moveaxis(np.concatenate([lower, cells, upper]), 0, axis)
+    return field
+
+
 def interpolate_by_tables(field, shape, tables):
     """Tensor product of one table per axis, as of :func:`cubic_table`."""
     from .kernels import transfer

@@ -481,6 +481,7 @@ def test_tolerances_below_rounding_end_at_rounding(pair):
     ({"epsilon": 0.0}, ValueError, "`epsilon` must be a positive temperature, got 0.0"),
     ({"epsilon": -1}, ValueError, "`epsilon` must be"), ({"epsilon": np.nan}, ValueError, "`epsilon` must be"),
     ({"epsilon": 1e-300}, ValueError, "`epsilon` must be at least 1.0e-15 here"),
+    ({"epsilon": 1e7}, ValueError, r"`epsilon` must be at most 1.0e\+06 on this box"),
     ({"epsilon": "small"}, ValueError, "`epsilon` must be"), ({"epsilon": True}, ValueError, "`epsilon` must be"),
     ({"iterations": 0}, ValueError, "`iterations` must be a whole number >= 1"),
     ({"iterations": 2.5}, ValueError, "`iterations` must be a whole number >= 1"),
@@ -503,6 +504,13 @@ def test_bad_arguments_are_named(arguments, error, message):
     with pytest.raises(error, match=message) as caught:
         sinkhorn(problem, **{"epsilon": 0.1, **arguments})
     assert "\n" not in str(caught.value)
+
+
+def test_temperatures_at_which_a_period_is_nothing_are_refused():
+    torus = TransportProblem(np.ones((8, 6)), np.ones((8, 6)), grid=Grid((8, 6), [(0, 2), (0, 1)], periodic=True))
+    assert sinkhorn(torus, 100).success
+    with pytest.raises(ValueError, match=r"`epsilon` must be at most 1.0e\+02 on this torus"):
+        sinkhorn(torus, 101)
 
 
 def test_what_is_not_a_problem_or_points_is_named():
@@ -559,7 +567,7 @@ def test_potentials_are_those_of_pot(epsilon):
 
 def test_the_benchmark_compares_before_it_times(monkeypatch):
     [row] = bench_sinkhorn.sweep_times((16, 16), 2, "solved", {}, rounds=1)
-    assert row["outcome"] == "ok" and row["CPU ms per sweep"] > 0
+    assert row["outcome"] == "ok" and np.isfinite(row["CPU ms per sweep"])
 
     class Wrong(bench_sinkhorn.Ours):
         name = "wrong"
