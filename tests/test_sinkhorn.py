@@ -170,6 +170,23 @@ def test_sums_are_right_whatever_the_range_of_the_values(n, m, spread_of_values,
             assert parabola is None or spread_of_values > 1e4 or kernel.slow < kernel.refused
 
 
+def test_sums_are_right_for_rough_lines_on_few_cells_at_low_temperatures():
+    """Spacings far apart, cells far wider than the blur, values far steeper than the kernel: nothing that matters may
+    be too small for the exponential domain of the second way."""
+    rng, tilted = np.random.default_rng(0), 0
+    for _ in range(400):
+        n, m = rng.integers(3, 14, 2)
+        nodes, places = (np.arange(n) + 0.5) / n, (np.arange(m) + 0.5) / m
+        stiffness = 10**rng.uniform(2, 4.5)
+        log_kernel = -stiffness * (places[:, None] - nodes)**2
+        values = 10**rng.uniform(2, 6) * rng.standard_normal((n, 70))
+        kernel, expected = AxisKernel(log_kernel, (nodes, places, stiffness, 0.0)), log_kernel[:, :, None] + values
+        expected = logsumexp(expected, axis=1)
+        assert np.abs(kernel(values, 0) - expected).max() < 1e-14 * max(1e3, np.abs(expected).max(), -log_kernel.min())
+        tilted += kernel.refused - kernel.slow
+    assert tilted > 2000  # by the second way
+
+
 def test_values_that_are_not_numbers_survive():
     log_kernel = -np.linspace(0, 30, 20)[:, None] * np.linspace(0, 30, 16)
     for parabola in (None, (np.linspace(0, 1, 16), np.linspace(0, 1, 20), 100.0, 0.0)):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .. import conservation, solver
+from .. import conservation, equation, solver
 from ..integrators import Integrator
 from ..linear.solver import Automatic
 from ..monge_ampere import MongeAmpere
@@ -135,10 +135,10 @@ class _Run:
 
     def __init__(self, problem, method, linear, tolerance, start, comm):
         self.problem, self.comm, self.scheme = problem, comm, solver.chosen_scheme(problem, method)
-        self.stats, self.coarser, self.history = solver.new_stats(), DistributedGrids(), []
+        self.stats, self.coarser, self.history = equation.new_stats(), DistributedGrids(), []
         self.stats["ranks"] = comm.size
         self._engine = steps(problem, method, linear, tolerance, start, comm, self.stats, self.coarser,
-                             solver.COARSE_STEP_LIMIT)
+                             equation.COARSE_STEP_LIMIT)
 
     def follow(self, callback, max_steps, max_seconds, checkpoint, every):
         """Take the steps; all ranks stop at the same one."""

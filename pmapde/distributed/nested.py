@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .. import solver, stepping
+from .. import equation, solver, stepping
 from ..equation import Step
 from ..extrapolation import CoarserGrids, smooth_changes
 from .launch import agree
@@ -136,13 +136,13 @@ def _serial(problem, method, comm, stats, share):
     if comm.rank == 0:
         grids, history = CoarserGrids(), []
         settings = replace(method, conserve=False)
-        own = solver.new_stats()
+        own = equation.new_stats()
         operator, engine = solver.prepared_engine(problem, settings, "discretization", None, 1, own, grids, share,
                                                   solver.Journal())
         for count, step in enumerate(engine):
             history.append(replace(step, phi=None))
             phi = step.phi
-            if count >= solver.COARSE_STEP_LIMIT and step.level == step.levels - 1:
+            if count >= equation.COARSE_STEP_LIMIT and step.level == step.levels - 1:
                 break
         grids.add(operator, phi)
         found = {name: getattr(grids, name) for name in ("phi", "change", "grid", "sizes", "costs")}

@@ -22,6 +22,8 @@ SCALE = 490
 others takes a hundred times longer), and sums of the largest do not overflow."""
 DEEPEST = 640.0
 """Sums below exp(-DEEPEST) times the largest value of their line are left to the other ways."""
+TILT, SQUARE = 600.0, 90.0
+"""Largest exponents in the table of the tilted sums: of the mixed part in the window, of the squared offsets."""
 DEEP = 42.0
 """Terms smaller than exp(-DEEP) times the largest are left out of a sum: 1e-18 of it for each of them."""
 
@@ -174,6 +176,16 @@ def _needed(row, fall, slope, x, top, where):
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _lost(row, fall, slope, x, top, where):
+    """Whether one of the terms that matter is zero in the exponential domain before it is tilted."""
+    count = 0
+    for t in range(LINES):
+        value = row[t] - fall - top[t]
+        count += value <= LOWEST and value + slope * abs(x - where[t]) > -DEEP
+    return count > 0
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _tilted(e, n, count, nodes, places, stiffness, table, m, sums, scaled):
     """``sums[j, t] = log sum_i exp(e[i, t] - stiffness (nodes[i] - places[j])^2)``, whatever the range of the values.
 
@@ -184,7 +196,8 @@ def _tilted(e, n, count, nodes, places, stiffness, table, m, sums, scaled):
     need of the inputs is a window that only ever moves up with the outputs (for a convex cost the best input does; a
     negligible one below it stays so). ``nodes`` may be longer than ``n``: periods before and after, ``e[i mod n]``.
 
-    Returns False where the windows of the lines are too far apart for the table, or a value is NaN.
+    Returns False where the windows of the lines are too far apart for the table, where a term that matters to one end
+    of even the smallest group is too small in its middle, or a value is NaN.
     """
     rows, half, total = table.shape[0], (table.shape[1] - 5) // 2, nodes.size
     spacing, step = nodes[1] - nodes[0], places[1] - places[0]
@@ -232,7 +245,12 @@ def _tilted(e, n, count, nodes, places, stiffness, table, m, sums, scaled):
             high -= 1
         reference = (low + high) // 2
         reach = max(reference - low, high - reference)
-        if reach > half or slope * spacing * reach > 600.0:
+        square = 0.25 * slope * (size - 1) * step  # stiffness d_k^2 at the ends of the group
+        wide = reach > half or slope * spacing * reach > TILT or square > SQUARE
+        if not wide and slope * spacing * (high - low) > -LOWEST - DEEP:
+            for i in range(low, high):
+                wide = wide or _lost(e[i % n], stiffness * (nodes[i] - centre)**2, slope, nodes[i], top, where)
+        if wide:
             if size == 4:
                 return False
             size = 4 * max(1, size // 8)
