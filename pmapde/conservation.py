@@ -126,7 +126,7 @@ class Correction:
             self.best, self.problem, self._map = phi, self._trial, transport_map
         if misplaced > SLOW * least:
             self._share /= 2
-        if misplaced < ENOUGH and misplaced > SLOW_GAIN * least or FAR < misplaced and SLOW_GAIN * least < misplaced < least:
+        if misplaced > SLOW_GAIN * least and (misplaced < ENOUGH or FAR < misplaced < least):
             return False
         return min(self.misplaced) > AIM and self._share >= LEAST_SHARE and len(self.misplaced) <= ROUNDS
 

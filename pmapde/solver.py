@@ -15,7 +15,7 @@ from .checkpoint import Journal, Run
 from .equation import COARSE_STEP_LIMIT, new_stats, one_grid
 from .extrapolation import CoarserGrids
 from .integrators import Integrator, integrate
-from .linear.solver import LinearSolver
+from .linear.solver import LinearSolver, OutOfTime
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import check_problem
@@ -117,7 +117,7 @@ def _check_types(problem, method):
                         f"ESDIRK3(...), got {method!r}.")
 
 
-def prepared_engine(problem, method, tolerance, start, threads, stats, coarser, share, journal):
+def prepared_engine(problem, method, tolerance, start, threads, stats, coarser, share, journal, deadline=math.inf):
     """The operator on the problem's grid, and the generator of :func:`steps`."""
     method = method or PseudoTransient()
     _check_types(problem, method)
@@ -131,7 +131,7 @@ def prepared_engine(problem, method, tolerance, start, threads, stats, coarser, 
         tolerance = FLOW_TOLERANCE if tolerance == "discretization" else float(tolerance)
         return operator, flow_steps(operator, method, phi, tolerance, threads, stats)
     phi = phi if phi is None else phi - phi.mean()
-    return operator, _nested(operator, method, tolerance, phi, threads, stats, coarser, share, journal)
+    return operator, _nested(operator, method, tolerance, phi, threads, stats, coarser, share, journal, deadline)
 
 
 def flow_steps(operator, method, phi, tolerance, threads, stats, stop=math.inf, first=None, memory=None):
@@ -159,10 +159,10 @@ def flow_steps(operator, method, phi, tolerance, threads, stats, stop=math.inf, 
         yield step
 
 
-def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, share, journal):
+def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, share, journal, deadline):
     problems = [finest_operator.problem]
     with thread_settings(threads) as count:
-        linear = LinearSolver(method.linear, stats, count, remember=journal.run is not None)
+        linear = LinearSolver(method.linear, stats, count, remember=journal.run is not None, deadline=deadline)
         use_threads(count, problems[0].grid.size)
         if start is None:
             problems = nested_problems(finest_operator.problem, method)
@@ -312,22 +312,26 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
     begin = time.perf_counter()
     coarser = CoarserGrids()
     operator, engine = prepared_engine(problem, method, tolerance, start, threads, stats, coarser,
-                                       EXTRAPOLATED_SHARE if extrapolate else ALGEBRAIC_SHARE, journal)
+                                       EXTRAPOLATED_SHARE if extrapolate else ALGEBRAIC_SHARE, journal,
+                                       begin + max_seconds)
     history, last, status = [], None, None
     on_level = 0
-    for step in engine:
-        history.append(replace(step, phi=None, judged=None))
-        on_level = on_level + 1 if step.newton_iterations else 0  # every equation begins with a step of none
-        last, status = step, step.status if step.level == step.levels - 1 else None
-        if callback is not None and not journal.replaying and callback(step):
-            status = Status.STOPPED
-        elif time.perf_counter() - begin > max_seconds and status is None:
-            status = Status.MAX_SECONDS
-        elif on_level >= max_steps and status is None:
-            status = Status.MAX_STEPS
-        if status is not None:
-            engine.close()
-            break
+    try:
+        for step in engine:
+            history.append(replace(step, phi=None, judged=None))
+            on_level = on_level + 1 if step.newton_iterations else 0  # every equation begins with a step of none
+            last, status = step, step.status if step.level == step.levels - 1 else None
+            if callback is not None and not journal.replaying and callback(step):
+                status = Status.STOPPED
+            elif time.perf_counter() - begin > max_seconds and status is None:
+                status = Status.MAX_SECONDS
+            elif on_level >= max_steps and status is None:
+                status = Status.MAX_STEPS
+            if status is not None:
+                engine.close()
+                break
+    except OutOfTime:  # in the middle of a step: the last one stands
+        status = Status.MAX_SECONDS
     phi = last.phi
     if last.grid.size > problem.grid.size:  # finer cells were needed
         finer = conservation.subdivided(problem, last.grid.shape[0] // problem.grid.shape[0])

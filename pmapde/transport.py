@@ -238,8 +238,8 @@ class PiecewiseAffineMap:
         """Fraction of the mass that the map leaves in the wrong block of about ``BLOCK`` cells per axis of the target.
 
         Half the L1 distance of the pushed and the expected mass, summed over blocks. Where that is not small, images of
-        source cells that are wider than a target's cell, and straddle two blocks, are cut into pieces, near the limit of
-        2 % into finer ones.
+        source cells that are wider than a target's cell, and straddle two blocks, are cut into pieces; into finer ones
+        near the limit of 2 %.
         """
         blocks = self.target_grid.with_shape(tuple(max(-(-n // BLOCK), 3 if wraps else 2) for n, wraps
                                                    in zip(self.target_grid.shape, self.target_grid.periodic)))

@@ -94,6 +94,10 @@ def gradient_norm(field, spacing):
     return math.sqrt(squares / field.size)
 
 
+class OutOfTime(Exception):
+    """The time allowed is over in the middle of a linear solve."""
+
+
 class LinearSolver:
     """Solves with one :class:`~pmapde.linear.stencil.Stencil` after another, on one grid until :meth:`next_grid`.
 
@@ -107,16 +111,18 @@ class LinearSolver:
         Preconditioner applications allowed in one solve.
     remember : bool
         Whether :meth:`state` will be asked for: then the matrix of a kept hierarchy is kept beside it.
+    deadline : float
+        Of ``time.perf_counter``: an iteration that ends later raises :class:`OutOfTime`.
     """
 
-    def __init__(self, method, stats, threads=1, max_applications=200, remember=False):
+    def __init__(self, method, stats, threads=1, max_applications=200, remember=False, deadline=math.inf):
         self._rules = method if isinstance(method, Automatic) else None
         self._chain = CHAIN if isinstance(method, Automatic) else (method,)
         self._index, self.stats = 0, stats
         self.threads, self.max_applications = threads, max_applications
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
         self._rate, self._telling = None, False
-        self._remember, self._built_from = remember, None
+        self._remember, self._built_from, self._deadline = remember, None, deadline
 
     @property
     def method(self):
@@ -302,6 +308,8 @@ class LinearSolver:
 
         def precondition(residual):
             nonlocal applications
+            if time.perf_counter() > self._deadline:
+                raise OutOfTime
             applications += 1
             result = preconditioner.apply(residual.reshape(shape), self.threads)[inside]
             return (result - result.mean()).ravel()
