@@ -14,7 +14,7 @@ from .density import GridDensity
 from .ledger import Bookkeeper
 from .problem import TransportProblem
 from .ratios import DensityRatio, LogisticRatio, ScoreRatio, kernel_estimate
-from .samples import Reference, Whitening, checked_samples, sample_box
+from .samples import Reference, checked_samples, sample_box, whitening
 from .solution import StencilWarning
 from .solver import solve
 from .status import SolverError
@@ -176,8 +176,8 @@ class BrenierGenerator:
         X = checked_samples(X, LEAST[X.shape[1]])
         method, settings = self._checked(X.shape[1])
         rng = np.random.default_rng(self.random_state)
-        whitening = Whitening.of(X)
-        Z = whitening.forward(X)
+        coordinates = whitening(X)
+        Z = coordinates.forward(X)
         grid, inside, tail = sample_box(Z, settings["cells"], self.margin, self.tail_mass)
         reference = Reference(self.reference, grid)
         problem = TransportProblem(GridDensity(np.ones(grid.shape), grid), reference.density,
@@ -189,17 +189,17 @@ class BrenierGenerator:
         if held:
             order = rng.permutation(len(Z))
             first = training.run(Z[order[held:]], steps, rng, validation=Z[order[:held]])
-            steps, scores = first.chosen(), [score - whitening.log_determinant for score in first.scores]
+            steps, scores = first.chosen(), [score - coordinates.log_determinant for score in first.scores]
             notes = first.notes
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # what counts is the misplaced mass, which is checked
-            book = self._book(training, whitening, Z)
+            book = self._book(training, coordinates, Z)
             last = training.run(Z, steps, rng, book=book, notes=notes)
             solution, reference = self._final(last, problem)
         if not solution.success:
             raise SolverError(solution.status, solution)
         self.n_features_in_ = X.shape[1]
-        self.whitening_, self.grid_, self.tail_mass_ = whitening, solution.problem.grid, tail
+        self.whitening_, self.grid_, self.tail_mass_ = coordinates, solution.problem.grid, tail
         self.solution_, self.density_ = solution, GridDensity(solution.problem.source_values, self.grid_)
         self.n_iter_, self.etas_ = len(last.etas), np.array(last.etas)
         self.ratios_, self.status_ = last.notes, last.status
@@ -251,9 +251,10 @@ class BrenierGenerator:
         problem = TransportProblem(GridDensity(values, fine), reference.density, target_grid=reference.grid, floor=1e-9)
         if fine.shape != grid.shape:
             phi = interpolate_cubic(phi, fine.shape, fine.periodic)
-        return solve(problem, start=phi + problem.quadratic(centres)), reference
+        solution = solve(problem, start=phi + problem.quadratic(centres))
+        return (solution if solution.success else solve(problem)), reference  # a start rules the ways round a failure out
 
-    def _book(self, training, whitening, Z):
+    def _book(self, training, coordinates, Z):
         if self.ledger is None:
             return None
         problem, grid = training.problem, training.problem.grid
@@ -261,7 +262,7 @@ class BrenierGenerator:
             values = kernel_estimate(Z, grid, self.background)[0]
         else:
             centres = grid.cell_centres().reshape(grid.ndim, -1).T
-            values = np.asarray(self.ledger_density(whitening.backward(centres)), float).reshape(grid.shape)
+            values = np.asarray(self.ledger_density(coordinates.backward(centres)), float).reshape(grid.shape)
             values = values / (values.sum() * grid.cell_volume)
             values = (1 - self.background) * values + self.background / grid.lengths.prod()
         return Bookkeeper(problem.with_source(values, "ledger_density"), training.operator.scheme, self.scheme,

@@ -1,15 +1,15 @@
-"""Sample clouds: checks, affine whitening, the box they are given, references to draw noise from."""
+"""Sample clouds: checks, whitening, the box they are given, references to draw noise from."""
 from __future__ import annotations
 
 import inspect
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import qmc, truncnorm
 
 from .density import GridDensity, LogDensity
 from .grid import Grid
+from .whitening import Whitening
 
 DEGENERATE = 1e-12
 """Smallest eigenvalue of a covariance, relative to the largest, that is not taken for zero (columns scaled to one)."""
@@ -35,40 +35,20 @@ def checked_samples(X, least=1):
     return array
 
 
-@dataclass(frozen=True, eq=False)
-class Whitening:
-    """``z = (x - mean) root^-1`` with the symmetric root of the covariance: ``x = mean + z root``.
-
-    The symmetric root is the Brenier map between the Gaussians N(0, I) and N(mean, covariance).
-    """
-
-    mean: np.ndarray
-    root: np.ndarray
-
-    @classmethod
-    def of(cls, X):
-        mean, scale = X.mean(axis=0), X.std(axis=0)
-        constant = np.flatnonzero(scale <= 1e-14 * np.abs(X).max(axis=0))
-        if len(constant):
-            raise ValueError(f"`X` must vary along every column, column {constant[0]} is constant at "
-                             f"{X[0, constant[0]]:g}; leave it out.")
-        eigenvalues = np.linalg.eigvalsh(np.cov(((X - mean) / scale).T))
-        if eigenvalues[0] <= DEGENERATE * eigenvalues[-1]:
-            raise ValueError("`X` lies on a line or a plane (its covariance is singular), a density needs all "
-                             "directions; leave a column out or reduce the dimension first.")
-        values, vectors = np.linalg.eigh(np.cov((X - mean).T))
-        return cls(mean, vectors * np.sqrt(values) @ vectors.T)
-
-    @property
-    def log_determinant(self):
-        """Of ``x`` in ``z``."""
-        return float(np.linalg.slogdet(self.root)[1])
-
-    def forward(self, X):
-        return np.linalg.solve(self.root, (X - self.mean).T).T
-
-    def backward(self, Z):
-        return self.mean + Z @ self.root
+def whitening(X):
+    """The :class:`Whitening` of samples by the symmetric root of their covariance: the Brenier map between the Gaussians
+    N(0, I) and N(mean, covariance)."""
+    mean, scale = X.mean(axis=0), X.std(axis=0)
+    constant = np.flatnonzero(scale <= 1e-14 * np.abs(X).max(axis=0))
+    if len(constant):
+        raise ValueError(f"`X` must vary along every column, column {constant[0]} is constant at "
+                         f"{X[0, constant[0]]:g}; leave it out.")
+    eigenvalues = np.linalg.eigvalsh(np.cov(((X - mean) / scale).T))
+    if eigenvalues[0] <= DEGENERATE * eigenvalues[-1]:
+        raise ValueError("`X` lies on a line or a plane (its covariance is singular), a density needs all "
+                         "directions; leave a column out or reduce the dimension first.")
+    values, vectors = np.linalg.eigh(np.cov((X - mean).T))
+    return Whitening(mean, vectors * np.sqrt(values) @ vectors.T)
 
 
 def sample_box(Z, cells, margin, tail_mass):

@@ -179,7 +179,7 @@ class BrenierPosterior:
         lowest = self.log_evidence_quadrature + math.log(background / np.prod(grid.lengths))
 
         def source(z):
-            log_density = self._locator.values(self.whitening.outward(z)) + self.whitening.log_volume
+            log_density = self._locator.values(self.whitening.backward(z)) + self.whitening.log_determinant
             return np.logaddexp(log_density, lowest)
         return TransportProblem(LogDensity(source), self._reference.density(background), grid=grid,
                                 target_grid=self._reference.grid(grid.shape))
@@ -204,10 +204,10 @@ class BrenierPosterior:
         self.log_evidence_error = max(abs(self.log_evidence - self.log_evidence_quadrature), change,
                                       self._locator.error, math.log1p(self._locator.unseen))
         mean, covariance = _weighted(grid.cell_centres(), problem.source_values)
-        self.mean, self.covariance = (whitening.outward(mean[None])[0],
+        self.mean, self.covariance = (whitening.backward(mean[None])[0],
                                       whitening.root @ covariance @ whitening.root.T)
         y = problem.target_grid.cell_centres().reshape(grid.ndim, -1).T
-        x = whitening.outward(solution.inverse_map(y)).T
+        x = whitening.backward(solution.inverse_map(y)).T
         own_mean, own_covariance = _weighted(x, problem.target_values)
         sd = np.sqrt(np.diag(self.covariance))
         self.moment_error = float(max((np.abs(own_mean - self.mean) / sd).max(),
@@ -244,7 +244,7 @@ class BrenierPosterior:
         uniform = uniforms(n, len(self.start), np.random.default_rng(0) if rng is None else rng, sequence)
         y = self._reference.quantiles(uniform)
         z = self.solution.inverse_map(y)
-        return self.whitening.outward(z), y, z
+        return self.whitening.backward(z), y, z
 
     def importance(self, n, rng=None, *, sequence="independent"):
         """``(x, log_weights)``: draws and the logarithms of ``density / sampler's density``, exact, (n, d) and (n,).
@@ -255,7 +255,7 @@ class BrenierPosterior:
         x, y, z = self._draw(n, rng, sequence)
         with np.errstate(divide="ignore", invalid="ignore"):
             log_model = self._reference.log_density(y) + np.log(np.linalg.det(self.solution.jacobian(z)))
-        return x, self._locator.values(x) + self.whitening.log_volume - log_model
+        return x, self._locator.values(x) + self.whitening.log_determinant - log_model
 
     def marginal(self, axis, points=120):
         """``(values, density)`` of one parameter in the box, (points,) each, by quadrature over the others."""
@@ -265,7 +265,7 @@ class BrenierPosterior:
         if not (isinstance(points, Integral) and points > 1):
             raise ValueError(f"`points` must be an integer of at least two, got {points!r}.")
         grid = self.solution.problem.grid
-        x = self.whitening.outward(grid.cell_centres().reshape(grid.ndim, -1).T)[:, axis]
+        x = self.whitening.backward(grid.cell_centres().reshape(grid.ndim, -1).T)[:, axis]
         mass = self.solution.problem.source_values.ravel()
         order = np.argsort(x)
         share = np.cumsum(mass[order]) / mass.sum()

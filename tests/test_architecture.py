@@ -100,7 +100,7 @@ ENTROPIC = ("gibbs", "entropic", "plan")
     (ENTROPIC, ("monge_ampere", "linear", "transfer", "ghosts", "reductions", "work", "extrapolation",
                 *(set(ABOVE_THE_OPERATOR) - {"storage"}))),
     (("toys", "tensor_splines"), ("density", "problem", "monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
-    (("ratios", "samples"), ("problem", "monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
+    (("ratios", "samples", "whitening"), ("problem", "monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
     (("gibbs",), ("entropic", "plan", "problem", "density")), (("plan",), ("entropic",)),
 ])
 def test_lower_layer_does_not_know_a_higher_one(lower, forbidden):
