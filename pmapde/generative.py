@@ -252,7 +252,9 @@ class BrenierGenerator:
         if fine.shape != grid.shape:
             phi = interpolate_cubic(phi, fine.shape, fine.periodic)
         solution = solve(problem, start=phi + problem.quadratic(centres))
-        return (solution if solution.success else solve(problem)), reference  # a start rules the ways round a failure out
+        if not solution.success:  # a start rules the ways round a failure out
+            solution = solve(problem)
+        return solution, reference
 
     def _book(self, training, coordinates, Z):
         if self.ledger is None:

@@ -36,8 +36,8 @@ def checked_samples(X, least=1):
 
 
 def whitening(X):
-    """The :class:`Whitening` of samples by the symmetric root of their covariance: the Brenier map between the Gaussians
-    N(0, I) and N(mean, covariance)."""
+    """The :class:`Whitening` of samples by the symmetric root of their covariance, which is the Brenier map between the
+    Gaussians N(0, I) and N(mean, covariance)."""
     mean, scale = X.mean(axis=0), X.std(axis=0)
     constant = np.flatnonzero(scale <= 1e-14 * np.abs(X).max(axis=0))
     if len(constant):

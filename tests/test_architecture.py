@@ -74,9 +74,8 @@ def late(argument):
 ABOVE_THE_OPERATOR = (
     "newton", "stepping", "integrators", "solver", "solution", "transport", "storage", "exact", "gallery", "legendre",
     "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "barycentre", "embedding", "locate",
-    "importance", "variational", "models", "training", "generative", "references", "peers", "benchmark", "distributed",
-    "export",
-    "plotting", "console", "cli")
+    "importance", "sampler", "variational", "models", "training", "generative", "references", "peers",
+    "benchmark", "distributed", "export", "plotting", "console", "cli")
 PETSC = {"petsc4py", "mpi4py"}
 ENTROPIC = ("gibbs", "entropic", "plan")
 """Sinkhorn: it shares no numerics with the PDE path, so that their agreement is evidence."""
@@ -130,7 +129,8 @@ def test_kernels_import_nothing_of_the_package():
     (("references",), {"pmapde.benchmark"}),
     (("peers",), {"pmapde.benchmark", "pmapde.cli"}),
     (("benchmark",), {"pmapde.cli"}),
-    (("locate", "importance"), {"pmapde.variational"}),
+    (("locate", "sampler"), {"pmapde.variational"}),
+    (("importance",), {"pmapde.sampler"}),
     (("models",), {"pmapde.cli"}),
     (("cli",), {"pmapde.__main__"}),
 ])
