@@ -175,7 +175,6 @@ class BrenierGenerator:
         X = checked_samples(X)
         X = checked_samples(X, LEAST[X.shape[1]])
         method, settings = self._checked(X.shape[1])
-        rng = np.random.default_rng(self.random_state)
         coordinates = whitening(X)
         Z = coordinates.forward(X)
         grid, inside, tail = sample_box(Z, settings["cells"], self.margin, self.tail_mass)
@@ -184,6 +183,7 @@ class BrenierGenerator:
                                    target_grid=reference.grid, floor=1e-9)
         training = Training(problem, reference, method, settings)
         Z = Z[inside]
+        rng = _generator(self.random_state, "random_state")
         held = int(self.validation_fraction * len(Z))
         steps, scores, notes = settings["iterations"], [], ()
         if held:
@@ -232,6 +232,8 @@ class BrenierGenerator:
         if schedule is None:
             schedule = schedules.geometric(1e-3, 4.0) if implicit else schedules.automatic()
         elif not callable(schedule):
+            if not isinstance(schedule, Real):
+                raise ValueError(f"`schedule` must be a step size or a function (k, limit) of one, got {schedule!r}.")
             schedule = schedules.constant(schedule)
         return ratio, {"cells": cells, "iterations": iterations, "schedule": schedule, "scheme": self.scheme,
                        "background": self.background}
@@ -308,7 +310,7 @@ class BrenierGenerator:
         if not (isinstance(n, (int, np.integer)) and n >= 1):
             raise ValueError(f"`n` must be a whole number >= 1, got {n!r}.")
         self._check_fitted()
-        noise = self._reference.draw(n, np.random.default_rng(rng), self.solution_.problem.target_values, sequence)
+        noise = self._reference.draw(n, _generator(rng, "rng"), self.solution_.problem.target_values, sequence)
         return self.inverse_transform(noise)
 
     def score_samples(self, X):
@@ -335,6 +337,13 @@ class BrenierGenerator:
                 "cells": list(self.grid_.shape), "push_forward_error": self.solution_.push_forward_error,
                 "folded_mass": self.solution_.folded_mass, "narrow_mass": self.solution_.narrow_mass,
                 "w2_to_reference": self.solution_.w2}
+
+
+def _generator(seed, name):
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be a numpy.random.Generator, a seed >= 0, or None, got {seed!r}.") from None
 
 
 def _beyond(function, points, grid, slopes):

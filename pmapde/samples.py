@@ -13,12 +13,18 @@ from .whitening import Whitening
 
 DEGENERATE = 1e-12
 """Smallest eigenvalue of a covariance, relative to the largest, that is not taken for zero (columns scaled to one)."""
+LARGEST = 1e100
+"""Numbers whose squares are far from overflow."""
+LEVELS = 8
+"""Different values that a column must have: splines resolve fewer as spikes, of which likelihood is never tired."""
 QUARTILES = 4
 """Cells that the middle half of the data must span along every axis."""
 
 
 def checked_samples(X, least=1):
     """``X`` as a float64 array (n, d), d = 2 or 3, finite, of at least ``least`` rows; one sentence otherwise."""
+    if np.ma.is_masked(X):
+        raise ValueError("`X` must have no masked values; drop their rows or impute them first.")
     array = np.asarray(X)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"`X` must be an array of real numbers, got dtype {array.dtype}; convert it first.")
@@ -38,11 +44,19 @@ def checked_samples(X, least=1):
 def whitening(X):
     """The :class:`Whitening` of samples by the symmetric root of their covariance, which is the Brenier map between the
     Gaussians N(0, I) and N(mean, covariance)."""
+    size = np.abs(X).max(axis=0)
+    odd = np.flatnonzero((size > LARGEST) | (size > 0) & (size < 1 / LARGEST))
+    if len(odd):
+        raise ValueError(f"`X` must be of moderate size, column {odd[0]} reaches {size[odd[0]]:g}; change its unit.")
     mean, scale = X.mean(axis=0), X.std(axis=0)
-    constant = np.flatnonzero(scale <= 1e-14 * np.abs(X).max(axis=0))
+    constant = np.flatnonzero(scale <= 1e-14 * size)
     if len(constant):
         raise ValueError(f"`X` must vary along every column, column {constant[0]} is constant at "
                          f"{X[0, constant[0]]:g}; leave it out.")
+    levels = [len(np.unique(column)) for column in X.T]
+    if min(levels) < LEVELS:
+        raise ValueError(f"`X` must vary continuously, column {np.argmin(levels)} has only {min(levels)} different "
+                         f"values; leave it out, or add noise as wide as their distance.")
     eigenvalues = np.linalg.eigvalsh(np.cov(((X - mean) / scale).T))
     if eigenvalues[0] <= DEGENERATE * eigenvalues[-1]:
         raise ValueError("`X` lies on a line or a plane (its covariance is singular), a density needs all "

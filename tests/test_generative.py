@@ -189,6 +189,10 @@ LINE = np.linspace(0, 1, 100)
     (drawn("helix", 79, 0), {}, "at least 80 samples in 3D, got 79"),
     (np.stack([LINE, np.full(100, 2.0)], axis=1), {}, "column 1 is constant at 2"),
     (np.stack([LINE, 3 * LINE + 1], axis=1), {}, "lies on a line or a plane"),
+    (np.ma.masked_less(drawn("moons", 100, 0), 0), {}, "no masked values"),
+    (1e200 * drawn("moons", 100, 0), {}, "column 0 reaches .*e\\+200; change its unit"),
+    (1e-300 * drawn("moons", 100, 0), {}, "must be of moderate size"),
+    (np.stack([np.sin(LINE), np.arange(100) % 5], axis=1), {}, "column 1 has only 5 different values"),
     (np.random.default_rng(0).standard_cauchy((4000, 2)), {}, "heavy tails or outliers"),
     (drawn("moons", 100, 0), {"ratio": "neural"}, "`ratio` must be"),
     (drawn("moons", 100, 0), {"scheme": "both"}, "`scheme` must be"),
@@ -197,6 +201,8 @@ LINE = np.linspace(0, 1, 100)
     (drawn("moons", 100, 0), {"background": 0}, "`background` must be"),
     (drawn("moons", 100, 0), {"validation_fraction": 1.0}, "`validation_fraction` must be"),
     (drawn("moons", 100, 0), {"ledger": "all"}, "`ledger` must be"),
+    (drawn("moons", 100, 0), {"schedule": "fast"}, "`schedule` must be"),
+    (drawn("moons", 100, 0), {"random_state": "one"}, "`random_state` must be"),
 ])
 def test_refusals_are_one_sentence(X, settings, message):
     with pytest.raises(ValueError, match=message) as caught:

@@ -151,6 +151,8 @@ def test_bad_arguments_get_one_sentence(arguments, error, message):
 
 @pytest.mark.parametrize(("log_density", "message"), [
     (lambda x: np.zeros((len(x), 2)), "must return shape"),
+    (lambda x: -(x**2).sum(axis=1) + 0j, "must return real numbers, got dtype complex128"),
+    (lambda x: ["a"] * len(x), "must return real numbers"),
     (lambda x: np.full(len(x), np.nan), "must be a number or -inf"),
     (lambda x: np.full(len(x), -np.inf), "-inf at the start"),
 ])
