@@ -81,7 +81,7 @@ def sample_box(Z, cells, margin, tail_mass):
     middle = np.diff(np.quantile(Z, [0.25, 0.75], axis=0), axis=0)[0] / grid.spacing
     if middle.min() < QUARTILES:
         raise ValueError(f"`X` has heavy tails or outliers: the middle half of it spans {middle.min():.1f} of {cells} "
-                         f"cells of its box; leave some out with tail_mass=0.01, or transform the data.")
+                         f"cells of its box; leave some out with tail_mass=0.01, raise cells=, or transform the data.")
     return grid, inside, float((~inside).mean() + 2 * d / (n + 1))
 
 
