@@ -237,9 +237,15 @@ def _benchmark(arguments):
     _print_paths(arguments.out, names)
 
 
-def _posterior(arguments):
+def _check_draws(arguments):
     if arguments.n < 1:
         raise console.Failure(f"--n must be at least 1, got {arguments.n}.")
+    if arguments.seed < 0:
+        raise console.Failure(f"--seed must not be negative, got {arguments.seed}.")
+
+
+def _posterior(arguments):
+    _check_draws(arguments)
     import numpy as np
 
     from . import models
@@ -262,8 +268,7 @@ def _posterior(arguments):
 
 
 def _sample(arguments):
-    if arguments.n < 1:
-        raise console.Failure(f"--n must be at least 1, got {arguments.n}.")
+    _check_draws(arguments)
     data = console.samples(arguments.data, arguments.toy_size)
     import numpy as np
 

@@ -261,11 +261,13 @@ class LogDensity:
 
     @staticmethod
     def _call(function, points, shape, name):
-        value = np.asarray(function(points), float)
+        value = np.asarray(function(points))
         if value.shape != shape:
             raise ValueError(f"`{name}` of a LogDensity must return shape {shape} for points of shape "
                              f"{points.shape}, got {value.shape}.")
-        return value
+        if value.dtype.kind not in "fiub":
+            raise ValueError(f"`{name}` of a LogDensity must return real numbers, got dtype {value.dtype}.")
+        return value.astype(float, copy=False)
 
     def log_density_by_component(self, points, gradient):
         """As :meth:`GridDensity.log_density_by_component`."""

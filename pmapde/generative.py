@@ -14,7 +14,7 @@ from .density import GridDensity
 from .ledger import Bookkeeper
 from .problem import TransportProblem
 from .ratios import DensityRatio, LogisticRatio, ScoreRatio, kernel_estimate
-from .samples import Reference, Whitening, checked_samples, sample_box
+from .samples import Reference, checked_samples, sample_box, whitening
 from .solution import StencilWarning
 from .solver import solve
 from .status import SolverError
@@ -175,31 +175,31 @@ class BrenierGenerator:
         X = checked_samples(X)
         X = checked_samples(X, LEAST[X.shape[1]])
         method, settings = self._checked(X.shape[1])
-        rng = np.random.default_rng(self.random_state)
-        whitening = Whitening.of(X)
-        Z = whitening.forward(X)
+        coordinates = whitening(X)
+        Z = coordinates.forward(X)
         grid, inside, tail = sample_box(Z, settings["cells"], self.margin, self.tail_mass)
         reference = Reference(self.reference, grid)
         problem = TransportProblem(GridDensity(np.ones(grid.shape), grid), reference.density,
                                    target_grid=reference.grid, floor=1e-9)
         training = Training(problem, reference, method, settings)
         Z = Z[inside]
+        rng = _generator(self.random_state, "random_state")
         held = int(self.validation_fraction * len(Z))
         steps, scores, notes = settings["iterations"], [], ()
         if held:
             order = rng.permutation(len(Z))
             first = training.run(Z[order[held:]], steps, rng, validation=Z[order[:held]])
-            steps, scores = first.chosen(), [score - whitening.log_determinant for score in first.scores]
+            steps, scores = first.chosen(), [score - coordinates.log_determinant for score in first.scores]
             notes = first.notes
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # what counts is the misplaced mass, which is checked
-            book = self._book(training, whitening, Z)
+            book = self._book(training, coordinates, Z)
             last = training.run(Z, steps, rng, book=book, notes=notes)
             solution, reference = self._final(last, problem)
         if not solution.success:
             raise SolverError(solution.status, solution)
         self.n_features_in_ = X.shape[1]
-        self.whitening_, self.grid_, self.tail_mass_ = whitening, solution.problem.grid, tail
+        self.whitening_, self.grid_, self.tail_mass_ = coordinates, solution.problem.grid, tail
         self.solution_, self.density_ = solution, GridDensity(solution.problem.source_values, self.grid_)
         self.n_iter_, self.etas_ = len(last.etas), np.array(last.etas)
         self.ratios_, self.status_ = last.notes, last.status
@@ -232,6 +232,8 @@ class BrenierGenerator:
         if schedule is None:
             schedule = schedules.geometric(1e-3, 4.0) if implicit else schedules.automatic()
         elif not callable(schedule):
+            if not isinstance(schedule, Real):
+                raise ValueError(f"`schedule` must be a step size or a function (k, limit) of one, got {schedule!r}.")
             schedule = schedules.constant(schedule)
         return ratio, {"cells": cells, "iterations": iterations, "schedule": schedule, "scheme": self.scheme,
                        "background": self.background}
@@ -251,9 +253,12 @@ class BrenierGenerator:
         problem = TransportProblem(GridDensity(values, fine), reference.density, target_grid=reference.grid, floor=1e-9)
         if fine.shape != grid.shape:
             phi = interpolate_cubic(phi, fine.shape, fine.periodic)
-        return solve(problem, start=phi + problem.quadratic(centres)), reference
+        solution = solve(problem, start=phi + problem.quadratic(centres))
+        if not solution.success:  # a start rules the ways round a failure out
+            solution = solve(problem)
+        return solution, reference
 
-    def _book(self, training, whitening, Z):
+    def _book(self, training, coordinates, Z):
         if self.ledger is None:
             return None
         problem, grid = training.problem, training.problem.grid
@@ -261,7 +266,7 @@ class BrenierGenerator:
             values = kernel_estimate(Z, grid, self.background)[0]
         else:
             centres = grid.cell_centres().reshape(grid.ndim, -1).T
-            values = np.asarray(self.ledger_density(whitening.backward(centres)), float).reshape(grid.shape)
+            values = np.asarray(self.ledger_density(coordinates.backward(centres)), float).reshape(grid.shape)
             values = values / (values.sum() * grid.cell_volume)
             values = (1 - self.background) * values + self.background / grid.lengths.prod()
         return Bookkeeper(problem.with_source(values, "ledger_density"), training.operator.scheme, self.scheme,
@@ -305,7 +310,7 @@ class BrenierGenerator:
         if not (isinstance(n, (int, np.integer)) and n >= 1):
             raise ValueError(f"`n` must be a whole number >= 1, got {n!r}.")
         self._check_fitted()
-        noise = self._reference.draw(n, np.random.default_rng(rng), self.solution_.problem.target_values, sequence)
+        noise = self._reference.draw(n, _generator(rng, "rng"), self.solution_.problem.target_values, sequence)
         return self.inverse_transform(noise)
 
     def score_samples(self, X):
@@ -332,6 +337,13 @@ class BrenierGenerator:
                 "cells": list(self.grid_.shape), "push_forward_error": self.solution_.push_forward_error,
                 "folded_mass": self.solution_.folded_mass, "narrow_mass": self.solution_.narrow_mass,
                 "w2_to_reference": self.solution_.w2}
+
+
+def _generator(seed, name):
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise ValueError(f"`{name}` must be a numpy.random.Generator, a seed >= 0, or None, got {seed!r}.") from None
 
 
 def _beyond(function, points, grid, slopes):

@@ -1,11 +1,11 @@
 """Where an unnormalised density has its mass: modes, scales, whitening, quadrature over the whole space, boxes."""
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import ndimage
 from scipy.optimize import minimize
+
+from .whitening import Whitening
 
 QUADRATURE = {2: 320, 3: 112}
 """Points per axis of the quadrature over the whole space."""
@@ -20,26 +20,6 @@ ASIDE = 0.1
 """Lengths of the box beyond its faces from which on a mode is outside, not at an edge of the density."""
 RELEVANT = 25.0
 """Modes lower than the highest by more (in the logarithm) do not count."""
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """``x = mean + root z``: coordinates in which the density has about unit covariance (``root`` lower triangular)."""
-
-    mean: np.ndarray
-    root: np.ndarray
-
-    def outward(self, z):
-        """``x`` for ``z``, both (n, d)."""
-        return self.mean + z @ self.root.T
-
-    def inward(self, x):
-        """``z`` for ``x``, both (n, d)."""
-        return np.linalg.solve(self.root, (x - self.mean).T).T
-
-    @property
-    def log_volume(self):
-        return float(np.log(np.diag(self.root)).sum())
 
 
 class Locator:
@@ -100,7 +80,7 @@ class Locator:
         for (low, high), mean, scale in zip(self.bounds, whitening.mean, np.diag(whitening.root)):
             low, high = ((low - mean) / scale, (high - mean) / scale) if self.bounded else (-np.inf, np.inf)
             centres.append(_covering(max(low, -n / 2), min(high, n / 2), n)[1])
-        mesh = whitening.outward(np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, self.dimension))
+        mesh = whitening.backward(np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, self.dimension))
         logs = self.values(mesh).reshape((n,) * self.dimension)
         inner = (slice(1, -1),) * self.dimension
         highest = (logs == ndimage.maximum_filter(logs, 3)) & np.isfinite(logs)
@@ -137,8 +117,8 @@ class Locator:
         """Without those that are the same to ``APART`` whitened units: where a search stopped says no more."""
         kept = []
         for value, x in modes:
-            z = self.whitening.inward(x[None])
-            if all(np.abs(z - self.whitening.inward(other[None])).max() > APART for _, other in kept):
+            z = self.whitening.forward(x[None])
+            if all(np.abs(z - self.whitening.forward(other[None])).max() > APART for _, other in kept):
                 kept.append((value, x))
         return kept
 
@@ -201,7 +181,7 @@ class Locator:
             centres.append(z)
             log_mass = log_mass + stretch.reshape([n if a == axis else 1 for a in range(d)])
         mesh = np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, d)
-        return edges, log_mass + self.values(whitening.outward(mesh)).reshape((n,) * d), centres
+        return edges, log_mass + self.values(whitening.backward(mesh)).reshape((n,) * d), centres
 
     def _settled(self, whitening):
         """The whitening improved by the moments of the quadrature until they change little."""
@@ -218,7 +198,7 @@ class Locator:
             if self.bounded:
                 change = max(np.abs(mean).max(), np.abs(np.diag(covariance) - 1).max())
             root = whitening.root
-            whitening = self._whitening(whitening.outward(mean[None])[0], root @ covariance @ root.T)
+            whitening = self._whitening(whitening.backward(mean[None])[0], root @ covariance @ root.T)
             if change < SETTLED:
                 break
         return whitening
@@ -254,10 +234,10 @@ class Locator:
             box.append((float(ends[0] if low - ends[0] <= near else low),
                         float(ends[-1] if ends[-1] - high <= near else high)))
         inside = mass[np.ix_(*[(c > low) & (c < high) for c, (low, high) in zip(z, box)])].sum() / total
-        log_mass = float(highest + np.log(total)) + self.whitening.log_volume
+        log_mass = float(highest + np.log(total)) + self.whitening.log_determinant
         low, high = np.array(box).T
         gaps = [np.maximum(low - z, z - high) / (high - low)
-                for z in (self.whitening.inward(x[None])[0] for x, _ in self._laplace)]
+                for z in (self.whitening.forward(x[None])[0] for x, _ in self._laplace)]
         beyond = [weight - log_mass for gap, (_, weight) in zip(gaps, self._laplace) if gap.max() > ASIDE]
         _, fewer, _ = self.quadrature(self.whitening, int(0.8 * QUADRATURE[d]))
         self.error = abs(float(np.log(np.exp(fewer - highest).sum() / total)))

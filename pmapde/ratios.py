@@ -317,14 +317,14 @@ def _check(method):
 
 
 class _FixedEstimate:
-    """The data's density estimated once: the ratio needs no samples of the model."""
+    """The data's density estimated once, whatever the model."""
 
     generated, modes = 0, 24
 
     def __init__(self, density, notes):
         self.density, self.notes = density, notes
 
-    def log_source(self, log_model, model, generated, penalty=None):
+    def log_source(self, *_):
         return np.log(self.density), self.notes
 
 
@@ -348,12 +348,12 @@ class _Learner:
     def on_data_and_cells(self):
         return Design(self.splines, np.concatenate([self.data, self.grid.cell_centres().reshape(self.grid.ndim, -1).T]))
 
-    def log_source(self, log_model, model, generated, penalty=None):
+    def log_source(self, model, generated, penalty=None):
         """``log rho - D`` on the grid: what the learnt ratio takes the data's log-density for. With the best of the
         candidates for the penalty, or the one given."""
         self.penalties = self.method.penalties if penalty is None else (penalty,)
         theta, notes = self.method.learn(self, generated, model)
-        return log_model - self.splines.on_grid(theta, self.grid), notes
+        return np.log(model.values) - self.splines.on_grid(theta, self.grid), notes
 
 
 def kernel_estimate(data, grid, background, bandwidth=None):

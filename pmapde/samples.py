@@ -1,24 +1,30 @@
-"""Sample clouds: checks, affine whitening, the box they are given, references to draw noise from."""
+"""Sample clouds: checks, whitening, the box they are given, references to draw noise from."""
 from __future__ import annotations
 
 import inspect
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import qmc, truncnorm
 
 from .density import GridDensity, LogDensity
 from .grid import Grid
+from .whitening import Whitening
 
 DEGENERATE = 1e-12
 """Smallest eigenvalue of a covariance, relative to the largest, that is not taken for zero (columns scaled to one)."""
+LARGEST = 1e100
+"""Numbers whose squares are far from overflow."""
+LEVELS = 8
+"""Different values that a column must have: splines resolve fewer as spikes, of which likelihood is never tired."""
 QUARTILES = 4
 """Cells that the middle half of the data must span along every axis."""
 
 
 def checked_samples(X, least=1):
     """``X`` as a float64 array (n, d), d = 2 or 3, finite, of at least ``least`` rows; one sentence otherwise."""
+    if np.ma.is_masked(X):
+        raise ValueError("`X` must have no masked values; drop their rows or impute them first.")
     array = np.asarray(X)
     if array.dtype.kind not in "fiub":
         raise ValueError(f"`X` must be an array of real numbers, got dtype {array.dtype}; convert it first.")
@@ -35,40 +41,28 @@ def checked_samples(X, least=1):
     return array
 
 
-@dataclass(frozen=True, eq=False)
-class Whitening:
-    """``z = (x - mean) root^-1`` with the symmetric root of the covariance: ``x = mean + z root``.
-
-    The symmetric root is the Brenier map between the Gaussians N(0, I) and N(mean, covariance).
-    """
-
-    mean: np.ndarray
-    root: np.ndarray
-
-    @classmethod
-    def of(cls, X):
-        mean, scale = X.mean(axis=0), X.std(axis=0)
-        constant = np.flatnonzero(scale <= 1e-14 * np.abs(X).max(axis=0))
-        if len(constant):
-            raise ValueError(f"`X` must vary along every column, column {constant[0]} is constant at "
-                             f"{X[0, constant[0]]:g}; leave it out.")
-        eigenvalues = np.linalg.eigvalsh(np.cov(((X - mean) / scale).T))
-        if eigenvalues[0] <= DEGENERATE * eigenvalues[-1]:
-            raise ValueError("`X` lies on a line or a plane (its covariance is singular), a density needs all "
-                             "directions; leave a column out or reduce the dimension first.")
-        values, vectors = np.linalg.eigh(np.cov((X - mean).T))
-        return cls(mean, vectors * np.sqrt(values) @ vectors.T)
-
-    @property
-    def log_determinant(self):
-        """Of ``x`` in ``z``."""
-        return float(np.linalg.slogdet(self.root)[1])
-
-    def forward(self, X):
-        return np.linalg.solve(self.root, (X - self.mean).T).T
-
-    def backward(self, Z):
-        return self.mean + Z @ self.root
+def whitening(X):
+    """The :class:`Whitening` of samples by the symmetric root of their covariance, which is the Brenier map between the
+    Gaussians N(0, I) and N(mean, covariance)."""
+    size = np.abs(X).max(axis=0)
+    odd = np.flatnonzero((size > LARGEST) | (size > 0) & (size < 1 / LARGEST))
+    if len(odd):
+        raise ValueError(f"`X` must be of moderate size, column {odd[0]} reaches {size[odd[0]]:g}; change its unit.")
+    mean, scale = X.mean(axis=0), X.std(axis=0)
+    constant = np.flatnonzero(scale <= 1e-14 * size)
+    if len(constant):
+        raise ValueError(f"`X` must vary along every column, column {constant[0]} is constant at "
+                         f"{X[0, constant[0]]:g}; leave it out.")
+    levels = [len(np.unique(column)) for column in X.T]
+    if min(levels) < LEVELS:
+        raise ValueError(f"`X` must vary continuously, column {np.argmin(levels)} has only {min(levels)} different "
+                         f"values; leave it out, or add noise as wide as their distance.")
+    eigenvalues = np.linalg.eigvalsh(np.cov(((X - mean) / scale).T))
+    if eigenvalues[0] <= DEGENERATE * eigenvalues[-1]:
+        raise ValueError("`X` lies on a line or a plane (its covariance is singular), a density needs all "
+                         "directions; leave a column out or reduce the dimension first.")
+    values, vectors = np.linalg.eigh(np.cov((X - mean).T))
+    return Whitening(mean, vectors * np.sqrt(values) @ vectors.T)
 
 
 def sample_box(Z, cells, margin, tail_mass):
@@ -87,7 +81,7 @@ def sample_box(Z, cells, margin, tail_mass):
     middle = np.diff(np.quantile(Z, [0.25, 0.75], axis=0), axis=0)[0] / grid.spacing
     if middle.min() < QUARTILES:
         raise ValueError(f"`X` has heavy tails or outliers: the middle half of it spans {middle.min():.1f} of {cells} "
-                         f"cells of its box; leave some out with tail_mass=0.01, or transform the data.")
+                         f"cells of its box; leave some out with tail_mass=0.01, raise cells=, or transform the data.")
     return grid, inside, float((~inside).mean() + 2 * d / (n + 1))
 
 

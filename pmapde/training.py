@@ -12,6 +12,7 @@ from .linear.solver import Automatic
 from .mirror import mirror_descent
 from .monge_ampere import MongeAmpere
 from .status import Status
+from .threads import serial_blas
 from .transport import PiecewiseAffineMap
 
 PATIENCE = 3
@@ -45,24 +46,27 @@ class Training:
         for k in range(steps):
             if validation is not None and state.judged(validation):
                 break
-            source = self._source(learner, state, rng, notes[k].get("penalty") if k < len(notes) else None)
+            source, note = self._source(learner, state, rng, notes[k].get("penalty") if k < len(notes) else None)
             if not state.step(k, source, learner):
                 break
+            state.notes.append(note)
             if book:
                 book.add(sum(state.etas), state.etas[-1], state.phi, state.log_mass + np.log(state.rho / book.mu))
-        if validation is not None:
-            state.judged(validation)
         else:
-            state.source = self._source(learner, state, rng)
+            if validation is not None:
+                state.judged(validation)
+        if validation is None:
+            state.source, note = self._source(learner, state, rng)
+            state.notes.append(note)
         return state
 
     def _source(self, learner, state, rng, penalty=None):
-        """The data's density as the ratio learnt at the state has it."""
+        """The data's density as the ratio learnt at the state has it, and how the ratio was regularised."""
         generated = state.generated(learner.generated, rng) if learner.generated else None
         model = GridDensity(state.rho, self.problem.grid)
-        log_source, notes = learner.log_source(np.log(state.rho), model, generated, penalty)
-        state.notes.append(notes)
-        return self.mixed(log_source)
+        with serial_blas():  # its threads gain little on systems this small, and stall on a busy machine
+            log_source, note = learner.log_source(model, generated, penalty)
+        return self.mixed(log_source), note
 
     def mixed(self, log_density):
         """The normalised density, with the background."""

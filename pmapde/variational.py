@@ -7,13 +7,12 @@ import warnings
 from numbers import Integral, Real
 
 import numpy as np
-from scipy import special
 
 from .density import LogDensity
 from .grid import Grid
-from .importance import pareto_k
 from .locate import Locator
 from .problem import TransportProblem
+from .sampler import MatchedReference, Sampler
 from .samples import uniforms
 from .solution import StencilWarning
 from .solver import solve
@@ -30,8 +29,6 @@ BACKGROUND = 0.1
 """Mass of the uniform background under which densities are not followed, as a share of the tail's."""
 MAX_STEPS = 80
 """Implicit steps per grid; with a reference that suits, ten to a few dozen are needed."""
-DIAGNOSED = 2**14
-"""Draws (quasi-Monte Carlo) behind the KL gap and Pareto's k."""
 
 
 class BrenierPosterior:
@@ -53,8 +50,7 @@ class BrenierPosterior:
         Rough scale around ``start`` (default 1): searches for modes start within a few of them.
     bounds : sequence of (lower, upper), optional
         The support; None or infinite where open. Whitening is then per axis, and finite bounds are faces of the box,
-        but
-        for those farther from the mass than its box is long.
+        but for those farther from the mass than its box is long.
     reference : {"auto", "gaussian", "uniform"}
         Standard normal, truncated to the same tails as the box (a map between boxes of different tails would move
         mass), which suits what is nearly normal; or uniform, for hard bounds and narrow necks. "auto" tries the first
@@ -154,73 +150,61 @@ class BrenierPosterior:
         names = (self.reference,)
         if self.reference == "auto":
             names = ("uniform", "gaussian") if self._locator.bounded else ("gaussian", "uniform")
-        references = [Reference(name, d, self.tail / (2 * d)) for name in names]
+        references = [MatchedReference(name, d, self.tail / (2 * d)) for name in names]
         lengths = np.array([high - low for low, high in box])
         cells, previous = CELLS[d][0], None
         while True:
             grid, found = Grid(_shape(lengths, cells), box), []
-            for self._reference in references:
-                self.solution, quadrature = self._solve(grid)
-                self._examine(quadrature, previous)
-                found.append((not self.success, self.moment_error, dict(vars(self))))
-                if self.solution.success and not self.pareto_k > 0.5:
-                    break  # a good map; what is missing is the grid's
-            vars(self).update(min(found, key=lambda entry: entry[:2])[2])
+            for reference in references:
+                found.append(self._solved(reference, grid))
+                if found[-1].maps_well:
+                    break  # what is missing is the grid's
+            self._adopt(min(found, key=lambda one: (not self._status(one, previous).success, one.moment_error)),
+                        previous)
             if len(found) > 1:  # one whose equation was not solved is not tried again if the other's was
-                solved = [entry[2]["_reference"] for entry in found if entry[2]["solution"].success]
-                references = solved or references
+                references = [one.reference for one in found if one.solution.success] or references
             if self.success or math.prod(_shape(lengths, 2 * cells)) > self.max_cells:
                 return self
-            cells, previous = 2 * cells, quadrature
+            cells, previous = 2 * cells, self._sampler.log_mass
 
-    def _problem(self, grid):
+    def _problem(self, reference, grid):
         """From the posterior in z to the reference, both no lower than a uniform background."""
         background = BACKGROUND * self.tail
         lowest = self.log_evidence_quadrature + math.log(background / np.prod(grid.lengths))
 
         def source(z):
-            log_density = self._locator.values(self.whitening.outward(z)) + self.whitening.log_volume
+            log_density = self._locator.values(self.whitening.backward(z)) + self.whitening.log_determinant
             return np.logaddexp(log_density, lowest)
-        return TransportProblem(LogDensity(source), self._reference.density(background), grid=grid,
-                                target_grid=self._reference.grid(grid.shape))
+        return TransportProblem(LogDensity(source), reference.density(background), grid=grid,
+                                target_grid=reference.grid(grid.shape))
 
-    def _solve(self, grid):
-        """The solution on a grid in z, and the grid's log mass in x."""
-        problem = self._problem(grid)
+    def _solved(self, reference, grid):
+        """The sampler of a reference, on a grid in z."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", StencilWarning)  # the errors of the sampler are measured below
-            # centred: of second order even where the Hessian is anisotropic; what fails is seen below
+            warnings.simplefilter("ignore", StencilWarning)  # the errors of the sampler are measured
+            # centred: of second order even where the Hessian is anisotropic; what fails is seen by the sampler
             method = PseudoTransient(scheme="centred", conserve=False, subdivision=1)
-            solution = solve(problem, method, max_steps=MAX_STEPS, threads=self.threads)
-            return solution, problem.source_log_mass
+            solution = solve(self._problem(reference, grid), method, max_steps=MAX_STEPS, threads=self.threads)
+            return Sampler(self._locator, reference, solution)
 
-    def _examine(self, quadrature, previous):
-        """Moments, evidence, and what is wrong with them."""
-        solution, whitening = self.solution, self.whitening
-        problem = solution.problem
-        grid = problem.grid
-        self.log_evidence = problem.source_log_mass - solution.drift
-        change = abs(quadrature - previous) if previous is not None else 0.0
-        self.log_evidence_error = max(abs(self.log_evidence - self.log_evidence_quadrature), change,
-                                      self._locator.error, math.log1p(self._locator.unseen))
-        mean, covariance = _weighted(grid.cell_centres(), problem.source_values)
-        self.mean, self.covariance = (whitening.outward(mean[None])[0],
-                                      whitening.root @ covariance @ whitening.root.T)
-        y = problem.target_grid.cell_centres().reshape(grid.ndim, -1).T
-        x = whitening.outward(solution.inverse_map(y)).T
-        own_mean, own_covariance = _weighted(x, problem.target_values)
-        sd = np.sqrt(np.diag(self.covariance))
-        self.moment_error = float(max((np.abs(own_mean - self.mean) / sd).max(),
-                                      np.abs(np.sqrt(np.diag(own_covariance)) / sd - 1).max()))
-        draws, log_weights = self.importance(DIAGNOSED, sequence="sobol")
-        good = np.isfinite(log_weights)
-        log_mass = problem.source_log_mass
-        self.kl_gap = float(np.mean(log_mass - log_weights[good])) if good.all() else math.inf
-        self.pareto_k = pareto_k(log_weights)
-        resolved = (self.log_evidence_error <= self.tolerance and self.moment_error <= MOMENTS
-                    and not self.pareto_k > 0.5)
-        self.status = (solution.status if not solution.success else
-                       Status.CONVERGED if resolved else Status.NOT_RESOLVED)
+    def _evidence_error(self, sampler, previous):
+        change = abs(sampler.log_mass - previous) if previous is not None else 0.0
+        return max(abs(sampler.log_evidence - self.log_evidence_quadrature), change,
+                   self._locator.error, math.log1p(self._locator.unseen))
+
+    def _status(self, sampler, previous):
+        if not sampler.solution.success:
+            return sampler.solution.status
+        resolved = (self._evidence_error(sampler, previous) <= self.tolerance and sampler.moment_error <= MOMENTS
+                    and not sampler.pareto_k > 0.5)
+        return Status.CONVERGED if resolved else Status.NOT_RESOLVED
+
+    def _adopt(self, sampler, previous):
+        self._sampler = sampler
+        for name in ("solution", "log_evidence", "mean", "covariance", "moment_error", "kl_gap", "pareto_k"):
+            setattr(self, name, getattr(sampler, name))
+        self.log_evidence_error = self._evidence_error(sampler, previous)
+        self.status = self._status(sampler, previous)
 
     @property
     def success(self):
@@ -232,19 +216,17 @@ class BrenierPosterior:
         ``rng``: a numpy.random.Generator. ``sequence="sobol"``: scrambled Sobol' points (any n, best a power of two)
         instead of independent draws; without ``rng`` a fixed scrambling.
         """
-        return self._draw(n, rng, sequence)[0]
+        uniform = self._uniforms(n, rng, sequence)
+        return self._sampler.draw(uniform)[0]
 
-    def _draw(self, n, rng, sequence):
+    def _uniforms(self, n, rng, sequence):
         self._fitted()
         if not (rng is None and sequence == "sobol" or isinstance(rng, np.random.Generator)):
             raise TypeError(f"`rng` must be a numpy.random.Generator, for instance numpy.random.default_rng(), "
                             f"got {type(rng).__name__}.")
         if not isinstance(n, Integral) or n < 0:
             raise ValueError(f"`n` must be a number of draws, zero or more, got {n!r}.")
-        uniform = uniforms(n, len(self.start), np.random.default_rng(0) if rng is None else rng, sequence)
-        y = self._reference.quantiles(uniform)
-        z = self.solution.inverse_map(y)
-        return self.whitening.outward(z), y, z
+        return uniforms(n, len(self.start), np.random.default_rng(0) if rng is None else rng, sequence)
 
     def importance(self, n, rng=None, *, sequence="independent"):
         """``(x, log_weights)``: draws and the logarithms of ``density / sampler's density``, exact, (n, d) and (n,).
@@ -252,10 +234,8 @@ class BrenierPosterior:
         The sampler's density is ``nu(T(x)) det DT(x)`` with the piecewise affine map itself, so that weighted means are
         unbiased whatever the error of the map; the mean weight estimates the evidence in the box.
         """
-        x, y, z = self._draw(n, rng, sequence)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log_model = self._reference.log_density(y) + np.log(np.linalg.det(self.solution.jacobian(z)))
-        return x, self._locator.values(x) + self.whitening.log_volume - log_model
+        uniform = self._uniforms(n, rng, sequence)
+        return self._sampler.importance(uniform)
 
     def marginal(self, axis, points=120):
         """``(values, density)`` of one parameter in the box, (points,) each, by quadrature over the others."""
@@ -265,7 +245,7 @@ class BrenierPosterior:
         if not (isinstance(points, Integral) and points > 1):
             raise ValueError(f"`points` must be an integer of at least two, got {points!r}.")
         grid = self.solution.problem.grid
-        x = self.whitening.outward(grid.cell_centres().reshape(grid.ndim, -1).T)[:, axis]
+        x = self.whitening.backward(grid.cell_centres().reshape(grid.ndim, -1).T)[:, axis]
         mass = self.solution.problem.source_values.ravel()
         order = np.argsort(x)
         share = np.cumsum(mass[order]) / mass.sum()
@@ -284,7 +264,7 @@ class BrenierPosterior:
         from .trajectory import flow  # what draws the flow in is needed here only
         grid = self.solution.problem.grid
         coarse = Grid(_shape(grid.lengths, cells or {2: 64, 3: 32}[grid.ndim]), grid.box)
-        return flow(self._problem(coarse), times, ledger="densities", threads=self.threads)
+        return flow(self._problem(self._sampler.reference, coarse), times, ledger="densities", threads=self.threads)
 
     def to_arviz(self, n, rng, names=None):
         """``n`` independent draws as one chain of an ArviZ data set (needs ``arviz``)."""
@@ -317,7 +297,7 @@ class BrenierPosterior:
                 for name, value in rows.items()}
         return {"status": self.status.name, "message": self.status.value, **rows, "mean": self.mean.tolist(),
                 "covariance": self.covariance.tolist(), "modes": self.modes.tolist(),
-                "cells": list(self.solution.problem.grid.shape), "reference": self._reference.name}
+                "cells": list(self.solution.problem.grid.shape), "reference": self._sampler.reference.name}
 
     def __str__(self):
         if not hasattr(self, "solution"):
@@ -332,44 +312,8 @@ class BrenierPosterior:
                 ("sampler", f"moments within {self.moment_error:.1e} sd, KL gap {self.kl_gap:.1e}, Pareto k "
                             f"{self.pareto_k:.2f}"),
                 ("outside", f"{self.tail_mass:.1e} of the mass is outside the box"),
-                ("grid", f"{shape} cells, {len(self.modes)} mode(s) found, reference {self._reference.name}")]
+                ("grid", f"{shape} cells, {len(self.modes)} mode(s) found, reference {self._sampler.reference.name}")]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)
-
-
-class Reference:
-    """The reference on its box: independent truncated standard normals, or uniforms on the unit box."""
-
-    def __init__(self, name, dimension, share):
-        self.name, self.uniform, self.dimension = name, name == "uniform", dimension
-        self.reach = 0.5 if self.uniform else float(-special.ndtri(share))
-        self.log_mass = 0.0 if self.uniform else dimension * math.log1p(-2 * share)
-        self.share = share
-
-    def grid(self, shape):
-        return Grid(shape, [(-self.reach, self.reach)] * self.dimension)
-
-    def log_density(self, y):
-        """(n, d) to (n,), normalised on the box."""
-        if self.uniform:
-            return np.zeros(len(y))
-        return -0.5 * (y**2).sum(axis=1) - 0.5 * self.dimension * math.log(2 * math.pi) - self.log_mass
-
-    def density(self, background):
-        """As a target, no lower than a uniform background of the given mass."""
-        lowest = math.log(background) - self.dimension * math.log(2 * self.reach)
-
-        def value(y):
-            return np.logaddexp(self.log_density(y), lowest)
-
-        def gradient(y):
-            return np.zeros_like(y) if self.uniform else -y * special.expit(self.log_density(y) - lowest)[:, None]
-        return LogDensity(value, gradient)
-
-    def quantiles(self, uniform):
-        """Uniform numbers (n, d) as draws."""
-        if self.uniform:
-            return uniform - 0.5
-        return special.ndtri(self.share + (1 - 2 * self.share) * uniform)
 
 
 def _numbers(values, name):
@@ -405,10 +349,3 @@ def _shape(lengths, cells):
     ratios = np.clip(lengths / np.exp(np.log(lengths).mean()), 0.5, 2.0)
     ratios /= np.exp(np.log(ratios).mean())
     return tuple(int(max(8, 8 * round(cells * ratio / 8))) for ratio in ratios)
-
-
-def _weighted(x, weights):
-    """Mean and covariance of points (d, ...) with weights (...)."""
-    x, weights = x.reshape(len(x), -1), weights.ravel() / weights.sum()
-    mean = x @ weights
-    return mean, ((x - mean[:, None]) * weights) @ (x - mean[:, None]).T

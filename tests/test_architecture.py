@@ -74,8 +74,8 @@ def late(argument):
 ABOVE_THE_OPERATOR = (
     "newton", "stepping", "legendre", "integrators", "equation", "remedies", "solver", "solution", "transport",
     "storage", "exact", "gallery", "ledger", "trajectory", "mirror", "schedules", "gaussian", "rates", "barycentre",
-    "embedding", "locate", "importance", "variational", "models", "training", "generative", "references", "peers",
-    "benchmark", "distributed", "export", "plotting", "console", "options", "commands", "cli")
+    "embedding", "locate", "importance", "sampler", "variational", "models", "training", "generative", "references",
+    "peers", "benchmark", "distributed", "export", "plotting", "console", "options", "commands", "cli")
 PETSC = {"petsc4py", "mpi4py"}
 ENTROPIC = ("gibbs", "entropic", "plan")
 """Sinkhorn: it shares no numerics with the PDE path, so that their agreement is evidence."""
@@ -101,7 +101,7 @@ ENTROPIC = ("gibbs", "entropic", "plan")
     (ENTROPIC, ("monge_ampere", "linear", "transfer", "ghosts", "reductions", "work", "extrapolation",
                 *(set(ABOVE_THE_OPERATOR) - {"storage"}))),
     (("toys", "tensor_splines"), ("density", "problem", "monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
-    (("ratios", "samples"), ("problem", "monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
+    (("ratios", "samples", "whitening"), ("problem", "monge_ampere", "linear", *ABOVE_THE_OPERATOR)),
     (("gibbs",), ("entropic", "plan", "problem", "density")), (("plan",), ("entropic",)),
 ])
 def test_lower_layer_does_not_know_a_higher_one(lower, forbidden):
@@ -131,7 +131,8 @@ def test_kernels_import_nothing_of_the_package():
     (("references",), {"pmapde.benchmark"}),
     (("peers",), {"pmapde.benchmark", "pmapde.commands"}),
     (("benchmark",), {"pmapde.commands"}),
-    (("locate", "importance"), {"pmapde.variational"}),
+    (("locate", "sampler"), {"pmapde.variational"}),
+    (("importance",), {"pmapde.sampler"}),
     (("models",), {"pmapde.commands"}),
     (("commands",), {"pmapde.cli"}),
     (("cli",), {"pmapde.__main__"}),

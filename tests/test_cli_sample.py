@@ -34,6 +34,7 @@ def test_sample_writes_samples_summary_and_figures(tmp_path, capsys):
     ("{tmp}/four.npy", [], "shape (n, 2) or (n, 3), got (100, 4)"),
     ("{tmp}/line.npy", [], "lies on a line or a plane"),
     ("moons", ["--n", "0"], "--n must be at least 1"),
+    ("moons", ["--seed", "-1"], "--seed must not be negative"),
     ("moons", ["--cells", "4"], "`cells` must be"),
 ])
 def test_bad_data_is_one_sentence_and_leaves_nothing(data, arguments, message, tmp_path, capsys):

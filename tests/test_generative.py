@@ -7,8 +7,8 @@ from scipy import linalg
 from two_sample import energy_distance, nearest_ks
 
 import pmapde
-from pmapde import ratios, toys
-from pmapde.samples import Reference, Whitening
+from pmapde import ratios, toys, training
+from pmapde.samples import Reference, whitening
 from pmapde.tensor_splines import Design, TensorSplines
 
 
@@ -189,6 +189,10 @@ LINE = np.linspace(0, 1, 100)
     (drawn("helix", 79, 0), {}, "at least 80 samples in 3D, got 79"),
     (np.stack([LINE, np.full(100, 2.0)], axis=1), {}, "column 1 is constant at 2"),
     (np.stack([LINE, 3 * LINE + 1], axis=1), {}, "lies on a line or a plane"),
+    (np.ma.masked_less(drawn("moons", 100, 0), 0), {}, "no masked values"),
+    (1e200 * drawn("moons", 100, 0), {}, "column 0 reaches .*e\\+200; change its unit"),
+    (1e-300 * drawn("moons", 100, 0), {}, "must be of moderate size"),
+    (np.stack([np.sin(LINE), np.arange(100) % 5], axis=1), {}, "column 1 has only 5 different values"),
     (np.random.default_rng(0).standard_cauchy((4000, 2)), {}, "heavy tails or outliers"),
     (drawn("moons", 100, 0), {"ratio": "neural"}, "`ratio` must be"),
     (drawn("moons", 100, 0), {"scheme": "both"}, "`scheme` must be"),
@@ -197,6 +201,8 @@ LINE = np.linspace(0, 1, 100)
     (drawn("moons", 100, 0), {"background": 0}, "`background` must be"),
     (drawn("moons", 100, 0), {"validation_fraction": 1.0}, "`validation_fraction` must be"),
     (drawn("moons", 100, 0), {"ledger": "all"}, "`ledger` must be"),
+    (drawn("moons", 100, 0), {"schedule": "fast"}, "`schedule` must be"),
+    (drawn("moons", 100, 0), {"random_state": "one"}, "`random_state` must be"),
 ])
 def test_refusals_are_one_sentence(X, settings, message):
     with pytest.raises(ValueError, match=message) as caught:
@@ -214,8 +220,8 @@ def test_tail_mass_is_kept_by_fresh_samples():
 
 def test_whitening_is_exact_both_ways():
     X = drawn("mixture3d", 500, 0) * [1e-6, 1.0, 1e6]
-    whitening = Whitening.of(X)
-    np.testing.assert_allclose(whitening.backward(whitening.forward(X)), X, rtol=1e-7, atol=1e-9)
+    coordinates = whitening(X)
+    np.testing.assert_allclose(coordinates.backward(coordinates.forward(X)), X, rtol=1e-7, atol=1e-9)
 
 
 def test_splines_and_their_gram_matrices():
@@ -295,11 +301,11 @@ def test_logistic_regression_solves_its_equations(generated):
 
 def test_known_density_of_the_model_gives_the_moments_of_the_data():
     X = drawn("five_gaussians", 1000, 7)
-    Z = Whitening.of(X).forward(X)
+    Z = whitening(X).forward(X)
     grid = pmapde.Grid((64, 64), [(-3, 3)] * 2)
     model = pmapde.GridDensity(np.exp(-0.5 * (grid.cell_centres() ** 2).sum(axis=0)), grid)
     learner = ratios.LogisticRatio(functions=12, penalties=(1.0,)).prepare(Z, grid, 1e-6)
-    density = np.exp(learner.log_source(np.log(model.values), model, None)[0])
+    density = np.exp(learner.log_source(model, None)[0])
     x, y = grid.cell_centres()
     for function in (lambda x, y: x, lambda x, y: x * y, lambda x, y: y**2, lambda x, y: x**2 * y**2):
         mean = (function(x, y) * density).sum() / density.sum()
@@ -336,7 +342,7 @@ def test_calibrated_scores_see_the_masses_of_separate_parts():
     errors = []
     for calibrate in (True, False):
         learner = ratios.ScoreRatio(functions=16, calibrate=calibrate).prepare(X, grid, 1e-3)
-        density = np.exp(learner.log_source(np.log(model.values), model, None)[0])
+        density = np.exp(learner.log_source(model, None)[0])
         errors.append(abs(density[:32].sum() / density.sum() - (X[:, 0] < 0).mean()))
     assert errors[0] < 0.02 and errors[1] > 4 * errors[0], errors
 
@@ -370,6 +376,15 @@ def test_the_penalty_is_searched_from_the_last_choice_on(last, tried):
     theta, notes = ratios._best(fit, learner)
     assert theta == learner.choice == 3 and notes["penalty"] == pytest.approx(1e-3)
     assert sorted(seen) == tried
+
+
+@pytest.mark.parametrize("ratio", ["density", ratios.LogisticRatio(functions=8, penalties=(1.0,))])
+def test_a_refused_step_leaves_no_record(ratio, monkeypatch):
+    step = training.State.step
+    monkeypatch.setattr(training.State, "step", lambda self, k, *rest: k < 2 and step(self, k, *rest))
+    generator = pmapde.BrenierGenerator(ratio, cells=16, max_iterations=5, random_state=0).fit(drawn("moons", 200, 0))
+    assert generator.n_iter_ == len(generator.etas_) == 2
+    assert len(generator.ratios_) == 3 and len(generator.validation_scores_) == 3
 
 
 def test_the_map_in_3d_is_solved_on_finer_cells():

@@ -13,6 +13,8 @@ import pmapde
 from pmapde.importance import pareto_k
 from pmapde.locate import Locator
 from pmapde.models import MODELS
+from pmapde.sampler import Sampler
+from pmapde.samples import uniforms
 
 EVIDENCE = {"banana": 0.0, "two_modes": 0.0, "funnel": np.log(2 * stats.norm.cdf(1) - 1)}
 """Logarithms of the masses, known exactly."""
@@ -58,9 +60,10 @@ def test_weighted_draws_are_unbiased_whatever_the_map():
     """A map far from converged: its own moments are off, the weighted ones and the mean weight are not."""
     model = MODELS["banana"]
     rough = model.posterior(max_cells=24**2, reference="gaussian").fit()  # one grid only: the first
-    rough.solution = pmapde.solve(rough.solution.problem, pmapde.PseudoTransient(scheme="centred", conserve=False),
-                                  max_steps=3)
-    x, log_weights = rough.importance(2**17, sequence="sobol")
+    solution = pmapde.solve(rough.solution.problem, pmapde.PseudoTransient(scheme="centred", conserve=False),
+                            max_steps=3)
+    rough = Sampler(rough._locator, rough._sampler.reference, solution)
+    x, log_weights = rough.importance(uniforms(2**17, 2, np.random.default_rng(0), "sobol"))
     weights = np.exp(log_weights)
     assert abs(np.mean(weights) - 1) < 0.01
     assert abs(x[:, 1].mean() - 1.2) > 0.03
@@ -148,6 +151,8 @@ def test_bad_arguments_get_one_sentence(arguments, error, message):
 
 @pytest.mark.parametrize(("log_density", "message"), [
     (lambda x: np.zeros((len(x), 2)), "must return shape"),
+    (lambda x: -(x**2).sum(axis=1) + 0j, "must return real numbers, got dtype complex128"),
+    (lambda x: ["a"] * len(x), "must return real numbers"),
     (lambda x: np.full(len(x), np.nan), "must be a number or -inf"),
     (lambda x: np.full(len(x), -np.inf), "-inf at the start"),
 ])

@@ -106,7 +106,7 @@ def posterior_pairs(posterior, names, draws):
         for position in coarse:
             y = np.full((200, d), 0.5)
             y[:, along], y[:, 1 - along] = fine, position
-            x = posterior.whitening.outward(posterior.solution.inverse_map(grid.lower + y * grid.lengths))
+            x = posterior.whitening.backward(posterior.solution.inverse_map(grid.lower + y * grid.lengths))
             axes[-1].plot(x[:, 0], x[:, 1], color="tab:orange", linewidth=0.5)
     axes[-1].set(title="the reference's grid, mapped" + ("" if d == 2 else " (a slice)"), xlabel=names[0],
                  ylabel=names[1])
