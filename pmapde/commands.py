@@ -253,7 +253,9 @@ def _posterior(arguments):
     fitted = model.posterior(reference=arguments.reference, tail=arguments.tail, tolerance=arguments.tolerance,
                              threads=arguments.threads)
     with console.output(arguments.out, POSTERIORS) as temporary:
-        if not fitted.fit().success:
+        with console.working("fitting"):
+            fitted.fit()
+        if not fitted.success:
             raise console.failed(fitted)
         draws = fitted.sample(arguments.n, np.random.default_rng(arguments.seed), sequence=arguments.sequence)
         inputs = {"command": arguments.line, "model": arguments.model, "about": model.about, "names": list(model.names),
@@ -278,7 +280,8 @@ def _sample(arguments):
                                         random_state=arguments.seed)
     with console.output(arguments.out, GENERATED) as temporary:
         try:
-            generator.fit(data)
+            with console.working("learning"):
+                generator.fit(data)
         except pmapde.SolverError as error:
             raise console.failed(error.solution) from None
         generated = generator.sample(arguments.n, np.random.default_rng([arguments.seed, 1]))

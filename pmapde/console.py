@@ -11,6 +11,8 @@ import tempfile
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
+COMPILING = " (kernels are compiled at their first use, which may take a minute or three)"
+
 
 class Failure(Exception):
     """One sentence for standard error, and the exit status."""
@@ -216,7 +218,8 @@ def progress(describe=None):
         yield None
         return
     from tqdm import tqdm
-    with tqdm(unit="step", leave=False, file=sys.stderr, bar_format="{desc} {n_fmt} steps [{elapsed}]") as bar:
+    with tqdm(unit="step", leave=False, file=sys.stderr, bar_format="{desc} {n_fmt} steps [{elapsed}]",
+              desc=f"starting{COMPILING}") as bar:
         def callback(step):
             text, count = describe(step)
             bar.set_description_str(text)
@@ -229,6 +232,15 @@ def _describe_step(step):
     goal = f" goal {step.tolerance:.1e}" if step.tolerance else ""
     return (f"grid {step.level + 1}/{step.levels} ({shape}) residual {step.residual:.1e}{goal}",
             step.newton_iterations)
+
+
+@contextmanager
+def working(what):
+    """A line on a terminal while something is done that reports no steps."""
+    from tqdm import tqdm
+    with tqdm(desc=f"{what}{COMPILING}", bar_format="{desc}", leave=False, file=sys.stderr,
+              disable=not sys.stderr.isatty()):
+        yield
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import pmapde
+from pmapde import console
 from pmapde.cli import main
 from pmapde.commands import FLOWS, OURS, PLANS
 from pmapde.options import STUDIES
@@ -317,3 +318,14 @@ def test_rates_writes_figures_numbers_and_slopes(tmp_path, capsys):
 def test_the_names_of_the_studies_are_those_there_are():
     from pmapde import rates
     assert tuple(rates.STUDIES) == STUDIES
+
+
+def test_a_terminal_is_told_that_kernels_are_compiled(monkeypatch, capsys):
+    """Before the first step there is nothing else to show; elsewhere than on a terminal there is nothing at all."""
+    for what in (console.progress, lambda: console.working("learning")):
+        with what():
+            assert capsys.readouterr().err == ""
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        with what():
+            assert "kernels are compiled at their first use" in capsys.readouterr().err
+        monkeypatch.undo()
