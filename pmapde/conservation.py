@@ -30,7 +30,7 @@ SOFTENING = 0.1
 """Of the mean mass of a block, added to both masses: what happens to blocks that hold next to nothing is left alone."""
 POINTS = 3
 """Points of a source cell, per axis, at whose images the factor is averaged."""
-LARGEST_SUBDIVISION = {2: 2**20, 3: 2**21}
+LARGEST_SUBDIVISION = 2**20
 """Cells beyond which no grid is subdivided."""
 HALVING = 1 / 3
 """Of the misplaced mass, what cells of half the width leave at best: where the map jumps it falls like their width."""
@@ -90,7 +90,7 @@ def subdivided(problem, factor=2):
 def halvings(cells, parts, most, ndim):
     """How often ``cells`` may be halved per axis, which have been cut into ``parts``, at most into ``most``."""
     count = 0
-    while parts * 2 <= most and cells * 2**ndim <= LARGEST_SUBDIVISION[ndim]:
+    while parts * 2 <= most and cells * 2**ndim <= LARGEST_SUBDIVISION:
         parts, cells, count = 2 * parts, cells * 2**ndim, count + 1
     return count
 

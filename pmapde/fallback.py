@@ -15,6 +15,8 @@ from .transport import PiecewiseAffineMap
 
 FINAL = (Status.STOPPED, Status.MAX_SECONDS, Status.NONFINITE)
 """Statuses after which nothing else is tried: they say what the caller asked for."""
+FEW_PARTS = 4
+"""Of a cell per axis, tried on both sides before more are."""
 MOST_SAMPLES = {2: 8, 3: 4}
 """Of an inverse map, per cell and axis."""
 
@@ -34,7 +36,7 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds):
     begin, log, best, cut = time.perf_counter(), [], None, False
     if not method.conserve or start is not None:
         return attempt(problem, method, extrapolate, start, max_seconds)
-    for parts in sorted({1, method.subdivision}):
+    for parts in sorted({1, min(FEW_PARTS, method.subdivision), method.subdivision}):
         for swapped in (False, True):
             seconds = max_seconds - (time.perf_counter() - begin) if math.isfinite(max_seconds) else math.inf
             if best is not None and seconds <= 0:

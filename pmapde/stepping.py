@@ -51,7 +51,7 @@ class PseudoTransient:
         Correct the equation's source by the mass that its map misplaces, where that is more than 1 %; on failure try
         the swapped problem.
     subdivision : int
-        Most parts of a cell per axis where the correction is not enough; never more than 2^20 cells in 2D, 2^21 in 3D.
+        Most parts of a cell per axis where the correction is not enough; never more than 2^20 cells.
     nested : bool
         Start on a coarse grid and interpolate (cubic) from grid to grid.
     coarsest : int, optional

@@ -156,7 +156,7 @@ def test_narrow_bumps_in_space_are_solved_on_subdivided_cells():
 
 def test_cells_are_halved_only_where_that_may_help():
     assert conservation.halvings(32**2, 1, 8, 2) == 3 and conservation.halvings(512**2, 1, 8, 2) == 1
-    assert conservation.halvings(16**3, 1, 8, 3) == 3 and conservation.halvings(16**3, 4, 4, 3) == 0
+    assert conservation.halvings(16**3, 1, 8, 3) == 2 and conservation.halvings(16**3, 4, 4, 3) == 0
     assert conservation.worth_halving(0.05, 1) and not conservation.worth_halving(0.06, 1)
     assert conservation.worth_halving(0.06, 2) and not conservation.worth_halving(0.019, 0)
 
