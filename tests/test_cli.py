@@ -328,4 +328,5 @@ def test_a_terminal_is_told_that_kernels_are_compiled(monkeypatch, capsys):
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
         with what():
             assert "kernels are compiled at their first use" in capsys.readouterr().err
+        assert not capsys.readouterr().err.strip()  # it is wiped out
         monkeypatch.undo()
