@@ -232,7 +232,7 @@ class _Settings:
             raise ValueError(f"`max_seconds` must be a time >= 0, got {max_seconds!r}.")
         if callback is not None and not callable(callback):
             raise TypeError(f"`callback` must be callable, got {type(callback).__name__}.")
-        phi = None if start is None else displacement_potential(problem, start)
+        phi = None if start is None else problem.displacement_potential(start)
         return cls(SWEEP_LIMIT if iterations is None else int(iterations), float(tolerance or 0.0), phi,
                    1.0 if step is None else float(step) / float(epsilon), overrelaxation, annealing or None,
                    float(max_seconds), callback)
@@ -241,17 +241,6 @@ class _Settings:
 def _check_number(name, value, low, high, what):
     if not (isinstance(value, Real) and not isinstance(value, bool) and low < value < high):
         raise ValueError(f"`{name}` must be {what}, got {value!r}.")
-
-
-def displacement_potential(problem, start):
-    """``start - q``, after checks."""
-    start = np.asarray(start)
-    if start.shape != problem.grid.shape or start.dtype.kind not in "fiu":
-        raise ValueError(f"`start` must be a potential of real numbers on the grid of shape {problem.grid.shape}, got "
-                         f"shape {start.shape} and dtype {start.dtype}.")
-    if not np.isfinite(start).all():
-        raise ValueError("`start` must be finite everywhere.")
-    return start - problem.quadratic(problem.grid.cell_centres())
 
 
 class _Clock:

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 import numpy as np
 
 from .density import GridDensity
-from .entropic import displacement_potential, half_shift, sinkhorn
+from .entropic import half_shift, sinkhorn
 from .integrators import half_range
 from .problem import TransportProblem, check_problem
 from .solver import solve
@@ -181,7 +181,7 @@ def sinkhorn_limit(problem, epsilons, time, *, shifted=False, start=None, checkp
     if not (_is_number(clock) and clock > 0):
         raise ValueError(f"`clock` must be a positive number, got {clock!r}.")
     quadratic = problem.quadratic(problem.grid.cell_centres())
-    phi = np.zeros(problem.grid.shape) if start is None else displacement_potential(problem, start)
+    phi = np.zeros(problem.grid.shape) if start is None else problem.displacement_potential(start)
     begin = quadratic + phi
     plans = [_checkpoints(round(time / epsilon), checkpoints) for epsilon in epsilons]
     times = sorted({clock * n * epsilon for counts, epsilon in zip(plans, epsilons) for n in counts})

@@ -23,7 +23,7 @@ from .linear.solver import LinearSolver
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import TransportProblem, check_problem
-from .solver import checked_limits, chosen_scheme, displacement_potential
+from .solver import checked_limits, chosen_scheme
 from .status import SolverError, Status
 from .threads import thread_settings, use_threads
 from .trajectory import checked_ledger, checked_share
@@ -123,7 +123,7 @@ def explicit_limit(problem, potential=None, scheme=None):
     [0.25, 0.252]
     """
     operator = MongeAmpere(problem, chosen_scheme(problem, BackwardEuler(scheme=scheme)))
-    phi = np.zeros(problem.grid.shape) if potential is None else displacement_potential(potential, problem)
+    phi = np.zeros(problem.grid.shape) if potential is None else problem.displacement_potential(potential, "potential")
     evaluation = operator.evaluate(phi)
     if not math.isfinite(evaluation.mean):
         raise ValueError("`potential` must be strictly convex (positive second differences in every cell).")
@@ -227,7 +227,7 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
     problem = problem.swapped() if scheme == "dual" else problem
     refuse_oversized(problem)
     operator = MongeAmpere(problem, chosen_scheme(problem, method))
-    phi = np.zeros(problem.grid.shape) if start is None else displacement_potential(start, problem)
+    phi = np.zeros(problem.grid.shape) if start is None else problem.displacement_potential(start)
     kind = "implicit" if scheme == "implicit" else "explicit"
     begin = clock.perf_counter()
     with keeper or nullcontext(), thread_settings(threads) as count:

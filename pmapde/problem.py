@@ -137,6 +137,14 @@ class TransportProblem:
         slopes, offsets, lower = (value.reshape(shape) for value in (self.slopes, self.offsets, self.grid.lower))
         return (slopes * (points - lower) ** 2 / 2 + offsets * points).sum(axis=0)
 
+    def displacement_potential(self, potential, name="start"):
+        """``potential - q``, both at the cell centres, its mean kept; ``name`` is what a refusal calls it."""
+        values = np.asarray(potential)
+        if values.shape != self.grid.shape or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            raise ValueError(f"`{name}` must be finite values of a potential, real numbers on the grid of shape "
+                             f"{self.grid.shape}, got shape {values.shape} and dtype {values.dtype}.")
+        return values - self.quadratic(self.grid.cell_centres())
+
     def swapped(self):
         """The problem from target to source, whose map is the inverse."""
         target = GridDensity(self.source_values, self.grid)

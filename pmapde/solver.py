@@ -73,15 +73,6 @@ def check_tolerance(tolerance):
         raise ValueError(f"`tolerance` must be 'discretization' or a positive residual, got {tolerance!r}.")
 
 
-def displacement_potential(start, problem):
-    """The displacement potential of a potential given on the grid, its mean kept."""
-    start = np.asarray(start, float)
-    if start.shape != problem.grid.shape or not np.isfinite(start).all():
-        raise ValueError(f"`start` must be finite values of a potential on the grid, shape {problem.grid.shape}, "
-                         f"got shape {start.shape}.")
-    return start - problem.quadratic(problem.grid.cell_centres())
-
-
 def steps(problem, method=None, *, tolerance="discretization", start=None, threads=None, stats=None):
     """The engine, one implicit step at a time: a generator of :class:`Step`.
 
@@ -123,7 +114,7 @@ def prepared_engine(problem, method, tolerance, start, threads, stats, coarser, 
     _check_types(problem, method)
     check_tolerance(tolerance)
     scheme = chosen_scheme(problem, method)
-    phi = None if start is None else displacement_potential(start, problem)
+    phi = None if start is None else problem.displacement_potential(start)
     refuse_oversized(problem)
     operator = MongeAmpere(problem, scheme, getattr(method, "radius", None) or 1)  # integrators have none
     if isinstance(method, Integrator):

@@ -21,7 +21,7 @@ from .ledger import Bookkeeper, Ledger, log_mass, model_density
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import TransportProblem, check_problem
-from .solver import FLOW_TOLERANCE, checked_limits, chosen_scheme, displacement_potential, flow_steps
+from .solver import FLOW_TOLERANCE, checked_limits, chosen_scheme, flow_steps
 from .status import SolverError, Status
 from .threads import thread_settings, use_threads
 from .transport import PiecewiseAffineMap, component_first
@@ -250,7 +250,7 @@ def flow(problem, times, method=None, *, tolerance=FLOW_TOLERANCE, start=None, l
     refuse_oversized(problem)
     scheme = chosen_scheme(problem, method)
     operator = MongeAmpere(problem, scheme)
-    phi = np.zeros(problem.grid.shape) if start is None else displacement_potential(start, problem)
+    phi = np.zeros(problem.grid.shape) if start is None else problem.displacement_potential(start)
     run = None if checkpoint is None else Run(checkpoint, "flow", problem, {
         "times": times, "method": method, "tolerance": tolerance, "ledger": ledger, "exact_map": exact_map,
         "start": None if start is None else np.asarray(start, float),

@@ -510,9 +510,9 @@ def test_tolerances_below_rounding_end_at_rounding(pair):
     ({"step": 0.1, "overrelaxation": 1.5}, ValueError, "`step` and `overrelaxation` are two ways"),
     ({"annealing": 1.5}, ValueError, r"`annealing` must be False or a factor in \(0, 1\)"),
     ({"annealing": 0.5, "start": np.zeros((8, 6))}, ValueError, "`start` and `annealing` exclude each other"),
-    ({"start": np.zeros((6, 8))}, ValueError, r"`start` must be a potential .* shape \(8, 6\), got shape \(6, 8\)"),
+    ({"start": np.zeros((6, 8))}, ValueError, r"`start` must be finite .* shape \(8, 6\), got shape \(6, 8\)"),
     ({"start": np.full((8, 6), np.inf)}, ValueError, "`start` must be finite"),
-    ({"start": np.full((8, 6), "a")}, ValueError, "`start` must be a potential of real numbers"),
+    ({"start": np.full((8, 6), "a")}, ValueError, "`start` must be finite values of a potential, real numbers"),
     ({"max_seconds": -1}, ValueError, "`max_seconds` must be"), ({"callback": 3}, TypeError, "`callback` must be"),
     ({"threads": 0}, ValueError, "`threads` must be between"),
 ])

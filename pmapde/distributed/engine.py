@@ -127,7 +127,7 @@ def _start(start, problem):
         return read_checkpoint(start)
     if isinstance(problem, SampledProblem):
         raise ValueError("`start` of a SampledProblem must be the path of a checkpoint.")
-    return solver.displacement_potential(start, problem)
+    return problem.displacement_potential(start)
 
 
 class _Run:
