@@ -136,7 +136,7 @@ def test_other_starts_boxes_grids_and_three_dimensions():
     *[({"time": wrong}, "`time` must be at least the largest temperature, 0.01") for wrong in (0.001, "1", None, True)],
     *[({"checkpoints": wrong}, "`checkpoints` must be a whole number >= 0") for wrong in (-1, 1.5, "a", None)],
     *[({"clock": wrong}, "`clock` must be a positive number") for wrong in (0, -1, math.nan, "a")],
-    ({"start": np.zeros(3)}, r"`start` must be finite values of a potential, real numbers on the grid of shape \(16, 16\)"),
+    ({"start": np.zeros(3)}, r"`start` must be finite values of .* on the grid of shape \(16, 16\)"),
     ({"start": "abc"}, "`start` must be finite values of a potential, real numbers"),
 ])
 def test_bad_arguments_are_refused(changed, message):
