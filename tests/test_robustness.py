@@ -190,6 +190,20 @@ def test_masses_near_the_limit_are_counted_finely():
     assert solution.push_forward_error == pytest.approx(found, abs=5e-4)
 
 
+def test_masses_of_smooth_maps_in_space_are_found_from_fewer_cells(monkeypatch):
+    """On large grids only; rough maps are counted cell by cell whatever their size."""
+    smooth = exact.manufactured((48, 48, 48)).problem
+    rough = pmapde.TransportProblem(*pair("white noise", (12, 12, 12), 1e3, 0))
+    for problem, same in ((smooth, False), (rough, True)):
+        transport_map = pmapde.solve(problem, pmapde.PseudoTransient(subdivision=1)).transport_map
+        monkeypatch.setattr(transport, "LARGE", 2**18)
+        every = transport_map.misplaced_mass(problem.source_values, problem.target_values)
+        monkeypatch.setattr(transport, "LARGE", 1)
+        few = transport_map.misplaced_mass(problem.source_values, problem.target_values)
+        assert (few == every) == same
+        assert same or abs(few - every) < transport.SMALL_ERROR / 4
+
+
 def test_folds_are_straightened_and_nothing_else_is_touched():
     grid = pmapde.Grid((24, 24))
     rng = np.random.default_rng(2)
