@@ -17,8 +17,6 @@ BLOCK = 8  # target cells per axis over which masses are compared
 UNFOLDING_SWEEPS, LONG, GROWTH, LIGHT = 1000, 100, 1.05, 0.01
 """Most sweeps; sweeps before the neighbourhood grows; growth, a sweep, of the mass that counts as light; that mass at
 first, of the mean."""
-WINDOW_MARGIN, WINDOW_SWEEPS = 4, 300
-"""Cells around folds that are straightened by themselves, and sweeps there."""
 SMALL_ERROR = 0.004  # misplaced mass that need not be known more precisely
 LARGE = 2**18  # cells in 3D, from which on pairs of them along all axes are moved together first
 NEAR_THE_LIMIT = (0.01, 0.03)  # and that which must be
@@ -162,45 +160,58 @@ class PiecewiseAffineMap:
 
         Those that carry little of the source first, so that the mass stays where it is; repeated, on a slowly growing
         neighbourhood, until no simplex is turned over, all else untouched. Barycentric nodes make a piecewise affine
-        map one-to-one in the plane (Tutte 1963, How to draw a graph); in space it usually works too. In windows around
-        the folds first, then on the whole grid what is left.
+        map one-to-one in the plane (Tutte 1963, How to draw a graph); in space it usually works too.
         """
-        folded = self._folded_nodes()
-        near = ndimage.maximum_filter(folded, 1 + 2 * WINDOW_MARGIN, mode="nearest")
-        displacement, nodes = self.displacement.copy(), self.nodes.copy().reshape(self.dimension, *self.shape + 2)
-        inner = (slice(None), *(slice(1, -1),) * self.dimension)
-        for window in ndimage.find_objects(ndimage.label(near)[0]):
-            around = (slice(None), *(slice(part.start, part.stop + 2) for part in window))
-            moved = _straightened(nodes[around].copy(), source_values[window], source_values.mean(), self._permutations)
-            displacement[(slice(None), *window)] += moved[inner] - nodes[around][inner]
-            nodes[around] = moved  # windows may overlap: what one has straightened the next leaves alone
-        return PiecewiseAffineMap(self.grid, self.target_grid, displacement)._unfolded_everywhere(source_values)
-
-    def _folded_nodes(self):
-        """Whether a node (cell centre) is one of a folded simplex, or of a cell with one, (*shape)."""
-        folded = self.folded_cells() > 0
-        for axis, periodic in enumerate(self.grid.periodic):  # lattice cells to the nodes at their ends
-            n = self.grid.shape[axis]
-            folded = (folded | np.roll(folded, 1, axis) if periodic
-                      else np.take(folded, range(n), axis) | np.take(folded, range(1, n + 1), axis))
-        return folded
-
-    def _unfolded_everywhere(self, source_values):
-        """The same on the whole grid at once: what windows with fixed borders, or none on wrapping faces, left over."""
-        grid, result = self.grid, self
+        nodes, displacement = self.nodes.copy(), self.displacement.copy()
+        by_component, weight = displacement.reshape(self.dimension, -1), source_values.ravel()
         light = LIGHT * source_values.mean()
+        folded = np.argwhere(self.folded_cells() > 0) + self._first
         for sweep in range(UNFOLDING_SWEEPS):
-            folded = result._folded_nodes()
-            if not folded.any():
+            if not len(folded):
                 break
-            for axis, periodic in enumerate(grid.periodic):
-                folded = ndimage.maximum_filter1d(folded, 1 + 2 * (sweep // LONG), axis,
-                                                  mode="wrap" if periodic else "nearest")
-            nodes = result.nodes.reshape(self.dimension, *self.shape + 2)
-            change = _towards_neighbours(nodes, source_values, light, folded)
-            result = PiecewiseAffineMap(grid, self.target_grid, result.displacement + change)
+            chosen = self._nodes_near(folded, sweep // LONG)
+            here, index = (chosen + 1) @ self.strides, np.ravel_multi_index(tuple(chosen.T), self.grid.shape)
+            mean = sum(nodes[:, here + stride] + nodes[:, here - stride] for stride in self.strides)
+            change = 0.8 * light / (light + weight[index]) * (mean / (2 * self.dimension) - nodes[:, here])
+            by_component[:, index] += change
+            nodes[:, here] += change
+            for axis in range(self.dimension):
+                self._complete(nodes[axis].reshape(self.shape + 2), axis)
+            around = self._cells_around(chosen)
+            folded = around[self._turned_over(nodes, around @ self.strides)]
             light *= GROWTH
-        return result
+        return PiecewiseAffineMap(self.grid, self.target_grid, displacement)
+
+    def _nodes_near(self, cells, reach):
+        """The nodes (cell centres) at the corners of lattice ``cells`` (m, d), and those up to ``reach`` farther."""
+        return self._around(cells, range(-1 - reach, 1 + reach), 0, self.shape - 1)
+
+    def _cells_around(self, chosen):
+        """The lattice cells that have one of the nodes ``chosen`` (m, d) at a corner."""
+        return self._around(chosen, range(2), self._first, self.shape)
+
+    def _around(self, indices, offsets, first, last):
+        """``indices`` (m, d) plus all ``offsets`` along every axis, each once; wrapped on periodic axes, without those
+        outside."""
+        low, high = np.broadcast_to(first, self.shape.shape), last
+        for axis, periodic in enumerate(self.grid.periodic):
+            found = np.repeat(indices, len(offsets), axis=0)
+            found[:, axis] += np.tile(offsets, len(indices))
+            if periodic:
+                found[:, axis] = (found[:, axis] - low[axis]) % self.shape[axis] + low[axis]
+            else:
+                found = found[(found[:, axis] >= low[axis]) & (found[:, axis] <= high[axis])]
+            indices = np.stack(np.unravel_index(np.unique(found @ self.strides), self.shape + 2), axis=1)
+        return indices
+
+    def _turned_over(self, nodes, first_corners):
+        """Whether one of the simplices of the lattice cells that start at nodes ``first_corners`` is folded."""
+        turned = np.zeros(len(first_corners), dtype=bool)
+        for permutation in self._permutations:
+            corners = first_corners + np.cumsum([0, *self.strides[permutation]])[:, None]
+            edges = np.diff(nodes[:, corners], axis=1)[:, np.argsort(permutation)]  # each in the column of its axis
+            turned |= ~(np.linalg.det(edges.transpose(2, 0, 1)) > 0)
+        return turned
 
     def folded_mass(self, source_values):
         """Source mass in folded simplices."""
@@ -261,32 +272,3 @@ class PiecewiseAffineMap:
         if error >= SMALL_ERROR:
             error = distance(1 / BLOCK)
         return distance(1 / BLOCK**2) if NEAR_THE_LIMIT[0] < error < NEAR_THE_LIMIT[1] else error
-
-
-def _towards_neighbours(nodes, source_values, light, chosen):
-    """Change of the inner nodes that are ``chosen``: towards the mean of their neighbours, light ones farther."""
-    dimension = len(nodes)
-    inside = (slice(None), *(slice(1, -1),) * dimension)
-    mean = sum(nodes[(*inside[:axis], slice(1 + step, nodes.shape[axis] - 1 + step), *inside[axis + 1:])]
-               for axis in range(1, dimension + 1) for step in (1, -1)) / (2 * dimension)
-    mobility = 0.8 * light / (light + source_values)
-    return np.where(chosen, mobility * (mean - nodes[inside]), 0.0)
-
-
-def _straightened(nodes, source_values, mean_value, permutations):
-    """A window of nodes (d, *m), its border fixed, without folds if ``WINDOW_SWEEPS`` are enough."""
-    dimension, shape = len(nodes), np.array(nodes.shape[1:])
-    strides = np.array([int(np.prod(shape[axis + 1:])) for axis in range(dimension)])
-    first, light = np.zeros(dimension, dtype=np.int64), LIGHT * mean_value
-    out, inner = np.empty(int((shape - 1).prod())), (slice(None), *(slice(1, -1),) * dimension)
-    for _ in range(WINDOW_SWEEPS):
-        kernels.folded(nodes.reshape(dimension, -1), strides, permutations, shape - 2, first, out)
-        folded = out.reshape(shape - 1) > 0
-        if not folded.any():
-            break
-        for axis in range(dimension):
-            count = shape[axis] - 2
-            folded = np.take(folded, range(count), axis) | np.take(folded, range(1, count + 1), axis)
-        nodes[inner] += _towards_neighbours(nodes, source_values, light, folded)
-        light *= GROWTH
-    return nodes

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit, prange
 
 BLOCK = 256
+MOST_PIECES = 12
 
 
 @njit(cache=True, error_model="numpy")
@@ -380,39 +381,55 @@ def _share_out(low, beyond, share, cells, periodic, out):
 
 @njit(cache=True, error_model="numpy")
 def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, centre, mass, target_lower,
-                    target_spacing, cells, smooth, widest, out):
-    """One source cell cut into pieces at most half of ``widest`` target cells wide in the image (up to 12 per axis); a
-    quarter if ``smooth``, which makes the grain of equal masses a few thousandths."""
+                    target_spacing, cells, smooth, widest, local, offset, room, order, out):
+    """One source cell cut into pieces at most half of ``widest`` target cells wide in the image (up to
+    ``MOST_PIECES`` per axis); a quarter if ``smooth``, which makes the grain of equal masses a few thousandths.
+    ``local`` and ``offset`` (d, MOST_PIECES): local coordinates of the pieces and their lattice cells; ``room`` (5, d).
+    """
     dimension = strides.shape[0]
-    t, image, width = np.empty(dimension), np.empty(dimension), np.full(dimension, 1.0 if smooth else 0.0)
-    low, beyond = np.empty(dimension), np.empty(dimension)
-    order, pieces = np.empty(dimension, dtype=np.int64), np.empty(dimension, dtype=np.int64)
-    count = 1
+    image, width, low, beyond, t = room[0], room[1], room[2], room[3], room[4]
+    count, last = 1, 1
+    for c in range(dimension):
+        width[c] = 1.0 if smooth else 0.0
     for a in range(dimension):
         longest = 0.0
         for c in range(dimension):
             stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
             longest = max(longest, stretch)
-        pieces[a] = min(max(int(math.ceil((4.0 if smooth else 2.0) * longest / widest)), 2), 12)
-        count *= pieces[a]
+        last = min(max(int(math.ceil((4.0 if smooth else 2.0) * longest / widest)), 2), MOST_PIECES)
+        count *= last
+        order[a] = last
         if not smooth:
             for c in range(dimension):
                 stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
-                width[c] = min(width[c] + stretch / pieces[a], 1.0)
+                width[c] = min(width[c] + stretch / last, 1.0)
+        for q in range(last):
+            x = lower[a] + (position[a] + (q + 0.5) / last) * spacing[a]
+            k, local[a, q], _ = _cell(x, lower[a], spacing[a], shape[a], periodic[a], axes[a])
+            offset[a, q] = k * strides[a]
+    pieces, share = order[dimension:], mass / count
+    for a in range(dimension):
+        pieces[a] = order[a]
     for piece in range(count):
         rest = piece
         base = 0
         for a in range(dimension - 1, -1, -1):
-            x = lower[a] + (position[a] + (rest % pieces[a] + 0.5) / pieces[a]) * spacing[a]
+            q = rest % pieces[a]
             rest //= pieces[a]
-            k, t[a], _ = _cell(x, lower[a], spacing[a], shape[a], periodic[a], axes[a])
-            base += k * strides[a]
-        _evaluate(nodes, base, strides, t, order, image)
+            t[a] = local[a, q]
+            base += offset[a, q]
+        _evaluate(nodes, base, strides, t, order[:dimension], image)
+        inside, index = True, 0
         for a in range(dimension):
             s = (image[a] - target_lower[a]) / target_spacing[a]
             low[a] = math.floor(s - 0.5 * width[a])
             beyond[a] = max(0.0, s + 0.5 * width[a] - low[a] - 1.0) / width[a]
-        _share_out(low, beyond, mass / count, cells, periodic, out)
+            inside = inside and beyond[a] == 0.0 and low[a] >= 0.0 and low[a] < cells[a]
+            index = index * cells[a] + int(low[a])
+        if inside:
+            out[index] += share
+        else:
+            _share_out(low, beyond, share, cells, periodic, out)
 
 
 @njit(cache=True, error_model="numpy")
@@ -449,6 +466,8 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
         position = np.zeros(dimension, dtype=np.int64)
         low, over, widths = np.empty((dimension, length)), np.empty((dimension, length)), np.empty((dimension, length))
         corner, beyond = np.empty(dimension), np.empty(dimension)
+        local, offset = np.empty((dimension, MOST_PIECES)), np.empty((dimension, MOST_PIECES), dtype=np.int64)
+        room, order = np.empty((5, dimension)), np.empty(2 * dimension, dtype=np.int64)
         begin, end = np.int64(part) * shape[0] // parts, (np.int64(part) + 1) * shape[0] // parts
         for row in range(begin * rows, end * rows):
             rest, base = row, strides[dimension - 1]
@@ -488,4 +507,5 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
                 else:
                     position[dimension - 1] = j
                     _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, base + j, amount,
-                                    target_lower, target_spacing, cells, smooth, widest, out[part])
+                                    target_lower, target_spacing, cells, smooth, widest, local, offset, room, order,
+                                    out[part])
