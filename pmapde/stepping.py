@@ -17,8 +17,8 @@ _METHODS = "Automatic(), GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMul
 
 RELAXATION = 0.8
 """Damping of the nonlinear Jacobi steps."""
-FIRST_SWEEPS, SWEEPS = 4, 2
-"""Jacobi steps allowed at the start of a grid, and after a Newton step."""
+SWEEP_GAIN = 0.6
+"""A step that leaves more of the residual is the last."""
 
 
 def check_common(settings):
@@ -163,15 +163,15 @@ def rounding_floor(phi, weights, log_size):
     return 4 * np.finfo(float).eps * (differences + 4 * (1 + log_size))
 
 
-def relaxed(operator, phi, evaluation, sweeps):
-    """``phi`` after at most ``sweeps`` nonlinear Jacobi steps, ``evaluation`` there.
+def relaxed(operator, phi, evaluation):
+    """``phi`` after nonlinear Jacobi steps, ``evaluation`` there.
 
-    Taken while cells are extended and the residual falls: a few cells that an interpolated potential, or a Newton
-    step, leaves far from convex would otherwise decide how far the next Newton step may go.
+    Taken while cells are extended and the residual falls quickly: a few cells that an interpolated potential, or a
+    Newton step, leaves far from convex would otherwise decide how far the next Newton step may go. More steps cost
+    more than they save: what they leave is nearly degenerate, and hard on the linear solver.
     """
-    for _ in range(sweeps):
-        if not evaluation.extended:
-            break
+    gain = 0.0
+    while evaluation.extended and gain <= SWEEP_GAIN:
         diagonal, step = 2 * evaluation.weights.sum(axis=0), evaluation.residual - evaluation.mean
         np.divide(step, diagonal, out=step, where=diagonal > 0)
         step[diagonal <= 0] = 0
@@ -180,7 +180,7 @@ def relaxed(operator, phi, evaluation, sweeps):
         if not evaluation.norm < norm:
             operator.evaluate(phi, extend=True, out=evaluation)
             break
-        phi = trial
+        phi, gain = trial, evaluation.norm / norm
     return phi
 
 
@@ -207,7 +207,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
         dt, forcing_memory, careful, floor = (memory[name] for name in ("dt", "forcing_memory", "careful", "floor"))
         operator.work = 0.0  # the evaluation was counted before
     else:
-        phi = relaxed(operator, phi, evaluation, FIRST_SWEEPS)
+        phi = relaxed(operator, phi, evaluation)
         goal = goal(evaluation.norm)
         current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0, change=goal.change)
         floor = operator.agreed(rounding_floor(phi, evaluation.weights, operator.log_size))
@@ -251,7 +251,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
         phi = step.x
         if not evaluation.linearised and (not met or evaluation.extended):
             operator.evaluate(phi, extend=True, out=evaluation)
-        phi = relaxed(operator, phi, evaluation, SWEEPS)
+        phi = relaxed(operator, phi, evaluation)
         current = Advance(phi, evaluation.norm, evaluation.mean, dt, 1, step.damping, rejected, error=error,
                           change=change)
         rejected = 0

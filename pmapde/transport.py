@@ -55,7 +55,7 @@ class PiecewiseAffineMap:
         # on a torus the target's coordinates count modulo the period: its box is where it is
         self.shape = np.array(grid.shape)
         self.periods = np.where(grid.periodic, grid.lengths, 0.0)
-        self.strides = np.array([int(np.prod(self.shape[a + 1:] + 2)) for a in range(self.dimension)])
+        self.strides = tuple(int(np.prod(self.shape[a + 1:] + 2)) for a in range(self.dimension))
         self.axes = np.zeros((self.dimension, self.shape.max() + 2))
         for a in range(self.dimension):
             self.axes[a, :self.shape[a] + 2] = grid.lower[a] + (np.arange(self.shape[a] + 2) - 0.5) * grid.spacing[a]
@@ -208,7 +208,7 @@ class PiecewiseAffineMap:
         """Whether one of the simplices of the lattice cells that start at nodes ``first_corners`` is folded."""
         turned = np.zeros(len(first_corners), dtype=bool)
         for permutation in self._permutations:
-            corners = first_corners + np.cumsum([0, *self.strides[permutation]])[:, None]
+            corners = first_corners + np.cumsum([0, *np.take(self.strides, permutation)])[:, None]
             edges = np.diff(nodes[:, corners], axis=1)[:, np.argsort(permutation)]  # each in the column of its axis
             turned |= ~(np.linalg.det(edges.transpose(2, 0, 1)) > 0)
         return turned
@@ -243,7 +243,7 @@ class PiecewiseAffineMap:
         parts = PARTS if grid.size * PARTS < mass.size else 1  # each part has a copy of the target's cells
         out = np.zeros((parts, grid.size))
         kernels.deposit(nodes, *self._geometry, np.ascontiguousarray(mass).ravel(), grid.lower, grid.spacing,
-                        np.array(grid.shape), smooth, widest, out)
+                        tuple(grid.shape), smooth, widest, out)
         return out.sum(axis=0).reshape(grid.shape)
 
     def misplaced_mass(self, source_values, target_values):

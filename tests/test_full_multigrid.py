@@ -79,7 +79,7 @@ def test_jacobi_steps_mend_a_rough_start(shape):
     start = 0.3 * operator.quadratic.min() * rng.standard_normal(shape)
     evaluation = operator.evaluate(start, extend=True)
     before = evaluation.norm, evaluation.extended
-    phi = relaxed(operator, start, evaluation, 4)
+    phi = relaxed(operator, start, evaluation)
     assert evaluation.norm < 0.5 * before[0] and evaluation.extended < 0.1 * before[1]  # observed 0.1, 0.0
     assert evaluation.norm == operator.evaluate(phi, extend=True).norm
     assert evaluation.linearised

@@ -2,8 +2,8 @@
 
 A lattice cell with corner values v is split into d! simplices: the one with t_p0 >= t_p1 >= ... holds the local
 coordinates t of that order, and the map there is v(0) + sum_k t_pk (v(e_p0 + ... + e_pk) - v(e_p0 + ... + e_p(k-1))).
-``nodes`` (components, number of lattice nodes) is flat with ``strides``;
-``axes`` (d, longest) holds the node positions.
+``nodes`` (components, number of lattice nodes) is flat with ``strides``, a tuple: the dimension is known when a kernel
+is compiled. ``axes`` (d, longest) holds the node positions.
 """
 import math
 
@@ -35,7 +35,7 @@ def _cell(x, lower, spacing, n, periodic, axis_nodes):
 def _evaluate(nodes, base, strides, t, order, out):
     """Value of the piecewise affine interpolant at local coordinates ``t`` of the cell whose first corner is
     ``base``."""
-    dimension = t.shape[0]
+    dimension = len(strides)
     for a in range(dimension):
         order[a] = a
     for a in range(1, dimension):  # insertion sort, descending t
@@ -43,7 +43,7 @@ def _evaluate(nodes, base, strides, t, order, out):
         while b > 0 and t[order[b]] > t[order[b - 1]]:
             order[b], order[b - 1] = order[b - 1], order[b]
             b -= 1
-    for c in range(nodes.shape[0]):
+    for c in range(out.shape[0]):
         here = base
         value = nodes[c, here]
         for a in range(dimension):
@@ -60,7 +60,7 @@ def evaluate(nodes, axes, strides, shape, lower, spacing, periodic, periods, poi
 
     Points outside a no-flux box are taken to its nearest point; NaN gives NaN.
     """
-    dimension, count = points.shape
+    dimension, count = len(strides), points.shape[1]
     for block in prange((count + BLOCK - 1) // BLOCK):
         t = np.empty(dimension)
         order = np.empty(dimension, dtype=np.int64)
@@ -84,7 +84,7 @@ def evaluate(nodes, axes, strides, shape, lower, spacing, periodic, periods, poi
 @njit(cache=True, parallel=True, error_model="numpy")
 def jacobian(nodes, axes, strides, shape, lower, spacing, periodic, points, out):
     """``out[c, a, p]``: derivative of component ``c`` along axis ``a`` on the simplex of ``points[:, p]``."""
-    dimension, count = points.shape
+    dimension, count = len(strides), points.shape[1]
     for block in prange((count + BLOCK - 1) // BLOCK):
         t, value, widths = np.empty(dimension), np.empty(nodes.shape[0]), np.empty(dimension)
         order = np.empty(dimension, dtype=np.int64)
@@ -115,7 +115,7 @@ def jacobian(nodes, axes, strides, shape, lower, spacing, periodic, points, out)
 def _first_corner(cell, shape, first, strides):
     """Flat index of the first corner of a lattice cell, cells numbered in C order from ``first``."""
     base = 0
-    for a in range(strides.shape[0] - 1, -1, -1):
+    for a in range(len(strides) - 1, -1, -1):
         width = shape[a] + 1 - first[a]
         base += (cell % width + first[a]) * strides[a]
         cell //= width
@@ -124,7 +124,7 @@ def _first_corner(cell, shape, first, strides):
 
 @njit(cache=True, error_model="numpy")
 def _corner_range(nodes, base, strides, component):
-    dimension = strides.shape[0]
+    dimension = len(strides)
     low = math.inf
     high = -math.inf
     for corner in range(1 << dimension):
@@ -144,7 +144,7 @@ def bin_cells(nodes, strides, shape, first, lower, spacing, bins, periodic, star
 
     With ``fill`` false, ``start[b + 1]`` counts; with it true, ``entries`` is filled and ``start`` advanced.
     """
-    dimension = strides.shape[0]
+    dimension = len(strides)
     cells = 1
     for a in range(dimension):
         cells *= shape[a] + 1 - first[a]
@@ -183,7 +183,7 @@ def bin_cells(nodes, strides, shape, first, lower, spacing, bins, periodic, star
 @njit(cache=True, error_model="numpy")
 def _simplex(nodes, base, strides, permutation, y, matrix, t):
     """Local coordinates of ``y`` in one simplex (Cramer); returns the smallest barycentric coordinate."""
-    dimension = strides.shape[0]
+    dimension = len(strides)
     here = base
     for k in range(dimension):
         there = here + strides[permutation[k]]
@@ -219,7 +219,7 @@ def invert(nodes, axes, strides, permutations, lower, spacing, bins, periodic, s
 
     The simplex in which the point lies deepest; where images overlap (folds) one of the preimages.
     """
-    dimension, count = points.shape
+    dimension, count = len(strides), points.shape[1]
     for block in prange((count + BLOCK - 1) // BLOCK):
         y = np.empty(dimension)
         t = np.empty(dimension)
@@ -278,7 +278,7 @@ def invert(nodes, axes, strides, permutations, lower, spacing, bins, periodic, s
 @njit(cache=True, error_model="numpy")
 def _orientation(nodes, base, strides, permutation, matrix):
     """Determinant of the map on one simplex, positive where it keeps its orientation."""
-    dimension = strides.shape[0]
+    dimension = len(strides)
     here = base
     for k in range(dimension):
         there = here + strides[permutation[k]]
@@ -296,7 +296,7 @@ def _orientation(nodes, base, strides, permutation, matrix):
 def folded(nodes, strides, permutations, shape, first, out):
     """``out[cell]``: volume fraction of the simplices of each lattice cell that the map does not keep positively
     oriented."""
-    dimension = strides.shape[0]
+    dimension = len(strides)
     slabs = shape[0] + 1 - first[0]
     slab = out.shape[0] // slabs
     for part in prange(slabs):
@@ -359,7 +359,7 @@ def folded_rows_3d(nodes, out):
 @njit(cache=True, error_model="numpy")
 def _share_out(low, beyond, share, cells, periodic, out):
     """Shares ``share`` between the target cell ``low`` and the next ones, a fraction ``beyond`` along every axis."""
-    dimension = low.shape[0]
+    dimension = len(cells)
     for corner in range(1 << dimension):
         index = 0
         weight = share
@@ -382,11 +382,11 @@ def _share_out(low, beyond, share, cells, periodic, out):
 @njit(cache=True, error_model="numpy")
 def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, centre, mass, target_lower,
                     target_spacing, cells, smooth, widest, local, offset, room, order, out):
-    """One source cell cut into pieces at most half of ``widest`` target cells wide in the image (up to
+    """One source cell cut into pieces at most ``widest`` target cells wide in the image (up to
     ``MOST_PIECES`` per axis); a quarter if ``smooth``, which makes the grain of equal masses a few thousandths.
     ``local`` and ``offset`` (d, MOST_PIECES): local coordinates of the pieces and their lattice cells; ``room`` (5, d).
     """
-    dimension = strides.shape[0]
+    dimension = len(strides)
     image, width, low, beyond, t = room[0], room[1], room[2], room[3], room[4]
     count, last = 1, 1
     for c in range(dimension):
@@ -396,7 +396,7 @@ def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, posit
         for c in range(dimension):
             stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
             longest = max(longest, stretch)
-        last = min(max(int(math.ceil((4.0 if smooth else 2.0) * longest / widest)), 2), MOST_PIECES)
+        last = min(max(int(math.ceil((4.0 if smooth else 1.0) * longest / widest)), 2), MOST_PIECES)
         count *= last
         order[a] = last
         if not smooth:
@@ -436,7 +436,7 @@ def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, posit
 def _in_one_cell(nodes, strides, centre, target_lower, target_spacing, cells, index):
     """Whether the image of a source cell, as far as the longer edges to its neighbours reach, lies in the target cell
     ``index``."""
-    dimension = strides.shape[0]
+    dimension = len(strides)
     for c in range(dimension - 1, -1, -1):
         reach, here = 0.0, nodes[c, centre]
         for a in range(dimension):
@@ -459,7 +459,7 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
     (bilinear sharing: less grain, blurred by half a cell). ``out`` (parts, cells) is added to; part p takes its share
     of the source's first axis, so the sum over parts does not depend on the number of threads.
     """
-    dimension = strides.shape[0]
+    dimension = len(strides)
     parts, length = out.shape[0], shape[dimension - 1]
     rows = mass.shape[0] // length // shape[0]  # along the last axis, in a slab of the first
     for part in prange(parts):
