@@ -17,8 +17,8 @@ _METHODS = "Automatic(), GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMul
 
 RELAXATION = 0.8
 """Damping of the nonlinear Jacobi steps."""
-SWEEP_GAIN = 0.6
-"""A step that leaves more of the residual is the last."""
+SWEEPS = 2
+"""Jacobi steps allowed at the start of a grid, and after a Newton step."""
 
 
 def check_common(settings):
@@ -164,14 +164,15 @@ def rounding_floor(phi, weights, log_size):
 
 
 def relaxed(operator, phi, evaluation):
-    """``phi`` after nonlinear Jacobi steps, ``evaluation`` there.
+    """``phi`` after at most ``SWEEPS`` nonlinear Jacobi steps, ``evaluation`` there.
 
-    Taken while cells are extended and the residual falls quickly: a few cells that an interpolated potential, or a
-    Newton step, leaves far from convex would otherwise decide how far the next Newton step may go. More steps cost
-    more than they save: what they leave is nearly degenerate, and hard on the linear solver.
+    Taken while cells are extended and the residual falls: a few cells that an interpolated potential, or a Newton
+    step, leaves far from convex would otherwise decide how far the next Newton step may go. More of them cost more than
+    they save: what they leave is nearly degenerate, and hard on the linear solver.
     """
-    gain = 0.0
-    while evaluation.extended and gain <= SWEEP_GAIN:
+    for _ in range(SWEEPS):
+        if not evaluation.extended:
+            break
         diagonal, step = 2 * evaluation.weights.sum(axis=0), evaluation.residual - evaluation.mean
         np.divide(step, diagonal, out=step, where=diagonal > 0)
         step[diagonal <= 0] = 0
@@ -180,7 +181,7 @@ def relaxed(operator, phi, evaluation):
         if not evaluation.norm < norm:
             operator.evaluate(phi, extend=True, out=evaluation)
             break
-        phi, gain = trial, evaluation.norm / norm
+        phi = trial
     return phi
 
 

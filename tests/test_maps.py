@@ -210,7 +210,7 @@ def test_barycentre_on_boxes_tori_and_in_space():
     x = (np.arange(32) + 0.5) / 32
     bump = [1.2 + np.cos(2 * np.pi * (x[:, None] - at)) * np.ones(32) for at in (0.15, 0.85)]
     torus = pmapde.wasserstein_barycentre(bump, grids=pmapde.Grid((32, 32), periodic=True))
-    assert torus.success and abs(np.argmax(torus.density[:, 0]) - 31.5) > 31  # the short way, through the face
+    assert torus.success and np.argmax(torus.density[:, 0]) in (0, 31)  # at the face: the short way goes through it
     balls = [np.exp(-((pmapde.Grid((16,) * 3).cell_centres() - at)**2).sum(axis=0) / 0.06) + 0.02 for at in (0.4, 0.6)]
     space = pmapde.wasserstein_barycentre(balls)
     assert space.success and np.abs(moments(space.density, space.grid)[0] - 0.5).max() < 5e-3
