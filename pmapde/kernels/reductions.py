@@ -102,3 +102,12 @@ def inner_blocks(first, second, sums):
         for k in range(begin, min(begin + BLOCK, first.shape[0])):
             total += first[k] * second[k]
         sums[block] = total
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def combine(keep, values, gain, others):
+    """``values = keep values + gain others``."""
+    for block in prange((values.shape[0] + BLOCK - 1) // BLOCK):
+        begin = np.int64(block) * BLOCK
+        for k in range(begin, min(begin + BLOCK, values.shape[0])):
+            values[k] = keep * values[k] + gain * others[k]

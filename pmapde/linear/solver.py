@@ -15,6 +15,7 @@ from ..reductions import inner
 from ..threads import serial_blas, use_threads
 from .algebraic import AlgebraicMultigrid
 from .black_box import BlackBoxMultigrid
+from .chebyshev import Chebyshev
 from .direct import Direct
 from .geometric import GeometricMultigrid
 from .stencil import Stencil
@@ -60,8 +61,15 @@ SLACK = 0.8
 """Largest relative error of a correction, however small it is: some of it must be right."""
 FIRST_RATE = 0.25
 """Rate of the cycles assumed before one was seen."""
-_NUMBERS, _STENCIL = ("index", "pace", "stale", "age", "rate", "telling"), ("weights", "drift", "offsets", "shift",
-                                                                           "row_weight")
+SLOW_RATE, SLOWEST, FORGET = 0.35, 0.8, 0.9
+"""Cycles that reduce the correction by less than the first are combined; the slowest part of the error is taken to be
+halfway between what was seen, at most the second, and one. What was seen is trusted less from solve to solve."""
+OVERSHOT, FAR_OVERSHOT = 0.9, 1.25
+"""A second correction that is larger, relative to the first, makes up for a first that went too far, as they do on
+rough data: such cycles are not combined, on the next grid neither before its first solve says otherwise. The second is
+for cycles that are combined."""
+_NUMBERS = ("index", "pace", "stale", "age", "rate", "telling", "overshoots", "judged")
+_STENCIL = ("weights", "drift", "offsets", "shift", "row_weight")
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ class LinearSolver:
         self._index, self.stats = 0, stats
         self.threads, self.max_applications = threads, max_applications
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
-        self._rate, self._telling = None, False
+        self._rate, self._telling, self._overshoots, self._judged = None, False, False, False
         self._remember, self._built_from, self._deadline = remember, None, deadline
 
     @property
@@ -134,7 +142,7 @@ class LinearSolver:
         index = min(self._index, 1 if self._telling else 0)
         if index != self._index:
             self._index, self._rate = index, None
-        self._kept, self._pace, self._stale, self._age = None, None, False, 0
+        self._kept, self._pace, self._stale, self._age, self._judged = None, None, False, 0, False
 
     def state(self):
         """What later solves depend on: numbers, and the stencil a kept hierarchy was built from, with its arrays."""
@@ -182,6 +190,7 @@ class LinearSolver:
         weight_sum = float(weight.sum())
         total, residual = np.empty(tuple(n + 2 for n in rhs.shape)), rhs - inner(weight, rhs) / weight_sum
         squares, size, last, spent, cycles = np.empty(rhs.shape[0]), 0.0, math.inf, 0, 0
+        pace, before = None, math.inf
         inside = (slice(1, -1),) * rhs.ndim
         preconditioner, counters = self._preconditioner(stencil)
         while preconditioner is not None:
@@ -189,6 +198,11 @@ class LinearSolver:
             use_threads(self.threads, rhs.size)
             field = preconditioner.apply(residual, self.threads)
             use_threads(self.threads, rhs.size)
+            if pace is None and not self._overshoots and self._rate is not None and self._rate > SLOW_RATE:
+                pace = Chebyshev(0.5 + 0.5 * self._rate, total.shape)
+                self._rate *= FORGET
+            if pace is not None:
+                field = pace.next(field)
             kernels.add_correction(field, spacing, stencil.periodic, spent == 0, total, squares)
             counters["applications"] += 1
             work.book(self.stats["work"], rhs.shape, self.method.cycle_work[rhs.ndim] + work.RESIDUAL)
@@ -196,24 +210,34 @@ class LinearSolver:
             spent, cycles = spent + 1, cycles + 1
             norm = math.sqrt(float(squares.sum()) / rhs.size)
             size = max(size, norm)
-            rate = norm / last if cycles > 1 and last > 0 else None
+            rate, settled = norm / last if cycles > 1 and last > 0 else None, (pace.steps if pace else cycles) > 2
             last = norm
-            if not math.isfinite(norm) or (rate is not None and rate > 1 and cycles > 2):
+            if not math.isfinite(norm) or (pace is None and rate is not None and rate > 1 and settled):
                 break
-            if rate is not None:
-                self._rate = rate if cycles > 2 or self._rate is None else max(rate, self._rate)
-            expected = min(FIRST_RATE if self._rate is None else self._rate, 0.9)
-            error = norm * expected / (1 - expected)
+            if pace is not None and rate is not None and rate > (1.0 if settled else FAR_OVERSHOT):
+                self._overshoots, pace = True, None
+            if pace is None:
+                if cycles == 2 and (rate > OVERSHOT or not self._judged):
+                    self._overshoots, self._judged = rate > OVERSHOT, True
+                if rate is not None:
+                    self._rate = min(rate if settled or self._rate is None else max(rate, self._rate), SLOWEST)
+                expected = min(FIRST_RATE if self._rate is None else self._rate, 0.9)
+                error = before = norm * expected / (1 - expected)
+            else:
+                if settled and rate > pace.rate:
+                    self._rate = max(self._rate, min(2 * pace.slowest_at(rate) - 1, SLOWEST))
+                expected = rate = max(pace.rate, rate) if settled else pace.rate
+                error = max(norm * expected / (1 - expected), min(size, before) * pace.left)
             enough = max(rtol * size, min(atol, SLACK * size))
             if error <= enough:
                 counters["solves"] += 1
                 return LinearResult(total[inside], math.nan, spent, True, size, error)
-            if cycles > 2:
+            if settled:
                 successor, more = self._successor(stencil), _cycles(rate, error / enough)
                 if successor and self._pays(successor, math.inf if rate > POOR_RATE and more > 2 else more, rhs.ndim):
                     self._fall_back(stencil, rate, successor)
                     preconditioner, counters = self._preconditioner(stencil)
-                    last, cycles = math.inf, 0
+                    last, cycles, pace, before = math.inf, 0, None, math.inf
                 elif rate > POOR_RATE and more > FEW_CYCLES:
                     break
             kernels.residual(stencil.weights, stencil.drift, shift, rhs, total, weight, residual, squares)

@@ -1,0 +1,54 @@
+"""Chebyshev semi-iteration: cycles that converge slowly, combined."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..kernels.reductions import combine
+
+
+class Chebyshev:
+    """Combines the corrections of cycles whose errors shrink by factors in ``[0, slowest]`` (Golub & Varga 1961).
+
+    The k-th correction is ``keep`` times the one before plus ``gain`` times the cycle's, such that the error after k of
+    them is a Chebyshev polynomial of the cycle. It needs no inner products, one more field, and an estimate of
+    ``slowest``; modes that are slower still converge, at a rate that tells by how much (:meth:`slowest_at`).
+
+    Parameters
+    ----------
+    slowest : float
+        Largest factor, in (0, 1), by which a cycle reduces a part of the error.
+    shape : tuple of int
+        Of the corrections.
+
+    Attributes
+    ----------
+    rate : float
+        Asymptotic factor by which a step reduces the error.
+    left : float
+        Bound of the error after the steps so far, relative to that before.
+    """
+
+    def __init__(self, slowest, shape):
+        self._centre, self._reach = 1 - slowest / 2, slowest / 2  # of the eigenvalues of cycle times operator
+        root = math.sqrt(1 - slowest)
+        self.rate, self.steps, self.left, self._before = (1 - root) / (1 + root), 0, 1.0, math.nan
+        self._correction = np.zeros(shape)
+
+    def next(self, field):
+        """The correction to add where ``field`` is the cycle's, which is overwritten."""
+        if self.steps == 0:
+            keep, gain, self._before, self.left = 0.0, 1 / self._centre, 1.0, self._reach / self._centre
+        else:
+            ratio = self.left / self._before  # of successive Chebyshev polynomials at the centre
+            following = 1 / (2 * self._centre / self._reach - ratio)
+            keep, gain, self._before = following * ratio, 2 * following / self._reach, self.left
+            self.left *= following
+        self.steps += 1
+        combine(keep, self._correction.reshape(-1), gain, field.reshape(-1))
+        return self._correction
+
+    def slowest_at(self, rate):
+        """The ``slowest`` factor that explains an observed ``rate`` above the asymptotic one."""
+        return 1 - self._centre + self._reach * math.cosh(math.log(rate / self.rate))
