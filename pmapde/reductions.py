@@ -1,4 +1,5 @@
-"""Sums over whole arrays that do not depend on the number of threads, without BLAS, whose threads fight numba's."""
+"""Passes over whole arrays whose sums do not depend on the number of threads, without BLAS, whose threads fight
+numba's."""
 from __future__ import annotations
 
 import math
@@ -42,6 +43,12 @@ def log_ratio(values, factor, image, low, high):
     if not math.isfinite(squares):
         return math.nan, math.nan, int(outside)
     return reference + mean, math.sqrt(max(squares / values.size - mean * mean, 0.0)), int(outside)
+
+
+def combine(keep, values, gain, others):
+    """``values = keep values + gain others``, contiguous arrays."""
+    from .kernels import reductions
+    reductions.combine(keep, values.reshape(-1), gain, others.reshape(-1))
 
 
 def _blocks(size):

@@ -6,7 +6,6 @@ import itertools
 from functools import cached_property
 
 import numpy as np
-from scipy import ndimage
 
 from .ghosts import fill_ghosts
 from .kernels import transport as kernels

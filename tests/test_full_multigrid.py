@@ -54,6 +54,11 @@ def test_cycles_do_not_grow_with_contrast():
     assert max(per_step) <= 2 * per_step[0]  # observed 4, 1, 5, 5
 
 
+def test_slow_cycles_are_combined():
+    solution = pmapde.solve(build("two gaussians 0.25", 128, 3)[0])
+    assert solution.success and counts(solution)[-1] <= 4  # one after the other: observed 6
+
+
 @pytest.mark.parametrize(("pair", "misplaced"), [(("grace_hopper", "relief"), 0.0085), (("relief", "terrain"), 0.003),
                                                  (("grace_hopper", "mri"), 0.0085), (("mri", "grace_hopper"), 0.0145)])
 def test_photographs_stop_well_below_the_discretisation_error(pair, misplaced):

@@ -6,18 +6,23 @@ import numba
 import numpy as np
 import pytest
 from bench_linear import contrast, stretched
+from bench_scaling import build
+from numpy.polynomial import Chebyshev as Polynomial
 
+import pmapde
 from pmapde import exact
 from pmapde.equation import new_stats
 from pmapde.gallery import displacement_potential
 from pmapde.linear.algebraic import AlgebraicMultigrid
 from pmapde.linear.black_box import BlackBoxMultigrid, _matrix
+from pmapde.linear.chebyshev import Chebyshev
 from pmapde.linear.direct import Direct
 from pmapde.linear.geometric import GeometricMultigrid
-from pmapde.linear.solver import Automatic, LinearSolver
+from pmapde.linear.solver import Automatic, LinearSolver, gradient_norm
 from pmapde.linear.spectral import Spectral
 from pmapde.monge_ampere import MongeAmpere
 from pmapde.threads import SERIAL_BELOW
+from pmapde.transfer import interpolate_cubic
 
 METHODS = {"geometric": GeometricMultigrid(), "black box": BlackBoxMultigrid(), "algebraic": AlgebraicMultigrid(),
            "spectral": Spectral()}
@@ -140,6 +145,43 @@ def test_automatic_stays_with_geometric_multigrid_where_it_is_good():
     assert result.converged
     assert stats["fallbacks"] == []
     assert list(stats["linear"]) == ["geometric"]
+
+
+def test_combined_corrections_are_chebyshev_polynomials():
+    factors = np.linspace(0.0, 0.8, 41)  # of a cycle, one for each part of the error
+    combination, error = Chebyshev(0.8, factors.shape), np.ones(41)
+    for count in range(1, 8):
+        error -= combination.next((1 - factors) * error)
+        polynomial = Polynomial.basis(count)
+        at = (factors - 0.4) / 0.4
+        np.testing.assert_allclose(error, polynomial(at) / polynomial(0.6 / 0.4), atol=1e-13)
+        assert np.abs(error).max() == pytest.approx(combination.left, rel=1e-12) and combination.steps == count
+    assert combination.rate == pytest.approx(combination.left**(1 / 7), rel=0.2) and 0.38 < combination.rate < 0.39
+
+
+def test_a_slower_part_is_recognised_by_its_rate():
+    combination, error = Chebyshev(0.5, (2,)), np.ones(2)
+    factors = np.array([0.3, 0.9])
+    sizes = []
+    for _ in range(12):
+        correction = combination.next((1 - factors) * error)
+        error -= correction
+        sizes.append(np.abs(correction).max())
+    assert combination.slowest_at(sizes[-1] / sizes[-2]) == pytest.approx(0.9, abs=1e-3)
+
+
+@pytest.mark.parametrize("rate", [None, 0.6])  # as a first grid finds it, and as the grid before has found it
+def test_combined_cycles_leave_the_error_that_is_said(rate):
+    coarse, problem = (build("two gaussians 0.25", n, 3)[0] for n in (32, 64))
+    phi = pmapde.solve(problem).displacement_potential
+    error = phi - interpolate_cubic(pmapde.solve(coarse).displacement_potential, phi.shape, (False,) * 3)
+    stencil, spacing = MongeAmpere(problem, "centred").linearise(phi), problem.grid.spacing
+    linear = LinearSolver(GeometricMultigrid(), fresh_stats())
+    linear._rate = rate
+    result = linear.correct(stencil, stencil.apply(error), 0.02, spacing, 0.0)
+    left = gradient_norm(result.correction - error, spacing)
+    assert result.applications <= 5  # observed 4, 5
+    assert 0.5 * left < result.error <= 0.02 * result.size
 
 
 def test_automatic_falls_back_on_contrast_and_says_so():

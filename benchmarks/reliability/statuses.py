@@ -44,7 +44,7 @@ def statuses():
         Status.STAGNATED: lambda: pmapde.solve(rough("white noise", (8, 8, 8), 1e6), plain, tolerance=1e-300),
         Status.NEWTON_STALLED: lambda: pmapde.flow(rough("photographs", (32, 32)), 1.0, pmapde.BackwardEuler(
             step=0.5, max_iterations=1)),
-        Status.STEP_TOO_SMALL: lambda: pmapde.solve(rough("white noise", (32, 32), 10), impatient),
+        Status.STEP_TOO_SMALL: lambda: pmapde.solve(rough("white noise", (32, 32), 1e3), impatient),
         Status.MASS_MISPLACED: lambda: pmapde.solve(rough(shape=(32, 32)), plain),
         Status.FOLDED: _folded,
         Status.LINEAR_STALLED: lambda: pmapde.solve(rough("shapes", (16, 16), 1e6), pmapde.PseudoTransient(

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from ..kernels.reductions import combine
+from ..reductions import combine
 
 
 class Chebyshev:
@@ -46,7 +46,7 @@ class Chebyshev:
             keep, gain, self._before = following * ratio, 2 * following / self._reach, self.left
             self.left *= following
         self.steps += 1
-        combine(keep, self._correction.reshape(-1), gain, field.reshape(-1))
+        combine(keep, self._correction, gain, field)
         return self._correction
 
     def slowest_at(self, rate):

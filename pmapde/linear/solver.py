@@ -190,7 +190,7 @@ class LinearSolver:
         weight_sum = float(weight.sum())
         total, residual = np.empty(tuple(n + 2 for n in rhs.shape)), rhs - inner(weight, rhs) / weight_sum
         squares, size, last, spent, cycles = np.empty(rhs.shape[0]), 0.0, math.inf, 0, 0
-        pace, before = None, math.inf
+        pace, before, last_rate = None, math.inf, 0.0
         inside = (slice(1, -1),) * rhs.ndim
         preconditioner, counters = self._preconditioner(stencil)
         while preconditioner is not None:
@@ -198,7 +198,8 @@ class LinearSolver:
             use_threads(self.threads, rhs.size)
             field = preconditioner.apply(residual, self.threads)
             use_threads(self.threads, rhs.size)
-            if pace is None and not self._overshoots and self._rate is not None and self._rate > SLOW_RATE:
+            if (pace is None and isinstance(self.method, GeometricMultigrid) and not self._overshoots
+                    and self._rate is not None and self._rate > SLOW_RATE):
                 pace = Chebyshev(0.5 + 0.5 * self._rate, total.shape)
                 self._rate *= FORGET
             if pace is not None:
@@ -220,6 +221,7 @@ class LinearSolver:
                 if cycles == 2 and (rate > OVERSHOT or not self._judged):
                     self._overshoots, self._judged = rate > OVERSHOT, True
                 if rate is not None:
+                    rate, last_rate = max(rate, math.sqrt(rate * last_rate) if settled else 0.0), rate
                     self._rate = min(rate if settled or self._rate is None else max(rate, self._rate), SLOWEST)
                 expected = min(FIRST_RATE if self._rate is None else self._rate, 0.9)
                 error = before = norm * expected / (1 - expected)
@@ -234,7 +236,8 @@ class LinearSolver:
                 return LinearResult(total[inside], math.nan, spent, True, size, error)
             if settled:
                 successor, more = self._successor(stencil), _cycles(rate, error / enough)
-                if successor and self._pays(successor, math.inf if rate > POOR_RATE and more > 2 else more, rhs.ndim):
+                hopeless = rate > POOR_RATE and more > 2
+                if successor and self._pays(successor, math.inf if hopeless else more, rhs.ndim):
                     self._fall_back(stencil, rate, successor)
                     preconditioner, counters = self._preconditioner(stencil)
                     last, cycles, pace, before = math.inf, 0, None, math.inf
