@@ -117,7 +117,13 @@ def conserved(original, operator, linear, method, step, residual, threads, stats
             use_threads(count, grid.size)
             return correction.judge(step.phi)
 
-    rough = max(residual, CORRECTION_TOLERANCE)
+    def good():
+        """The best step so far if it would do: what a run that is cut short ends with."""
+        if min(correction.misplaced) <= conservation.LIMIT and (residual >= CORRECTION_TOLERANCE or best is first):
+            return replace(best, judged=correction.found, good=None)
+        return None
+
+    first, rough = step, max(residual, CORRECTION_TOLERANCE)
 
     def solved(operator, phi, residual=rough, **place):
         return one_equation(operator, linear, method, phi, Goal(residual=residual, change=best.change), threads, stats,
@@ -126,11 +132,12 @@ def conserved(original, operator, linear, method, step, residual, threads, stats
     while judged():
         if correction.best is step.phi:
             best = step
-        yield replace(step, status=None)
+        found = good()
+        yield replace(step, status=None, good=found)
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
             corrected = operator.on(correction.next_problem())
-        step = yield from solved(corrected, correction.best, level=step.level, levels=step.levels)
+        step = yield from solved(corrected, correction.best, level=step.level, levels=step.levels, good=found)
         linear.release()
         if step.status is not Status.CONVERGED:
             break

@@ -225,7 +225,7 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         Implicit steps allowed for each equation: on each grid, with each corrected source, at each stage of a
         continuation (a coarse grid that needs more hands over what it has).
     max_seconds : float
-        Wall time allowed.
+        Wall time allowed. A solution that would do, while misplaced mass was still being corrected, is a success.
     throw : bool
         Raise :class:`SolverError` on failure instead of returning the failed solution.
     extrapolate : {None, "cost", "map"}
@@ -309,7 +309,7 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
     on_level = 0
     try:
         for step in engine:
-            history.append(replace(step, phi=None, judged=None))
+            history.append(replace(step, phi=None, judged=None, good=None))
             on_level = on_level + 1 if step.newton_iterations else 0  # every equation begins with a step of none
             last, status = step, step.status if step.level == step.levels - 1 else None
             if callback is not None and not journal.replaying and callback(step):
@@ -323,6 +323,8 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
                 break
     except OutOfTime:  # in the middle of a step: the last one stands
         status = Status.MAX_SECONDS
+    if status in (Status.MAX_SECONDS, Status.MAX_STEPS) and last.good is not None:
+        last, status = last.good, Status.CONVERGED
     phi = last.phi
     if last.grid.size > problem.grid.size:  # finer cells were needed
         finer = conservation.subdivided(problem, last.grid.shape[0] // problem.grid.shape[0])

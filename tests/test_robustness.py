@@ -286,6 +286,25 @@ def test_folds_are_straightened_through_faces(shape, periodic):
         np.testing.assert_allclose(moved.displacement, np.roll(straight.displacement, shift, shift), atol=1e-12)
 
 
+def test_a_correction_that_is_cut_short_ends_with_the_map_that_would_do(monkeypatch):
+    """1.1 % misplaced after the first round, 0.5 % after the second."""
+    source, target = pair("white noise", (32, 32), 10.0, 0)
+    problem, clock, good = pmapde.TransportProblem(source, target), [0.0], []
+
+    def watch(step):
+        if step.good is not None:
+            good.append(step.good)
+            clock[0] = 1e9
+
+    in_time = pmapde.solve(problem)
+    monkeypatch.setattr("pmapde.solver.time.perf_counter", lambda: clock[0])
+    solution = pmapde.solve(problem, max_seconds=1e6, callback=watch)
+    assert len(good) == 1 and solution.success and len(solution.stats["attempts"]) == 1
+    assert solution.push_forward_error == good[0].judged[1] > in_time.push_forward_error
+    strict = pmapde.solve(problem, max_seconds=1e6 + 1e9, tolerance=1e-6, callback=watch)
+    assert good[-1].residual <= 1e-6 and strict.success
+
+
 def test_continuation_in_contrast_solves_what_newtons_method_does_not():
     """Binary shapes of contrast 1e6: 300 steps were not enough without it, on either grid."""
     source, target = pair("shapes", (32, 32), 1e6, 2)
