@@ -24,9 +24,11 @@ AIM = 0.01
 """Misplaced mass that is good enough."""
 LIMIT = 0.018
 """Misplaced mass that is a failure: the two per cent promised, less what two ways of counting differ by."""
-BLOCK = 4
-"""Target cells per axis over which the defect is measured: half of the blocks that are judged."""
-SOFTENING = 0.1
+BLOCK = {2: 4, 3: 8}
+"""Target cells per axis over which the defect is measured: in 2D half of the blocks that are judged, in 3D those blocks.
+The layer of cells across which a map jumps is a larger share of a rough volume: what it leaves between the pieces of
+the target is more than smaller blocks there want, and cannot be moved by more source."""
+SOFTENING = {2: 0.1, 3: 0.3}
 """Of the mean mass of a block, added to both masses: what happens to blocks that hold next to nothing is left alone."""
 POINTS = 3
 """Points of a source cell, per axis, at whose images the factor is averaged."""
@@ -40,16 +42,19 @@ ENOUGH, FAR, SLOW_GAIN = 0.014, 0.03, 0.85
 kept, or out of reach on these cells."""
 SLOW = 0.97
 """A round that leaves more of the misplaced mass is taken back, and half the correction tried."""
-LEAST_SHARE = 0.25
-"""Of the correction, below which it is given up."""
+GROWTH = {2: 1.0, 3: 1.5}
+"""Of the share of the correction that is made, after a round that was not: the softening makes it too small."""
+LEAST_SHARE, LARGEST_SHARE = 0.25, 4.0
+"""Of the correction: where it is given up, and where it grows no more."""
 
 
 def defect(transport_map, source_values, target_grid, target_values):
     """``log(arrived / wanted)`` over blocks of the target, softened; with a ghost layer."""
-    shape = tuple(max(-(-n // BLOCK), 3 if wraps else 2) for n, wraps in zip(target_grid.shape, target_grid.periodic))
+    block, softening = BLOCK[target_grid.ndim], SOFTENING[target_grid.ndim]
+    shape = tuple(max(-(-n // block), 3 if wraps else 2) for n, wraps in zip(target_grid.shape, target_grid.periodic))
     arrived = transport_map.deposited(source_values, target_grid.with_shape(shape), False)
     wanted = average(target_values, shape)
-    ratio = np.pad(np.log((arrived / arrived.mean() + SOFTENING) / (wanted / wanted.mean() + SOFTENING)), 1)
+    ratio = np.pad(np.log((arrived / arrived.mean() + softening) / (wanted / wanted.mean() + softening)), 1)
     fill_ghosts(ratio, 1, target_grid.periodic)
     return ratio
 
@@ -126,6 +131,8 @@ class Correction:
             self.best, self.problem, self._map = phi, self._trial, transport_map
         if misplaced > SLOW * least:
             self._share /= 2
+        elif self.misplaced[1:]:
+            self._share = min(GROWTH[self.original.ndim] * self._share, LARGEST_SHARE)
         if misplaced > SLOW_GAIN * least and (misplaced < ENOUGH or FAR < misplaced < least):
             return False
         return min(self.misplaced) > AIM and self._share >= LEAST_SHARE and len(self.misplaced) <= ROUNDS
