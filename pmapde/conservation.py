@@ -18,14 +18,13 @@ from scipy.ndimage import map_coordinates
 from .density import GridDensity
 from .ghosts import fill_ghosts
 from .transfer import average
-from .transport import PiecewiseAffineMap
 
 AIM = 0.01
 """Misplaced mass that is good enough."""
 LIMIT = 0.018
 """Misplaced mass that is a failure: the two per cent promised, less what two ways of counting differ by."""
 BLOCK = {2: 4, 3: 8}
-"""Target cells per axis over which the defect is measured: in 2D half of the blocks that are judged, in 3D those blocks.
+"""Target cells per axis over which the defect is measured: in 2D half of the blocks that are judged, in 3D all of one.
 The layer of cells across which a map jumps is a larger share of a rough volume: what it leaves between the pieces of
 the target is more than smaller blocks there want, and cannot be moved by more source."""
 SOFTENING = {2: 0.1, 3: 0.3}
@@ -37,7 +36,7 @@ LARGEST_SUBDIVISION = 2**20
 HALVING = 1 / 3
 """Of the misplaced mass, what cells of half the width leave at best: where the map jumps it falls like their width."""
 ROUNDS = 10
-ENOUGH, FAR, SLOW_GAIN = 0.014, 0.03, 0.85
+ENOUGH, FAR, SLOW_GAIN = 0.014, 0.03, {2: 0.85, 3: 0.95}
 """Below the first and above the second, a round that leaves more than the third's share is the last: the limit is
 kept, or out of reach on these cells."""
 SLOW = 0.97
@@ -59,14 +58,17 @@ def defect(transport_map, source_values, target_grid, target_values):
     return ratio
 
 
-def corrected(problem, transport_map, ratio, target_grid):
-    """``problem`` with the source of its equation multiplied by ``exp(ratio)`` at the images of the cells."""
+def corrected(problem, images, ratio, target_grid):
+    """``problem`` with the source of its equation multiplied by ``exp(ratio)`` at the images of its cells.
+
+    ``images``: takes points (d, n) of the source to the grid of ``ratio``.
+    """
     grid, blocks = problem.grid, np.array(ratio.shape) - 2
     centres, total = grid.cell_centres().reshape(grid.ndim, -1), np.zeros(grid.size)
     for part in itertools.product(range(POINTS), repeat=grid.ndim):
         shift = ((np.array(part) + 0.5) / POINTS - 0.5) * grid.spacing
-        image = transport_map.wrapped(transport_map.forward(centres + shift[:, None]), target_grid)
-        position = (image - target_grid.lower[:, None]) / (target_grid.lengths / blocks)[:, None] + 0.5
+        position = ((images(centres + shift[:, None]) - target_grid.lower[:, None])
+                    / (target_grid.lengths / blocks)[:, None] + 0.5)
         total += map_coordinates(ratio, position, order=1, mode="nearest")
     changed = copy.copy(problem)
     values = problem.source_values * np.exp(total / POINTS**grid.ndim).reshape(grid.shape)
@@ -74,21 +76,25 @@ def corrected(problem, transport_map, ratio, target_grid):
     return changed
 
 
+def repeated(values, count):
+    """``values`` on cells cut into ``count`` parts per axis."""
+    for axis in range(values.ndim):
+        values = np.repeat(values, count, axis)
+    return values
+
+
 def subdivided(problem, factor=2):
     """The same densities on cells cut into ``factor`` parts per axis.
 
     The spline of a rough target goes through the cut cells: closer to their masses than the one through whole cells.
     """
-    def cut(values):
-        for axis in range(values.ndim):
-            values = np.repeat(values, factor, axis)
-        return values
     fine = copy.copy(problem)
     fine.grid = problem.grid.with_shape(tuple(factor * n for n in problem.grid.shape))
-    fine.source_values = cut(problem.source_values)
+    fine.source_values = repeated(problem.source_values, factor)
     if isinstance(problem.target, GridDensity) and problem.target.is_rough():
         fine.target_grid = problem.target_grid.with_shape(tuple(factor * n for n in problem.target_grid.shape))
-        fine.target = GridDensity(cut(problem.target.values), fine.target_grid, problem.target.interpolation)
+        fine.target = GridDensity(repeated(problem.target.values, factor), fine.target_grid,
+                                  problem.target.interpolation)
     return fine
 
 
@@ -106,34 +112,38 @@ def worth_halving(misplaced, count):
 
 
 class Correction:
-    """Misplaced mass of the maps on one grid, and the equation's source as corrected so far.
+    """Misplaced mass of the maps that an equation gave, and its source as corrected so far.
 
     Parameters
     ----------
     original : TransportProblem
         Whose target the masses are compared with.
-    operator : MongeAmpere
-        Of the grid in question, which may be finer.
+    problem : TransportProblem
+        Of the equation: on finer cells perhaps, or the swapped one.
+    inverse : bool
+        Whether the maps are the inverses of the equation's own. Where too much arrives there is too much of its source
+        then.
     """
 
-    def __init__(self, original, operator):
-        self.original, self.operator, self._trial = original, operator, operator.problem
+    def __init__(self, original, problem, inverse=False):
+        self.original, self.problem, self.inverse, self._trial = original, problem, inverse, problem
         self.misplaced, self.best, self._share = [], None, 1.0
 
-    def judge(self, phi):
-        """Book the map of ``phi``, ``best`` if it is; whether another round is worth while."""
-        transport_map = PiecewiseAffineMap(self.operator.grid, self.original.target_grid,
-                                           self.operator.displacement(phi))
-        misplaced = transport_map.misplaced_mass(self.operator.problem.source_values, self.original.target_values)
+    def judge(self, solution, transport_map, source_values, misplaced=None):
+        """Book what ``solution``, of the last problem, does with the mass, ``best`` if it is; whether another round is
+        worth while."""
+        ndim = self.original.ndim
+        if misplaced is None:
+            misplaced = transport_map.misplaced_mass(source_values, self.original.target_values)
         least = min(self.misplaced, default=np.inf)
         self.misplaced.append(misplaced)
         if not self.misplaced[1:] or misplaced < least:
-            self.best, self.problem, self._map = phi, self._trial, transport_map
+            self.best, self.problem, self._map, self._moved = solution, self._trial, transport_map, source_values
         if misplaced > SLOW * least:
             self._share /= 2
         elif self.misplaced[1:]:
-            self._share = min(GROWTH[self.original.ndim] * self._share, LARGEST_SHARE)
-        if misplaced > SLOW_GAIN * least and (misplaced < ENOUGH or FAR < misplaced < least):
+            self._share = min(GROWTH[ndim] * self._share, LARGEST_SHARE)
+        if misplaced > SLOW_GAIN[ndim] * least and (misplaced < ENOUGH or FAR < misplaced < least):
             return False
         return min(self.misplaced) > AIM and self._share >= LEAST_SHARE and len(self.misplaced) <= ROUNDS
 
@@ -144,7 +154,10 @@ class Correction:
 
     def next_problem(self):
         """The problem whose source is corrected by what the best map misplaced."""
-        ratio = defect(self._map, self.operator.problem.source_values, self.original.target_grid,
-                       self.original.target_values)
-        self._trial = corrected(self.problem, self._map, self._share * ratio, self.original.target_grid)
+        grid = self.original.target_grid
+        ratio = self._share * defect(self._map, self._moved, grid, self.original.target_values)
+
+        def images(points):
+            return points if self.inverse else self._map.wrapped(self._map.forward(points), grid)
+        self._trial = corrected(self.problem, images, -ratio if self.inverse else ratio, grid)
         return self._trial

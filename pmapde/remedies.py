@@ -14,6 +14,7 @@ from .status import Status
 from .stepping import Goal
 from .threads import thread_settings, use_threads
 from .transfer import interpolate_cubic
+from .transport import PiecewiseAffineMap
 
 CORRECTION_TOLERANCE = 1e-3
 """Residual of equations whose source was corrected, if the tolerance is the discretisation's."""
@@ -110,12 +111,13 @@ def start_on_finer_cells(phi, operator):
 def conserved(original, operator, linear, method, step, residual, threads, stats, journal):
     """From the converged ``step``: correct the source of the equation until the map puts the mass in its place, on
     finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status."""
-    correction, best, grid = conservation.Correction(original, operator), step, operator.grid
+    correction, best, grid = conservation.Correction(original, operator.problem), step, operator.grid
 
     def judged():
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            return correction.judge(step.phi)
+            transport_map = PiecewiseAffineMap(grid, original.target_grid, operator.displacement(step.phi))
+            return correction.judge(step.phi, transport_map, operator.problem.source_values)
 
     rough = max(residual, CORRECTION_TOLERANCE)
 
