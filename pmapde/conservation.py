@@ -29,6 +29,8 @@ The layer of cells across which a map jumps is a larger share of a rough volume:
 the target is more than smaller blocks there want, and cannot be moved by more source."""
 SOFTENING = {2: 0.1, 3: 0.3}
 """Of the mean mass of a block, added to both masses: what happens to blocks that hold next to nothing is left alone."""
+WIDEST = {2: 1.0, 3: 1 / 8}
+"""Image of a source cell, in blocks, that is not cut into pieces where it straddles two of them."""
 POINTS = 3
 """Points of a source cell, per axis, at whose images the factor is averaged."""
 LARGEST_SUBDIVISION = 2**20
@@ -51,7 +53,8 @@ def defect(transport_map, source_values, target_grid, target_values):
     """``log(arrived / wanted)`` over blocks of the target, softened; with a ghost layer."""
     block, softening = BLOCK[target_grid.ndim], SOFTENING[target_grid.ndim]
     shape = tuple(max(-(-n // block), 3 if wraps else 2) for n, wraps in zip(target_grid.shape, target_grid.periodic))
-    arrived = transport_map.deposited(source_values, target_grid.with_shape(shape), False)
+    arrived = transport_map.deposited(source_values, target_grid.with_shape(shape), False,
+                                      widest=WIDEST[target_grid.ndim])
     wanted = average(target_values, shape)
     ratio = np.pad(np.log((arrived / arrived.mean() + softening) / (wanted / wanted.mean() + softening)), 1)
     fill_ghosts(ratio, 1, target_grid.periodic)
@@ -134,7 +137,7 @@ class Correction:
         worth while."""
         ndim = self.original.ndim
         if misplaced is None:
-            misplaced = transport_map.misplaced_mass(source_values, self.original.target_values)
+            misplaced = transport_map.misplaced_mass(source_values, self.original.target_values, bool(self.misplaced))
         least = min(self.misplaced, default=np.inf)
         self.misplaced.append(misplaced)
         if not self.misplaced[1:] or misplaced < least:

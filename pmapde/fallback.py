@@ -109,7 +109,7 @@ def back_to_front(problem, back, count):
     transport_map = PiecewiseAffineMap(fine, problem.target_grid, displacement)
     solved = Status.CONVERGED if back.status in SOLVED else back.status
     transport_map, status, checks = checked(transport_map, repeated(problem.source_values, count),
-                                            problem.target_values, solved)
+                                            problem.target_values, solved, finely=True)
     phi = back.dual_potential - problem.quadratic(problem.grid.cell_centres())
     return replace(back, problem=problem, status=status, displacement_potential=phi - phi.mean(),
                    displacement=at_centres(transport_map, problem.grid), subdivision=count, swapped=True,
