@@ -18,6 +18,7 @@ from scipy.ndimage import map_coordinates
 from .density import GridDensity
 from .ghosts import fill_ghosts
 from .transfer import average
+from .transport import PiecewiseAffineMap
 
 AIM = 0.01
 """Misplaced mass that is good enough."""
@@ -112,6 +113,11 @@ def halvings(cells, parts, most, ndim):
 def worth_halving(misplaced, count):
     """Whether ``count`` halvings of the cells may bring ``misplaced`` below the limit."""
     return count > 0 and misplaced * HALVING**count < LIMIT
+
+
+def map_of(phi, operator, original):
+    """The map of ``phi`` on the cells of ``operator``, to the target of ``original``."""
+    return PiecewiseAffineMap(operator.grid, original.target_grid, operator.displacement(phi))
 
 
 class Correction:

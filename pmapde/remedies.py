@@ -14,7 +14,6 @@ from .status import Status
 from .stepping import Goal
 from .threads import thread_settings, use_threads
 from .transfer import interpolate_cubic
-from .transport import PiecewiseAffineMap
 
 CORRECTION_TOLERANCE = 1e-3
 """Residual of equations whose source was corrected, if the tolerance is the discretisation's."""
@@ -116,8 +115,8 @@ def conserved(original, operator, linear, method, step, residual, threads, stats
     def judged():
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            transport_map = PiecewiseAffineMap(grid, original.target_grid, operator.displacement(step.phi))
-            return correction.judge(step.phi, transport_map, operator.problem.source_values)
+            return correction.judge(step.phi, conservation.map_of(step.phi, operator, original),
+                                    operator.problem.source_values)
 
     rough = max(residual, CORRECTION_TOLERANCE)
 
