@@ -5,9 +5,7 @@ import math
 import time
 from dataclasses import replace
 
-import numpy as np
-
-from .conservation import halvings, worth_halving
+from .conservation import Correction, halvings, repeated, worth_halving
 from .grid import Grid
 from .solution import at_centres, checked
 from .status import Status
@@ -17,8 +15,10 @@ FINAL = (Status.STOPPED, Status.MAX_SECONDS, Status.NONFINITE)
 """Statuses after which nothing else is tried: they say what the caller asked for."""
 FEW_PARTS = 4
 """Of a cell per axis, tried on both sides before more are."""
-MOST_SAMPLES = {2: 8, 3: 4}
+MOST_SAMPLES = {2: 8, 3: 2}
 """Of an inverse map, per cell and axis."""
+SOLVED = (Status.CONVERGED, Status.MASS_MISPLACED, Status.FOLDED)
+"""Statuses of a solved equation, whatever its map is worth."""
 
 
 def solve(attempt, problem, method, extrapolate, start, max_seconds):
@@ -44,7 +44,7 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds):
                 break
             settings = replace(method, subdivision=parts)
             if swapped:
-                solution = inverted(problem, attempt(problem.swapped(), settings, None, None, seconds))
+                solution = inverted(problem, attempt, settings, seconds)
             else:
                 solution = attempt(problem, settings, extrapolate, None, seconds)
             log.append({"swapped": swapped, "parts": parts, "status": solution.status.name,
@@ -65,20 +65,39 @@ def _rank(solution):
     return misplaced if math.isfinite(misplaced) else math.inf
 
 
-def inverted(problem, back):
-    """The solution of ``problem`` from ``back``, one of ``problem.swapped()``: its inverse map, sampled at the cells.
+def inverted(problem, attempt, method, max_seconds):
+    """The solution of ``problem`` by one of ``problem.swapped()``: its inverse map, sampled at the cells.
 
     Of which there are as many as put the mass in its place: the inverse jumps where the target has gaps, a layer of
-    simplices lies across them, and gets thinner.
+    simplices lies across them, and gets thinner. In 3D, where few samples can be afforded, the swapped equation's
+    source is then corrected by what the sampled inverse misplaces.
     """
-    count = 1
+    begin, count = time.perf_counter(), 1
+    back = attempt(problem.swapped(), method, None, None, max_seconds)
     while True:
         solution = back_to_front(problem, back, count)
         left = halvings(problem.grid.size * count**problem.ndim, count, MOST_SAMPLES[problem.ndim], problem.ndim)
-        if (solution.success or solution.status not in (Status.MASS_MISPLACED, Status.FOLDED)
-                or not worth_halving(solution.push_forward_error, left)):
-            return solution
+        if solution.success or solution.status not in SOLVED or not left:
+            break
+        if problem.ndim == 2 and not worth_halving(solution.push_forward_error, left):
+            break
         count *= 2
+    if problem.ndim == 2 or solution.success or solution.status not in SOLVED:
+        return solution
+    best, correction = solution, Correction(problem, problem.swapped(), inverse=True)
+    while correction.judge(back, solution.transport_map, repeated(problem.source_values, count),
+                           solution.push_forward_error):
+        seconds = max_seconds - (time.perf_counter() - begin)
+        if seconds <= 0:
+            break
+        back = attempt(correction.next_problem(), replace(method, conserve=False), None, correction.best.potential,
+                       seconds)
+        if back.status not in SOLVED:
+            break
+        solution = back_to_front(problem, back, count)
+        if (not solution.success, _rank(solution)) < (not best.success, _rank(best)):
+            best = solution
+    return best
 
 
 def back_to_front(problem, back, count):
@@ -87,12 +106,10 @@ def back_to_front(problem, back, count):
     centres = fine.cell_centres().reshape(fine.ndim, -1)
     image, lift = back.transport_map.inverse(centres)
     displacement = (image - centres - lift).reshape(fine.ndim, *fine.shape)
-    source = problem.source_values
-    for axis in range(source.ndim):
-        source = np.repeat(source, count, axis)
     transport_map = PiecewiseAffineMap(fine, problem.target_grid, displacement)
-    solved = Status.CONVERGED if back.status in (Status.MASS_MISPLACED, Status.FOLDED) else back.status
-    transport_map, status, checks = checked(transport_map, source, problem.target_values, solved)
+    solved = Status.CONVERGED if back.status in SOLVED else back.status
+    transport_map, status, checks = checked(transport_map, repeated(problem.source_values, count),
+                                            problem.target_values, solved, finely=True)
     phi = back.dual_potential - problem.quadratic(problem.grid.cell_centres())
     return replace(back, problem=problem, status=status, displacement_potential=phi - phi.mean(),
                    displacement=at_centres(transport_map, problem.grid), subdivision=count, swapped=True,

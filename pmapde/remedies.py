@@ -110,12 +110,13 @@ def start_on_finer_cells(phi, operator):
 def conserved(original, operator, linear, method, step, residual, threads, stats, journal):
     """From the converged ``step``: correct the source of the equation until the map puts the mass in its place, on
     finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status."""
-    correction, best, grid = conservation.Correction(original, operator), step, operator.grid
+    correction, best, grid = conservation.Correction(original, operator.problem), step, operator.grid
 
     def judged():
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            return correction.judge(step.phi)
+            return correction.judge(step.phi, conservation.map_of(step.phi, operator, original),
+                                    operator.problem.source_values)
 
     def good():
         """The best step so far if it would do: what a run that is cut short ends with."""

@@ -332,17 +332,17 @@ def _carried(transport_map, mass, grid):
     return arrived / grid.cell_volume
 
 
-def checked(transport_map, source_values, target_values, status, misplaced=None):
+def checked(transport_map, source_values, target_values, status, misplaced=None, finely=False):
     """The map without its folds, the status it deserves, and what was found, by the names of :class:`Solution`.
 
-    ``misplaced``: the mass that the map misplaces, if it is known.
+    ``misplaced``: the mass that the map misplaces, if it is known; ``finely``: how it is counted if it is not.
     """
     straightened = transport_map.folded_mass(source_values)
     if straightened:
         transport_map = transport_map.unfolded(source_values)
     folded = transport_map.folded_mass(source_values) if straightened else 0.0
     if straightened or misplaced is None:
-        misplaced = transport_map.misplaced_mass(source_values, target_values)
+        misplaced = transport_map.misplaced_mass(source_values, target_values, finely or straightened > 0)
     if status is Status.CONVERGED:
         status = Status.MASS_MISPLACED if not misplaced <= LIMIT else Status.FOLDED if folded else status
     return transport_map, status, {"folded_mass": folded, "straightened_mass": straightened,

@@ -22,7 +22,8 @@ class BlackBoxMultigrid:
     Rows multiplied by the source density (the divergence form), interpolation from the rows themselves (their positive
     off-diagonals, as centred mixed differences have, count nothing), restriction its transpose, Galerkin coarse rows
     (nine points again, 27 in 3D), zebra line relaxation along all axes in turn. Any number of cells, no-flux and
-    periodic axes. The set-up costs three to four cycles.
+    periodic axes. In 3D a drift beyond the weights is upwinded: the hierarchy is that of a nearby M-matrix then. The
+    set-up costs three to four cycles.
 
     In 3D lines leave errors that are smooth in a plane of two strong axes. Where the axes differ on the whole, such a
     plane is coarsened first; where they differ from place to place the count grows slowly with the contrast.
@@ -55,6 +56,18 @@ class BlackBoxMultigrid:
         return _Hierarchy(stencil, self, threads)
 
 
+def upwinded(stencil):
+    """The weights of ``stencil``, along the axes no smaller than the drift: its own where no cell Péclet number is
+    above 1. Central differences of a stronger drift leave lines that no relaxation smooths."""
+    short = [(stencil.weights[axis] < np.abs(part)).any() for axis, part in enumerate(stencil.drift)]
+    if not any(short):
+        return stencil.weights
+    weights = stencil.weights.copy()
+    for axis, part in enumerate(stencil.drift):
+        np.maximum(weights[axis], np.abs(part), out=weights[axis])
+    return weights
+
+
 @dataclass
 class _Level:
     rows: np.ndarray
@@ -75,7 +88,8 @@ class _Hierarchy:
         corners = dimension == 2 or (np.abs(stencil.offsets).sum(axis=1) == 3).any()
         rows = np.zeros((3**dimension if corners else 19, *stencil.shape))
         use_threads(threads, rows[0].size)
-        self.kernels.assemble(stencil.weights, stencil.drift, stencil.offsets, stencil.shift, self.row_weight,
+        weights = stencil.weights if dimension == 2 else upwinded(stencil)
+        self.kernels.assemble(weights, stencil.drift, stencil.offsets, stencil.shift, self.row_weight,
                               stencil.periodic, rows)
         self.levels = []
         while max(ratio := _ratio(rows)) > 1:
