@@ -42,7 +42,9 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds):
             if best is not None and seconds <= 0:
                 cut = True
                 break
-            settings = replace(method, subdivision=parts)
+            # wide superbases are tried once: they are expensive, and of no help where it takes finer cells
+            radius = 1 if parts > 1 and method.radius is None else method.radius
+            settings = replace(method, subdivision=parts, radius=radius)
             if swapped:
                 solution = inverted(problem, attempt, settings, seconds)
             else:
