@@ -93,7 +93,8 @@ def test_whitening_finds_what_is_far_narrow_and_correlated():
         return -0.5 * np.einsum("ni,ij,nj->n", z, precision, z)
     posterior = pmapde.BrenierPosterior(log_density).fit()
     assert posterior.success
-    assert abs(posterior.log_evidence - np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(covariance)[1]) < 1e-4
+    error = abs(posterior.log_evidence - np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(covariance)[1])
+    assert error <= 1.01 * posterior.log_evidence_error < 1e-3  # what is said is what it is
     np.testing.assert_allclose(posterior.covariance, covariance, rtol=1e-3)
 
 
