@@ -11,8 +11,8 @@ Both sides rough and of the same kind (``random_fields.py``), default settings b
 
 ``--cost``: the cost at 32^2 or ``--size`` (contrast up to 50) against the exact linear programme between the pixel
 histograms, extrapolated over subdivided pixels since that of plain pixels is too large by about h^2/3 (needs POT).
-``--plain``: without corrections and fall-backs. ``--schemes``: centred against monotone in 3D. Results in
-benchmarks/results/robustness.txt, robustness_cost.txt and robustness_3d.txt.
+``--zeros``: densities with holes, bars and separate discs at ``--size``, on either side or both. ``--plain``: without
+corrections and fall-backs. ``--schemes``: centred against monotone in 3D. Results: benchmarks/results/robustness*.txt.
 """
 import argparse
 import sys
@@ -39,7 +39,12 @@ def shape_of(text):
 
 def run(kind, shape, contrast, seed, method=None, limit=SECONDS):
     """One pair: a row with the outcome and the verdict's figures."""
-    source, target = pair(kind, shape, contrast, seed)
+    row = judged(*pair(kind, shape, contrast, seed), method, limit)
+    return {"kind": kind, "shape": "x".join(map(str, shape)), "contrast": contrast, "seed": seed} | row
+
+
+def judged(source, target, method, limit):
+    """A solve, and what the verdict says of it."""
     begin = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pmapde.StencilWarning)
@@ -47,9 +52,9 @@ def run(kind, shape, contrast, seed, method=None, limit=SECONDS):
     seconds = time.perf_counter() - begin
     verdict = judge(solution, source, target)
     outcome = ("sound" if verdict.sound else "SILENT") if solution.success else solution.status.name
-    return {"kind": kind, "shape": "x".join(map(str, shape)), "contrast": contrast, "seed": seed, "outcome": outcome,
-            "misplaced": verdict.misplaced, "crooked": verdict.crooked, "straightened": solution.straightened_mass,
-            "parts": solution.subdivision, "newton": solution.stats["newton_iterations"], "seconds": seconds}
+    return {"outcome": outcome, "misplaced": verdict.misplaced, "crooked": verdict.crooked,
+            "straightened": solution.straightened_mass, "parts": solution.subdivision,
+            "newton": solution.stats["newton_iterations"], "seconds": seconds}
 
 
 def table(rows, across):
@@ -90,7 +95,7 @@ def report(name, title, rows, lines, write):
     return len(silent)
 
 
-def success_table(shapes, contrasts, pairs, threads, write, method=None, limit=SECONDS, name="robustness"):
+def success_table(shapes, contrasts, kinds, pairs, threads, write, method=None, limit=SECONDS, name="robustness"):
     for shape in shapes:
         for kind in ("shapes", "log-Gaussian"):  # compiles most of what is needed, off the clock
             run(kind, (16,) * len(shape), 1e3, 0, method, np.inf)
@@ -98,7 +103,7 @@ def success_table(shapes, contrasts, pairs, threads, write, method=None, limit=S
     for shape in shapes:
         done = []
         for contrast in contrasts:
-            for kind in KINDS:
+            for kind in kinds:
                 for seed in range(pairs or PAIRS.get(shape, 3)):
                     done.append(run(kind, shape, contrast, seed, method, limit))
                     if done[-1]["outcome"] != "sound":
@@ -108,7 +113,7 @@ def success_table(shapes, contrasts, pairs, threads, write, method=None, limit=S
         lines += ["", f"{'x'.join(map(str, shape))}, median {median:.2f} s, "
                   f"longest {max(row['seconds'] for row in done):.1f} s"]
         lines += table(done, lambda row: f"contrast {row['contrast']:g}")
-        print("\n".join(lines[-len(KINDS) - 3:]), flush=True)
+        print("\n".join(lines[-len(kinds) - 3:]), flush=True)
         title = (f"Sound solutions of all, by kind and contrast; at most {limit:.0f} s each, {threads} numba "
                  f"thread(s), {time.perf_counter() - begin:.0f} s in all")
         if write:  # as far as it got
@@ -180,11 +185,35 @@ def scheme_table(pairs, write):
     return report("robustness_3d", "Centred and monotone operator in 3D, 16^3", rows, lines, write)
 
 
+def with_gaps(n):
+    """Densities that are one on a part of the box and zero on the rest, and one that is one everywhere."""
+    x, y = pmapde.Grid((n, n)).cell_centres()
+    parts = {"hole": np.hypot(x - 0.5, y - 0.5) > 0.25, "bars": (6 * x) % 1 < 0.5,
+             "discs": (np.hypot(x - 0.27, y - 0.3) < 0.18) | (np.hypot(x - 0.72, y - 0.7) < 0.2)}
+    return {"uniform": np.ones((n, n))} | {name: part.astype(float) for name, part in parts.items()}
+
+
+def gap_table(size, limit, threads, write):
+    densities, rows = with_gaps(size), []
+    lines = ["source    target    outcome           misplaced  parts  seconds"]
+    for first, source in densities.items():
+        for second, target in densities.items():
+            if first != second:
+                row = judged(source, target, None, limit)
+                rows.append(row | {"kind": f"{first} to {second}", "shape": f"{size}x{size}"})
+                lines.append(f"{first:9s} {second:9s} {row['outcome']:17s} {row['misplaced']:9.2%} {row['parts']:6d} "
+                             f"{row['seconds']:8.1f}")
+                print(lines[-1], file=sys.stderr, flush=True)
+    title = f"Zeros on either side, {size}^2; at most {limit:.0f} s each, {threads} numba thread(s)"
+    return report("robustness_zeros", title, rows, lines, write)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small grids, one pair of a kind: a minute or two")
     parser.add_argument("--shapes", nargs="+", default=["x".join(map(str, shape)) for shape in PAIRS])
     parser.add_argument("--contrasts", nargs="+", type=float, default=[10.0, 1e3, 1e6])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, metavar="KIND")
     parser.add_argument("--pairs", type=int, help="pairs of each kind (default: 30 on small grids, 1 on the largest)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="limit of a run")
     parser.add_argument("--name", default="robustness", help="of the file of results")
@@ -193,6 +222,7 @@ def main(arguments=None):
     parser.add_argument("--size", type=int, default=32,
                         help="cells per axis for --cost (a minute each at 32, seconds at 16)")
     parser.add_argument("--schemes", action="store_true")
+    parser.add_argument("--zeros", action="store_true", help="densities with gaps at --size")
     options = parser.parse_args(arguments)
     if options.quick:
         options.shapes, options.contrasts, options.pairs = QUICK["shapes"], QUICK["contrasts"], QUICK["pairs"]
@@ -203,8 +233,10 @@ def main(arguments=None):
         return cost_table(options.pairs or 2, write, options.size)
     if options.schemes:
         return int(scheme_table(options.pairs or 3, write) > 0)
-    return int(success_table([shape_of(text) for text in options.shapes], options.contrasts, options.pairs,
-                             get_num_threads(), write, method, options.seconds, options.name) > 0)
+    if options.zeros:
+        return int(gap_table(options.size, options.seconds, get_num_threads(), write) > 0)
+    return int(success_table([shape_of(text) for text in options.shapes], options.contrasts, options.kinds,
+                             options.pairs, get_num_threads(), write, method, options.seconds, options.name) > 0)
 
 
 if __name__ == "__main__":
