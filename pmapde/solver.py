@@ -131,7 +131,8 @@ def flow_steps(operator, method, phi, tolerance, threads, stats, stop=math.inf, 
     ``memory`` as there; with the state of the linear solver.
     """
     with thread_settings(threads) as count:
-        linear = LinearSolver(method.linear, stats, count, remember=memory is not None)
+        linear = LinearSolver(method.linear, stats, count, remember=memory is not None,
+                              combine=not operator.averages_target)
     if memory:
         linear.restore(memory["linear"], operator.grid)
     records = integrate(operator, linear, phi, method, tolerance, stop, first, memory)
@@ -153,7 +154,8 @@ def flow_steps(operator, method, phi, tolerance, threads, stats, stop=math.inf, 
 def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, share, journal, deadline):
     problems = [finest_operator.problem]
     with thread_settings(threads) as count:
-        linear = LinearSolver(method.linear, stats, count, remember=journal.run is not None, deadline=deadline)
+        linear = LinearSolver(method.linear, stats, count, remember=journal.run is not None, deadline=deadline,
+                              combine=not finest_operator.averages_target)
         use_threads(count, problems[0].grid.size)
         if start is None:
             problems = nested_problems(finest_operator.problem, method)
@@ -161,7 +163,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
     for level, problem in enumerate(problems):
         finest, grid = level == len(problems) - 1, problem.grid
         operator = finest_operator if finest else finest_operator.on(problem)
-        linear.next_grid()
+        linear.next_grid(measure=not finest)
         extrapolated = 0.0
         with thread_settings(threads) as count:
             use_threads(count, grid.size)

@@ -68,7 +68,7 @@ OVERSHOT, FAR_OVERSHOT = 0.9, 1.25
 """A second correction that is larger, relative to the first, makes up for a first that went too far, as they do on
 rough data: such cycles are not combined, on the next grid neither before its first solve says otherwise. The second is
 for cycles that are combined."""
-_NUMBERS = ("index", "pace", "stale", "age", "rate", "telling", "overshoots", "judged")
+_NUMBERS = ("index", "pace", "stale", "age", "rate", "telling", "overshoots", "judged", "measure")
 _STENCIL = ("weights", "drift", "offsets", "shift", "row_weight")
 
 
@@ -121,28 +121,33 @@ class LinearSolver:
         Whether :meth:`state` will be asked for: then the matrix of a kept hierarchy is kept beside it.
     deadline : float
         Of ``time.perf_counter``: an iteration that ends later raises :class:`OutOfTime`.
+    combine : bool
+        Whether geometric cycles that converge slowly are combined; not for equations whose target is averaged, where
+        they overshoot now and then.
     """
 
-    def __init__(self, method, stats, threads=1, max_applications=200, remember=False, deadline=math.inf):
+    def __init__(self, method, stats, threads=1, max_applications=200, remember=False, deadline=math.inf,
+                 combine=True):
         self._rules = method if isinstance(method, Automatic) else None
         self._chain = CHAIN if isinstance(method, Automatic) else (method,)
         self._index, self.stats = 0, stats
         self.threads, self.max_applications = threads, max_applications
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
-        self._rate, self._telling, self._overshoots, self._judged = None, False, False, False
-        self._remember, self._built_from, self._deadline = remember, None, deadline
+        self._rate, self._telling, self._overshoots, self._judged, self._measure = None, False, False, False, False
+        self._remember, self._built_from, self._deadline, self._combine = remember, None, deadline, combine
 
     @property
     def method(self):
         return self._chain[self._index]
 
-    def next_grid(self):
+    def next_grid(self, measure=False):
         """Forget the hierarchy. Black-box multigrid that took over stays, unless the grid was too coarse to tell; what
-        came after it is tried afresh."""
+        came after it is tried afresh. ``measure``: the rate of the cycles there says little of that here."""
         index = min(self._index, 1 if self._telling else 0)
         if index != self._index:
             self._index, self._rate = index, None
-        self._kept, self._pace, self._stale, self._age, self._judged = None, None, False, 0, False
+        self._kept, self._pace, self._stale, self._age = None, None, False, 0
+        self._measure, self._judged = measure, False
 
     def state(self):
         """What later solves depend on: numbers, and the stencil a kept hierarchy was built from, with its arrays."""
@@ -191,6 +196,8 @@ class LinearSolver:
         total, residual = np.empty(tuple(n + 2 for n in rhs.shape)), rhs - inner(weight, rhs) / weight_sum
         squares, size, last, spent, cycles = np.empty(rhs.shape[0]), 0.0, math.inf, 0, 0
         pace, before, last_rate = None, math.inf, 0.0
+        combine = self._combine and isinstance(self.method, GeometricMultigrid)
+        known = not (self._judged or self._measure)  # the rate, from the grid before
         inside = (slice(1, -1),) * rhs.ndim
         preconditioner, counters = self._preconditioner(stencil)
         while preconditioner is not None:
@@ -198,9 +205,9 @@ class LinearSolver:
             use_threads(self.threads, rhs.size)
             field = preconditioner.apply(residual, self.threads)
             use_threads(self.threads, rhs.size)
-            if (pace is None and isinstance(self.method, GeometricMultigrid) and not self._overshoots
+            if (pace is None and combine and not self._overshoots and (cycles > 1 or known)
                     and self._rate is not None and self._rate > SLOW_RATE):
-                pace = Chebyshev(0.5 + 0.5 * self._rate, total.shape)
+                self._judged, pace = True, Chebyshev(0.5 + 0.5 * self._rate, total.shape)
                 self._rate *= FORGET
             if pace is not None:
                 field = pace.next(field)
@@ -218,11 +225,14 @@ class LinearSolver:
             if pace is not None and rate is not None and rate > (1.0 if settled else FAR_OVERSHOT):
                 self._overshoots, pace = True, None
             if pace is None:
+                afresh = settled or self._rate is None or self._measure and not self._judged
                 if cycles == 2 and (rate > OVERSHOT or not self._judged):
                     self._overshoots, self._judged = rate > OVERSHOT, True
                 if rate is not None:
-                    rate, last_rate = max(rate, math.sqrt(rate * last_rate) if settled else 0.0), rate
-                    self._rate = min(rate if settled or self._rate is None else max(rate, self._rate), SLOWEST)
+                    if settled and last_rate > OVERSHOT:  # what makes up for too much is followed by little
+                        rate = math.sqrt(rate * last_rate)
+                    last_rate = rate
+                    self._rate = min(rate if afresh else max(rate, self._rate), SLOWEST)
                 expected = min(FIRST_RATE if self._rate is None else self._rate, 0.9)
                 error = before = norm * expected / (1 - expected)
             else:
@@ -240,7 +250,7 @@ class LinearSolver:
                 if successor and self._pays(successor, math.inf if hopeless else more, rhs.ndim):
                     self._fall_back(stencil, rate, successor)
                     preconditioner, counters = self._preconditioner(stencil)
-                    last, cycles, pace, before = math.inf, 0, None, math.inf
+                    last, cycles, pace, before, combine = math.inf, 0, None, math.inf, False
                 elif rate > POOR_RATE and more > FEW_CYCLES:
                     break
             kernels.residual(stencil.weights, stencil.drift, shift, rhs, total, weight, residual, squares)
