@@ -59,11 +59,12 @@ TELLING = {2: 64, 3: 32}
 """Cells along the shortest axis from which the rate of the cycles on a grid says something about finer grids."""
 SLACK = 0.8
 """Largest relative error of a correction, however small it is: some of it must be right."""
-FIRST_RATE = 0.25
-"""Rate of the cycles assumed before one was seen."""
-SLOW_RATE, SLOWEST, FORGET = 0.35, 0.8, 0.9
+FIRST_RATE, LEAST_RATE = 0.25, 0.15
+"""Rate of the cycles assumed before one was seen, and the least that two corrections are believed."""
+SLOW_RATE, SLOWEST, FORGET, UNSEEN = 0.35, 0.8, 0.9, 0.55
 """Cycles that reduce the correction by less than the first are combined; the slowest part of the error is taken to be
-halfway between what was seen, at most the second, and one. What was seen is trusted less from solve to solve."""
+halfway between what was seen, at most the second, and one. What was seen is trusted less from solve to
+solve; the last is the least that is taken: few cycles do not show the slowest part."""
 OVERSHOT, FAR_OVERSHOT = 0.9, 1.25
 """A second correction that is larger, relative to the first, makes up for a first that went too far, as they do on
 rough data: such cycles are not combined, on the next grid neither before its first solve says otherwise. The second is
@@ -197,7 +198,7 @@ class LinearSolver:
         squares, size, last, spent, cycles = np.empty(rhs.shape[0]), 0.0, math.inf, 0, 0
         pace, before, last_rate = None, math.inf, 0.0
         combine = self._combine and isinstance(self.method, GeometricMultigrid)
-        known = not (self._judged or self._measure)  # the rate, from the grid before
+        slow, known = False, self._rate is not None and not (self._judged or self._measure)  # from the grid before
         inside = (slice(1, -1),) * rhs.ndim
         preconditioner, counters = self._preconditioner(stencil)
         while preconditioner is not None:
@@ -205,9 +206,8 @@ class LinearSolver:
             use_threads(self.threads, rhs.size)
             field = preconditioner.apply(residual, self.threads)
             use_threads(self.threads, rhs.size)
-            if (pace is None and combine and not self._overshoots and (cycles > 1 or known)
-                    and self._rate is not None and self._rate > SLOW_RATE):
-                self._judged, pace = True, Chebyshev(0.5 + 0.5 * self._rate, total.shape)
+            if pace is None and combine and not self._overshoots and (slow or known and self._rate > SLOW_RATE):
+                self._judged, pace = True, Chebyshev(0.5 + 0.5 * max(self._rate, UNSEEN), total.shape)
                 self._rate *= FORGET
             if pace is not None:
                 field = pace.next(field)
@@ -225,14 +225,13 @@ class LinearSolver:
             if pace is not None and rate is not None and rate > (1.0 if settled else FAR_OVERSHOT):
                 self._overshoots, pace = True, None
             if pace is None:
-                afresh = settled or self._rate is None or self._measure and not self._judged
                 if cycles == 2 and (rate > OVERSHOT or not self._judged):
                     self._overshoots, self._judged = rate > OVERSHOT, True
                 if rate is not None:
                     if settled and last_rate > OVERSHOT:  # what makes up for too much is followed by little
                         rate = math.sqrt(rate * last_rate)
-                    last_rate = rate
-                    self._rate = min(rate if afresh else max(rate, self._rate), SLOWEST)
+                    last_rate, slow = rate, rate > SLOW_RATE
+                    self._rate = min(rate if settled else max(rate, self._rate or LEAST_RATE), SLOWEST)
                 expected = min(FIRST_RATE if self._rate is None else self._rate, 0.9)
                 error = before = norm * expected / (1 - expected)
             else:
