@@ -17,7 +17,7 @@ UNFOLDING_SWEEPS, LONG, GROWTH, LIGHT = 1000, 100, 1.05, 0.01
 """Most sweeps; sweeps before the neighbourhood grows; growth, a sweep, of the mass that counts as light; that mass at
 first, of the mean."""
 SETTLED, MOMENTUM = 50, 0.7
-"""Sweeps after which only large folds are left, and what their nodes then keep of the last change: ten times as far."""
+"""Sweeps after which only large folds are left, and what their nodes then keep of the last change."""
 SMALL_ERROR = 0.004  # misplaced mass that need not be known more precisely
 LARGE = 2**18  # cells in 3D, from which on pairs of them along all axes are moved together first
 NEAR_THE_LIMIT = (0.01, 0.03)  # and that which must be

@@ -37,7 +37,7 @@ class Chebyshev:
         self._correction = np.zeros(shape)
 
     def next(self, field):
-        """The correction to add where ``field`` is the cycle's, which is overwritten."""
+        """The correction to add where ``field`` is the cycle's; overwritten by the next."""
         if self.steps == 0:
             keep, gain, self._before, self.left = 0.0, 1 / self._centre, 1.0, self._reach / self._centre
         else:
