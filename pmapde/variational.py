@@ -23,6 +23,8 @@ CELLS = {2: (128, 1024), 3: (32, 128)}
 """Cells per axis, in the mean: at first, and at most."""
 EVIDENCE = {2: 1e-3, 3: 1e-2}
 """Default tolerance of the log evidence."""
+ALGEBRAIC = 0.1
+"""Residual that the equation is solved to, of that tolerance: what it leaves of the drift is part of the evidence."""
 MOMENTS = 5e-3
 """Tolerance of the sampler's means and standard deviations, in posterior standard deviations."""
 BACKGROUND = 0.1
@@ -184,7 +186,8 @@ class BrenierPosterior:
             warnings.simplefilter("ignore", StencilWarning)  # the errors of the sampler are measured
             # centred: of second order even where the Hessian is anisotropic; what fails is seen by the sampler
             method = PseudoTransient(scheme="centred", conserve=False, subdivision=1)
-            solution = solve(self._problem(reference, grid), method, max_steps=MAX_STEPS, threads=self.threads)
+            solution = solve(self._problem(reference, grid), method, tolerance=ALGEBRAIC * self.tolerance,
+                             max_steps=MAX_STEPS, threads=self.threads)
             return Sampler(self._locator, reference, solution)
 
     def _evidence_error(self, sampler, previous):
