@@ -43,12 +43,13 @@ class CoarserGrids:
 
     On smooth data the error is ``c h^2 + O(h^4)`` with one function c on all grids, so the change from grid to grid
     falls by 4 (Richardson). ``sizes``: RMS of the gradient of the changes of the potential; ``costs``: W2^2 on every
-    grid.
+    grid; ``scale``: the last change of the map, L2 under the source, relative to that of the potential, which knows
+    neither where the mass is nor what differencing adds. It hardly changes from grid to grid.
     """
 
     def __init__(self):
         self.phi = self.change = self.grid = None
-        self.sizes, self.costs, self.displacements = [], [], []
+        self.sizes, self.costs, self.displacements, self.scale = [], [], [], 1.0
 
     def add(self, operator, phi):
         """``phi`` solves on the grid of ``operator``."""
@@ -59,6 +60,9 @@ class CoarserGrids:
         self.phi, self.grid = phi, grid
         self.displacements = [*self.displacements[-1:], operator.displacement(phi)]
         self.costs.append(operator.cost(self.displacements[-1]))
+        if len(self.sizes) and self.sizes[-1] > 0:
+            moved = _change(*self.displacements[::-1], grid)
+            self.scale = math.sqrt(operator.cost(moved)) / self.sizes[-1]
 
     @property
     def last_size(self):
@@ -85,8 +89,8 @@ class CoarserGrids:
             note = "none" if wanted is None else "not done, no coarser grids"
             return Extrapolation(cost, math.nan, displacement, math.nan, note)
         costs = [*self.costs, cost]
-        map_error = discretisation_error(self.last_size, change)
-        cost_error = abs(costs[-1] - costs[-2]) * (map_error / change if change > 0 else 1 / 3)
+        error = discretisation_error(self.last_size, change)
+        map_error, cost_error = self.scale * error, abs(costs[-1] - costs[-2]) * (error / change if change > 0 else 1 / 3)
         if not wanted:
             return Extrapolation(cost, cost_error, displacement, map_error, "none")
         moved = _change(displacement, self.displacements[-1], operator.grid)

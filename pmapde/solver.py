@@ -27,8 +27,10 @@ from .transfer import interpolate_cubic
 
 logger = logging.getLogger("pmapde")
 
-ALGEBRAIC_SHARE = 0.09
-"""Algebraic error of the map left on a grid, as a share of the discretisation error."""
+ALGEBRAIC_SHARE = 0.15
+"""Algebraic error of the map left on the finest grid, as a share of the discretisation error."""
+COARSE = 0.6
+"""The share on coarser grids relative to that: what they leave is more work on finer ones."""
 EXTRAPOLATED_SHARE = 3e-4
 """The same where results are extrapolated: less than a thousandth of the discretisation error."""
 COARSEST_TOLERANCE = 1e-6
@@ -178,7 +180,8 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
             if finest and tolerance != "discretization":
                 return Goal(residual=float(tolerance))
             if level:
-                return Goal(share=share, change=extrapolated, before=coarser.last_size, one_step=one_step)
+                return Goal(share=(coarser.scale if finest else COARSE) * share, change=extrapolated,
+                            before=coarser.last_size, one_step=one_step)
             return Goal(residual=SINGLE_GRID_TOLERANCE if finest else COARSEST_TOLERANCE)
 
         engine = one_grid(operator, linear, method, phi, goal, threads, stats, journal)

@@ -9,6 +9,7 @@ import numpy as np
 
 from .ghosts import fill_ghosts
 from .kernels import transport as kernels
+from .kernels import unfolding
 from .threads import refuse_forked
 from .transfer import average
 
@@ -163,59 +164,29 @@ class PiecewiseAffineMap:
         neighbourhood, until no simplex is turned over, all else untouched. Barycentric nodes make a piecewise affine
         map one-to-one in the plane (Tutte 1963, How to draw a graph); in space it usually works too.
         """
-        nodes, displacement = self.nodes.copy(), self.displacement.copy()
-        by_component, weight = displacement.reshape(self.dimension, -1), source_values.ravel()
-        light, velocity = LIGHT * source_values.mean(), np.zeros(by_component.shape)
-        folded = np.argwhere(self.folded_cells() > 0) + self._first
+        nodes, weight = self.nodes.copy(), source_values.ravel()
+        periodic, strides, shape = np.array(self.grid.periodic), self.strides, self.shape
+        cells, chosen = np.empty((2, nodes.shape[1]), dtype=np.int64)
+        seen, velocity, change = np.zeros(nodes.shape[1], dtype=np.int64), np.zeros(nodes.shape), np.empty(nodes.shape)
+        start = (np.argwhere(self.folded_cells() > 0) + self._first) @ np.array(strides)
+        cells[:len(start)], count, light = start, len(start), LIGHT * source_values.mean()
         for sweep in range(UNFOLDING_SWEEPS):
-            if not len(folded):
+            if not count:
                 break
-            chosen = self._nodes_near(folded, sweep // LONG)
-            here, index = (chosen + 1) @ self.strides, np.ravel_multi_index(tuple(chosen.T), self.grid.shape)
-            mean = sum(nodes[:, here + stride] + nodes[:, here - stride] for stride in self.strides)
-            change = 0.8 * light / (light + weight[index]) * (mean / (2 * self.dimension) - nodes[:, here])
-            if sweep >= SETTLED:
-                change += MOMENTUM * velocity[:, index]
-            velocity[:, index] = change
-            by_component[:, index] += change
-            nodes[:, here] += change
+            reach = sweep // LONG
+            moved = unfolding.around(cells, count, -reach, 2 + 2 * reach, np.ones_like(shape), shape, periodic, shape,
+                                     strides, seen, 2 * sweep + 1, chosen)
+            unfolding.towards_mean(nodes, chosen, moved, weight, light, MOMENTUM if sweep >= SETTLED else 0.0,
+                                   velocity, change, strides, shape)
             for axis in range(self.dimension):
-                self._complete(nodes[axis].reshape(self.shape + 2), axis)
-            around = self._cells_around(chosen)
-            folded = around[self._turned_over(nodes, around @ self.strides)]
+                self._complete(nodes[axis].reshape(shape + 2), axis)
+            count = unfolding.around(chosen, moved, -1, 2, self._first, shape, periodic, shape, strides, seen,
+                                     2 * sweep + 2, cells)
+            count = unfolding.still_folded(nodes, cells, count, strides, self._permutations)
             light *= GROWTH
-        return PiecewiseAffineMap(self.grid, self.target_grid, displacement)
-
-    def _nodes_near(self, cells, reach):
-        """The nodes (cell centres) at the corners of lattice ``cells`` (m, d), and those up to ``reach`` farther."""
-        return self._around(cells, range(-1 - reach, 1 + reach), 0, self.shape - 1)
-
-    def _cells_around(self, chosen):
-        """The lattice cells that have one of the nodes ``chosen`` (m, d) at a corner."""
-        return self._around(chosen, range(2), self._first, self.shape)
-
-    def _around(self, indices, offsets, first, last):
-        """``indices`` (m, d) plus all ``offsets`` along every axis, each once; wrapped on periodic axes, without those
-        outside."""
-        low, high = np.broadcast_to(first, self.shape.shape), last
-        for axis, periodic in enumerate(self.grid.periodic):
-            found = np.repeat(indices, len(offsets), axis=0)
-            found[:, axis] += np.tile(offsets, len(indices))
-            if periodic:
-                found[:, axis] = (found[:, axis] - low[axis]) % self.shape[axis] + low[axis]
-            else:
-                found = found[(found[:, axis] >= low[axis]) & (found[:, axis] <= high[axis])]
-            indices = np.stack(np.unravel_index(np.unique(found @ self.strides), self.shape + 2), axis=1)
-        return indices
-
-    def _turned_over(self, nodes, first_corners):
-        """Whether one of the simplices of the lattice cells that start at nodes ``first_corners`` is folded."""
-        turned = np.zeros(len(first_corners), dtype=bool)
-        for permutation in self._permutations:
-            corners = first_corners + np.cumsum([0, *np.take(self.strides, permutation)])[:, None]
-            edges = np.diff(nodes[:, corners], axis=1)[:, np.argsort(permutation)]  # each in the column of its axis
-            turned |= ~(np.linalg.det(edges.transpose(2, 0, 1)) > 0)
-        return turned
+        inside = (slice(None), *(slice(1, -1),) * self.dimension)
+        shift = (nodes - self.nodes).reshape(self.dimension, *shape + 2)[inside]
+        return PiecewiseAffineMap(self.grid, self.target_grid, self.displacement + shift)
 
     def folded_mass(self, source_values):
         """Source mass in folded simplices."""

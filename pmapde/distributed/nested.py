@@ -95,7 +95,8 @@ def steps(problem, method, linear_method, tolerance, start, comm, stats, coarser
             if finest and tolerance != "discretization":
                 return stepping.Goal(residual=float(tolerance))
             if level:
-                return stepping.Goal(share=share, change=extrapolated, before=coarser.last_size, one_step=one_step)
+                return stepping.Goal(share=(coarser.scale if finest else solver.COARSE) * share, change=extrapolated,
+                                     before=coarser.last_size, one_step=one_step)
             return stepping.Goal(residual=solver.SINGLE_GRID_TOLERANCE if finest else solver.COARSEST_TOLERANCE)
 
         try:
@@ -145,7 +146,7 @@ def _serial(problem, method, comm, stats, share):
             if count >= equation.COARSE_STEP_LIMIT and step.level == step.levels - 1:
                 break
         grids.add(operator, phi)
-        found = {name: getattr(grids, name) for name in ("phi", "change", "grid", "sizes", "costs")}
+        found = {name: getattr(grids, name) for name in ("phi", "change", "grid", "sizes", "costs", "scale")}
         told = found, history, own
     found, history, own = comm.bcast(told, root=0)
     stats["newton_iterations"] += own["newton_iterations"]
