@@ -60,9 +60,9 @@ class CoarserGrids:
         self.phi, self.grid = phi, grid
         self.displacements = [*self.displacements[-1:], operator.displacement(phi)]
         self.costs.append(operator.cost(self.displacements[-1]))
-        if len(self.sizes) and self.sizes[-1] > 0:
+        if self.last_size > 0:
             moved = _change(*self.displacements[::-1], grid)
-            self.scale = math.sqrt(operator.cost(moved)) / self.sizes[-1]
+            self.scale = math.sqrt(operator.cost(moved)) / self.last_size
 
     @property
     def last_size(self):
@@ -90,7 +90,8 @@ class CoarserGrids:
             return Extrapolation(cost, math.nan, displacement, math.nan, note)
         costs = [*self.costs, cost]
         error = discretisation_error(self.last_size, change)
-        map_error, cost_error = self.scale * error, abs(costs[-1] - costs[-2]) * (error / change if change > 0 else 1 / 3)
+        map_error = self.scale * error
+        cost_error = abs(costs[-1] - costs[-2]) * (error / change if change > 0 else 1 / 3)
         if not wanted:
             return Extrapolation(cost, cost_error, displacement, map_error, "none")
         moved = _change(displacement, self.displacements[-1], operator.grid)

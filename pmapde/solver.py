@@ -27,10 +27,8 @@ from .transfer import interpolate_cubic
 
 logger = logging.getLogger("pmapde")
 
-ALGEBRAIC_SHARE = 0.15
-"""Algebraic error of the map left on the finest grid, as a share of the discretisation error."""
-COARSE = 0.6
-"""The share on coarser grids relative to that: what they leave is more work on finer ones."""
+ALGEBRAIC_SHARE = 0.09
+"""Algebraic error of the map left on a grid, as a share of the discretisation error."""
 EXTRAPOLATED_SHARE = 3e-4
 """The same where results are extrapolated: less than a thousandth of the discretisation error."""
 COARSEST_TOLERANCE = 1e-6
@@ -180,7 +178,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
             if finest and tolerance != "discretization":
                 return Goal(residual=float(tolerance))
             if level:
-                return Goal(share=(coarser.scale if finest else COARSE) * share, change=extrapolated,
+                return Goal(share=coarser.scale * share if finest else share, change=extrapolated,
                             before=coarser.last_size, one_step=one_step)
             return Goal(residual=SINGLE_GRID_TOLERANCE if finest else COARSEST_TOLERANCE)
 

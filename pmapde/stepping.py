@@ -17,8 +17,10 @@ _METHODS = "Automatic(), GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMul
 
 RELAXATION = 0.8
 """Damping of the nonlinear Jacobi steps."""
-SWEEPS = 2
+FIRST_SWEEPS, LATER_SWEEPS = 2, 1
 """Jacobi steps allowed at the start of a grid, and after a Newton step."""
+LINEAR_SHARE = 0.7
+"""Of the algebraic error allowed, what the linear solve may leave; the rest is for Newton's method."""
 
 
 def check_common(settings):
@@ -163,14 +165,14 @@ def rounding_floor(phi, weights, log_size):
     return 4 * np.finfo(float).eps * (differences + 4 * (1 + log_size))
 
 
-def relaxed(operator, phi, evaluation):
-    """``phi`` after at most ``SWEEPS`` nonlinear Jacobi steps, ``evaluation`` there.
+def relaxed(operator, phi, evaluation, sweeps):
+    """``phi`` after at most ``sweeps`` nonlinear Jacobi steps, ``evaluation`` there.
 
     Taken while cells are extended and the residual falls: a few cells that an interpolated potential, or a Newton
     step, leaves far from convex would otherwise decide how far the next Newton step may go. More of them cost more than
     they save: what they leave is nearly degenerate, and hard on the linear solver.
     """
-    for _ in range(SWEEPS):
+    for _ in range(sweeps):
         if not evaluation.extended:
             break
         diagonal, step = 2 * evaluation.weights.sum(axis=0), evaluation.residual - evaluation.mean
@@ -208,7 +210,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
         dt, forcing_memory, careful, floor = (memory[name] for name in ("dt", "forcing_memory", "careful", "floor"))
         operator.work = 0.0  # the evaluation was counted before
     else:
-        phi = relaxed(operator, phi, evaluation)
+        phi = relaxed(operator, phi, evaluation, FIRST_SWEEPS)
         goal = goal(evaluation.norm)
         current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0, change=goal.change)
         floor = operator.agreed(rounding_floor(phi, evaluation.weights, operator.log_size))
@@ -252,7 +254,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
         phi = step.x
         if not evaluation.linearised and (not met or evaluation.extended):
             operator.evaluate(phi, extend=True, out=evaluation)
-        phi = relaxed(operator, phi, evaluation)
+        phi = relaxed(operator, phi, evaluation, LATER_SWEEPS)
         current = Advance(phi, evaluation.norm, evaluation.mean, dt, 1, step.damping, rejected, error=error,
                           change=change)
         rejected = 0
@@ -287,12 +289,12 @@ def _newton_iteration(operator, linear, evaluation, phi, shift, settings, rtol, 
     if careful:
         result = linear.solve(stencil, value, rtol, spacing)
     else:
-        result = linear.correct(stencil, value, rtol, spacing, 0.5 * goal.allowance(current.change))
+        result = linear.correct(stencil, value, rtol, spacing, LINEAR_SHARE * goal.allowance(current.change))
     if not result.error < 0.9 * result.size:  # NaN included
         return _Trial(None, Status.LINEAR_STALLED)
     failure = Status.STEP_TOO_SMALL
     # a point that is likely to be the last needs no linearisation
-    linearise = not (2 * result.error <= goal.allowance(math.hypot(current.change, result.size))
+    linearise = not (result.error <= LINEAR_SHARE * goal.allowance(math.hypot(current.change, result.size))
                      or rtol * current.norm <= goal.residual)
 
     def function(psi):

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from .ghosts import fill_ghosts
+from .kernels import folds
 from .kernels import transport as kernels
-from .kernels import unfolding
 from .threads import refuse_forked
 from .transfer import average
 
@@ -154,7 +154,7 @@ class PiecewiseAffineMap:
         """Fraction of each lattice cell that is folded, shape ``grid.shape`` + 1 on no-flux axes."""
         widths = self.shape + 1 - self._first
         out = np.empty(int(widths.prod()))
-        kernels.folded(self.nodes, self.strides, self._permutations, self.shape, self._first, out)
+        folds.folded(self.nodes, self.strides, self._permutations, self.shape, self._first, out)
         return out.reshape(widths)
 
     def unfolded(self, source_values):
@@ -174,15 +174,15 @@ class PiecewiseAffineMap:
             if not count:
                 break
             reach = sweep // LONG
-            moved = unfolding.around(cells, count, -reach, 2 + 2 * reach, np.ones_like(shape), shape, periodic, shape,
+            moved = folds.around(cells, count, -reach, 2 + 2 * reach, np.ones_like(shape), shape, periodic, shape,
                                      strides, seen, 2 * sweep + 1, chosen)
-            unfolding.towards_mean(nodes, chosen, moved, weight, light, MOMENTUM if sweep >= SETTLED else 0.0,
+            folds.towards_mean(nodes, chosen, moved, weight, light, MOMENTUM if sweep >= SETTLED else 0.0,
                                    velocity, change, strides, shape)
             for axis in range(self.dimension):
                 self._complete(nodes[axis].reshape(shape + 2), axis)
-            count = unfolding.around(chosen, moved, -1, 2, self._first, shape, periodic, shape, strides, seen,
+            count = folds.around(chosen, moved, -1, 2, self._first, shape, periodic, shape, strides, seen,
                                      2 * sweep + 2, cells)
-            count = unfolding.still_folded(nodes, cells, count, strides, self._permutations)
+            count = folds.still_folded(nodes, cells, count, strides, self._permutations)
             light *= GROWTH
         inside = (slice(None), *(slice(1, -1),) * self.dimension)
         shift = (nodes - self.nodes).reshape(self.dimension, *shape + 2)[inside]
@@ -192,7 +192,7 @@ class PiecewiseAffineMap:
         """Source mass in folded simplices."""
         nodes = self.nodes.reshape(self.dimension, *self.shape + 2)
         rows = np.empty(self.shape[0] + 1, dtype=np.int64)
-        (kernels.folded_rows_2d if self.dimension == 2 else kernels.folded_rows_3d)(nodes, rows)
+        (folds.folded_rows_2d if self.dimension == 2 else folds.folded_rows_3d)(nodes, rows)
         if not rows.any():
             return 0.0
         folded = self.folded_cells()

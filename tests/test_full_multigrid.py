@@ -10,7 +10,7 @@ import pmapde
 from pmapde import exact, gallery
 from pmapde.extrapolation import CoarserGrids
 from pmapde.monge_ampere import MongeAmpere
-from pmapde.stepping import relaxed
+from pmapde.stepping import FIRST_SWEEPS, relaxed
 
 SMOOTH = {"cosine": exact.separable_cosine, "manufactured": lambda s: exact.manufactured(s, array_target=True),
           "torus": lambda s: exact.manufactured(s, periodic=True), "gaussians": exact.gaussians}
@@ -84,7 +84,7 @@ def test_jacobi_steps_mend_a_rough_start(shape):
     start = 0.3 * operator.quadratic.min() * rng.standard_normal(shape)
     evaluation = operator.evaluate(start, extend=True)
     before = evaluation.norm, evaluation.extended
-    phi = relaxed(operator, start, evaluation)
+    phi = relaxed(operator, start, evaluation, FIRST_SWEEPS)
     assert evaluation.norm < 0.5 * before[0] and evaluation.extended < 0.1 * before[1]  # observed 0.1, 0.0
     assert evaluation.norm == operator.evaluate(phi, extend=True).norm
     assert evaluation.linearised
@@ -151,8 +151,7 @@ def test_error_estimates_are_of_the_right_size(name):
     problem = SMOOTH[name]((128, 128))
     solution = pmapde.solve(problem.problem)
     assert solution.cost_error == pytest.approx(abs(solution.cost - problem.cost), rel=0.5)
-    unweighted = np.sqrt(((solution.displacement - problem.displacement())**2).sum(axis=0).mean())
-    assert solution.map_error == pytest.approx(unweighted, rel=0.7)
+    assert solution.map_error == pytest.approx(problem.map_error(solution.displacement), rel=0.05)  # observed 0.02
     converged = pmapde.solve(problem.problem, tolerance=1e-10)
     left = np.sqrt(((solution.displacement - converged.displacement)**2).sum(axis=0).mean())
     assert left < 3 * solution.algebraic_error  # observed 0.2 to 2

@@ -95,7 +95,7 @@ def steps(problem, method, linear_method, tolerance, start, comm, stats, coarser
             if finest and tolerance != "discretization":
                 return stepping.Goal(residual=float(tolerance))
             if level:
-                return stepping.Goal(share=(coarser.scale if finest else solver.COARSE) * share, change=extrapolated,
+                return stepping.Goal(share=coarser.scale * share if finest else share, change=extrapolated,
                                      before=coarser.last_size, one_step=one_step)
             return stepping.Goal(residual=solver.SINGLE_GRID_TOLERANCE if finest else solver.COARSEST_TOLERANCE)
 
