@@ -36,14 +36,12 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds):
     begin, log, best, cut = time.perf_counter(), [], None, False
     if not method.conserve or start is not None:
         return attempt(problem, method, extrapolate, start, max_seconds)
-    for parts in sorted({1, min(FEW_PARTS, method.subdivision), method.subdivision}):
+    for parts, radius in _attempts(problem, method):
         for swapped in (False, True):
             seconds = max_seconds - (time.perf_counter() - begin) if math.isfinite(max_seconds) else math.inf
             if best is not None and seconds <= 0:
                 cut = True
                 break
-            # wide superbases are tried once: they are expensive, and of no help where it takes finer cells
-            radius = 1 if parts > 1 and method.radius is None else method.radius
             settings = replace(method, subdivision=parts, radius=radius)
             if swapped:
                 solution = inverted(problem, attempt, settings, seconds)
@@ -60,6 +58,15 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds):
     best.stats["attempts"] = log
     # what is missing is time then, whatever the best attempt so far fell short of
     return replace(best, status=Status.MAX_SECONDS) if cut or solution.status is Status.MAX_SECONDS else best
+
+
+def _attempts(problem, method):
+    """Parts of a cell and radii of superbases, in turn. Wide superbases on finer cells come last: they are expensive,
+    and seldom of help there."""
+    most = 2**halvings(problem.grid.size, 1, method.subdivision, problem.ndim)
+    narrow = [(parts, method.radius or 1) for parts in sorted({min(FEW_PARTS, most), most}) if parts > 1]
+    wide = [(most, None)] if narrow and method.radius is None and problem.ndim == 2 else []
+    return [(1, method.radius), *narrow, *wide]
 
 
 def _rank(solution):
