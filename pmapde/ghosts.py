@@ -9,14 +9,15 @@ def fold(index, n, periodic):
     if periodic:
         return index % n
     index = index % (2 * n)
-    return np.minimum(index, 2 * n - 1 - index)
+    return min(index, 2 * n - 1 - index) if isinstance(index, int) else np.minimum(index, 2 * n - 1 - index)
 
 
 def fill_ghosts(padded, width, periodic):
     """Fill the ghost layers of ``padded`` from its interior, in place, axis after axis (corners included)."""
     for axis, wraps in enumerate(periodic):
-        view = np.moveaxis(padded, axis, 0)
+        view = padded.swapaxes(0, axis)  # the order of the other axes does not matter
         n = view.shape[0] - 2 * width
         for layer in range(1, width + 1):
-            view[width - layer] = view[width + fold(-layer, n, wraps)]
-            view[width + n - 1 + layer] = view[width + fold(n - 1 + layer, n, wraps)]
+            below = fold(-layer, n, wraps)
+            view[width - layer] = view[width + below]
+            view[width + n - 1 + layer] = view[width + n - 1 - below]

@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 from .ghosts import fold
 
 
+@lru_cache(maxsize=64)
 def averaging_matrix(n_from, n_to):
     """Cell averages on ``n_to`` cells from averages on ``n_from`` cells of one interval; conserves the integral."""
     edges = np.union1d(np.arange(n_from + 1) * n_to, np.arange(n_to + 1) * n_from)  # in units of 1/(n_from*n_to)

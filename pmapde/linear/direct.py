@@ -7,6 +7,9 @@ import numpy as np
 from scipy.sparse import bmat, csc_matrix
 from scipy.sparse.linalg import splu
 
+SMALL = 64
+"""Unknowns up to which a matrix is inverted."""
+
 
 @dataclass(frozen=True)
 class Direct:
@@ -38,11 +41,21 @@ class _Direct:
 
 
 class BorderedMatrix:
-    """LU of ``[[A, 1], [1', 0]]``: solves ``A w + c = rhs`` for the mean-free ``w``, whatever the constant c."""
+    """LU of ``[[A, 1], [1', 0]]``: solves ``A w + c = rhs`` for the mean-free ``w``, whatever the constant c.
+
+    The inverse instead where ``A`` is small: a sparse LU takes a millisecond to set up, whatever the size.
+    """
 
     def __init__(self, matrix):
-        ones = csc_matrix(np.ones((matrix.shape[0], 1)))
-        self.factors = splu(bmat([[matrix, ones], [ones.T, None]], format="csc"))
+        size = matrix.shape[0]
+        if size <= SMALL:
+            bordered = np.ones((size + 1, size + 1))
+            bordered[:size, :size] = matrix.toarray()
+            bordered[size, size] = 0.0
+            self._solve = np.linalg.inv(bordered).__matmul__
+        else:
+            ones = csc_matrix(np.ones((size, 1)))
+            self._solve = splu(bmat([[matrix, ones], [ones.T, None]], format="csc")).solve
 
     def solve(self, residual):
-        return self.factors.solve(np.append(np.ravel(residual), 0.0))[:-1].reshape(residual.shape)
+        return self._solve(np.append(np.ravel(residual), 0.0))[:-1].reshape(residual.shape)

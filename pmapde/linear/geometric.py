@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ghosts import fill_ghosts
 from ..kernels import stencil_2d, stencil_3d
-from ..threads import use_threads
+from ..threads import SERIAL_BELOW, use_threads
 from ..transfer import averaging_matrix
 from .stencil import Stencil
 
@@ -129,7 +129,7 @@ class _Hierarchy:
         size = int(np.prod(shape))
         matrix = np.ones((size + 1, size + 1))
         offsets = self.offsets[:len(level.weights)]
-        matrix[:size, :size] = Stencil(level.weights, level.drift, offsets, self.periodic).matrix().toarray()
+        matrix[:size, :size] = Stencil(level.weights, level.drift, offsets, self.periodic).dense()
         matrix[np.arange(size), np.arange(size)] += np.broadcast_to(level.shift, shape).ravel()
         if level.row_weight.size:
             matrix[:size, :size] *= level.row_weight.reshape(-1, 1)
@@ -156,11 +156,14 @@ class _Hierarchy:
         if depth == len(self.levels) - 1:
             return self._solve_coarsest()
         kernels, stencil = self.kernels, (level.weights, level.drift, level.shift)
-        use_threads(threads, level.rhs.size)
+        if threads:
+            use_threads(threads, level.rhs.size)
         kernels.descend(*stencil, rhs, level.row_weight, dampings(self.settings.pre), self.periodic, *level.restriction,
                         level.field, self.levels[depth + 1].rhs)
-        coarse = self._cycle(depth + 1, self.levels[depth + 1].rhs, threads)
-        use_threads(threads, level.rhs.size)
+        more = threads if level.rhs.size >= SERIAL_BELOW else 0  # one thread from here on: nothing to set
+        coarse = self._cycle(depth + 1, self.levels[depth + 1].rhs, more)
+        if more:
+            use_threads(threads, level.rhs.size)
         kernels.ascend(coarse, *level.prolongation, *stencil, rhs, dampings(self.settings.post)[::-1], self.periodic,
                        level.field, level.spare)
         return level.spare

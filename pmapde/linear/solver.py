@@ -323,7 +323,7 @@ class LinearSolver:
         try:
             with serial_blas() if self.method.uses_blas else nullcontext():
                 self._kept = self.method.build(stencil, self.threads)
-        except RuntimeError:  # SuperLU: exactly singular in floating point; pyamg: no coarse operator
+        except (RuntimeError, np.linalg.LinAlgError):  # exactly singular in floating point; pyamg: no coarse operator
             self._kept = None
         if self._remember and self.method.keep:  # a copy: the operator writes the next one to the same arrays
             self._built_from = replace(stencil, weights=stencil.weights.copy(), drift=stencil.drift.copy())
