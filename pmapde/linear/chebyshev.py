@@ -34,19 +34,18 @@ class Chebyshev:
         self._centre, self._reach = 1 - slowest / 2, slowest / 2  # of the eigenvalues of cycle times operator
         root = math.sqrt(1 - slowest)
         self.rate, self.steps, self.left, self._before = (1 - root) / (1 + root), 0, 1.0, math.nan
-        self._correction = np.zeros(shape)
+        self._correction = np.empty(shape)
 
     def next(self, field):
         """The correction to add where ``field`` is the cycle's; overwritten by the next."""
-        if self.steps == 0:
-            keep, gain, self._before, self.left = 0.0, 1 / self._centre, 1.0, self._reach / self._centre
-        else:
-            ratio = self.left / self._before  # of successive Chebyshev polynomials at the centre
-            following = 1 / (2 * self._centre / self._reach - ratio)
-            keep, gain, self._before = following * ratio, 2 * following / self._reach, self.left
-            self.left *= following
         self.steps += 1
-        combine(keep, self._correction, gain, field)
+        if self.steps == 1:
+            self._before, self.left = 1.0, self._reach / self._centre
+            return np.multiply(field, 1 / self._centre, out=self._correction)
+        ratio = self.left / self._before  # of successive Chebyshev polynomials at the centre
+        following = 1 / (2 * self._centre / self._reach - ratio)
+        self._before, self.left = self.left, self.left * following
+        combine(following * ratio, self._correction, 2 * following / self._reach, field)
         return self._correction
 
     def slowest_at(self, rate):
