@@ -5,10 +5,11 @@ import math
 import time
 from dataclasses import replace
 
-from .conservation import Correction, halvings, repeated, worth_halving
+from .conservation import Correction, halvings, repeated, subdivided, worth_halving
 from .grid import Grid
 from .solution import at_centres, checked
 from .status import Status
+from .transfer import average
 from .transport import PiecewiseAffineMap
 
 FINAL = (Status.STOPPED, Status.MAX_SECONDS, Status.NONFINITE)
@@ -78,19 +79,21 @@ def inverted(problem, attempt, method, max_seconds):
     """The solution of ``problem`` by one of ``problem.swapped()``: its inverse map, sampled at the cells.
 
     Of which there are as many as put the mass in its place: the inverse jumps where the target has gaps, a layer of
-    simplices lies across them, and gets thinner. In 3D, where few samples can be afforded, the swapped equation's
-    source is then corrected by what the sampled inverse misplaces.
+    simplices lies across them, and gets thinner. Where the swapped map is a success and its inverse is none, as gaps of
+    the target take space that finer cells give back, the swapped problem's cells are cut. In 3D, where few samples can
+    be afforded, the swapped equation's source is then corrected by what the sampled inverse misplaces.
     """
-    begin, count = time.perf_counter(), 1
-    back = attempt(problem.swapped(), method, None, None, max_seconds)
-    while True:
-        solution = back_to_front(problem, back, count)
-        left = halvings(problem.grid.size * count**problem.ndim, count, MOST_SAMPLES[problem.ndim], problem.ndim)
-        if solution.success or solution.status not in SOLVED or not left:
-            break
-        if problem.ndim == 2 and not worth_halving(solution.push_forward_error, left):
-            break
-        count *= 2
+    begin, swapped = time.perf_counter(), problem.swapped()
+    back = attempt(swapped, method, None, None, max_seconds)
+    solution = sampled_inverse(problem, back)
+    cut, count = back.subdivision, solution.subdivision
+    while (back.success and not solution.success and problem.ndim == 2
+           and halvings(swapped.grid.size * cut**2, cut, method.subdivision, 2)):
+        cut *= 2
+        back = attempt(subdivided(swapped, cut), replace(method, subdivision=1), None, None,
+                       max_seconds - (time.perf_counter() - begin))
+        finer = sampled_inverse(problem, back)
+        solution = min(solution, finer, key=lambda found: (not found.success, _rank(found)))
     if problem.ndim == 2 or solution.success or solution.status not in SOLVED:
         return solution
     best, correction = solution, Correction(problem, problem.swapped(), inverse=True)
@@ -109,6 +112,19 @@ def inverted(problem, attempt, method, max_seconds):
     return best
 
 
+def sampled_inverse(problem, back):
+    """:func:`back_to_front` on as few cells as put the mass in its place, or on as many as can be afforded."""
+    count = 1
+    while True:
+        solution = back_to_front(problem, back, count)
+        left = halvings(problem.grid.size * count**problem.ndim, count, MOST_SAMPLES[problem.ndim], problem.ndim)
+        if solution.success or solution.status not in SOLVED or not left:
+            return solution
+        if problem.ndim == 2 and not worth_halving(solution.push_forward_error, left):
+            return solution
+        count *= 2
+
+
 def back_to_front(problem, back, count):
     """``back`` seen from the other side, on cells cut into ``count`` parts per axis."""
     fine = Grid(tuple(n * count for n in problem.grid.shape), problem.grid.box, problem.grid.periodic)
@@ -119,7 +135,7 @@ def back_to_front(problem, back, count):
     solved = Status.CONVERGED if back.status in SOLVED else back.status
     transport_map, status, checks = checked(transport_map, repeated(problem.source_values, count),
                                             problem.target_values, solved, finely=True)
-    phi = back.dual_potential - problem.quadratic(problem.grid.cell_centres())
+    phi = average(back.dual_potential, problem.grid.shape) - problem.quadratic(problem.grid.cell_centres())
     return replace(back, problem=problem, status=status, displacement_potential=phi - phi.mean(),
                    displacement=at_centres(transport_map, problem.grid), subdivision=count, swapped=True,
                    transport_map=transport_map, **checks)
