@@ -21,7 +21,8 @@ FIRST_STRIDE, STRIDE_GROWTH, LEAST_STRIDE = 0.5, 1.5, 0.01
 """Continuation in contrast: the first increment of the power of both densities, its growth, and where it gives up."""
 STAGE_LIMIT, STAGE_TOLERANCE = 40, 0.1
 """Steps of a power before the increment is halved, and the residual that is enough below the last."""
-
+NEAR = 0.5
+"""Residual from which on a grid is given twice as many steps before that."""
 POOR_START = 2.0
 """Residual beyond which a start on finer cells is made convex."""
 CONVEXITY, KERNEL = 0.01, np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
@@ -30,7 +31,8 @@ CONVEXITY, KERNEL = 0.01, np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
 
 def struggles(step, taken):
     """Whether a step is the last of a grid on which Newton's method has failed, or gets nowhere."""
-    return (taken >= COARSE_STEP_LIMIT and step.status is not Status.CONVERGED
+    late = taken >= (COARSE_STEP_LIMIT if step.residual > NEAR else 2 * COARSE_STEP_LIMIT)
+    return (late and step.status is not Status.CONVERGED
             or step.status in (Status.NEWTON_STALLED, Status.STEP_TOO_SMALL, Status.LINEAR_STALLED))
 
 

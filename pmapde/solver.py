@@ -19,7 +19,7 @@ from .linear.solver import LinearSolver, OutOfTime
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import check_problem
-from .remedies import CORRECTION_TOLERANCE, STAGE_TOLERANCE, conserved, continued, struggles, widened
+from .remedies import CORRECTION_TOLERANCE, STAGE_TOLERANCE, conserved, continued, start_on_finer_cells, struggles, widened
 from .status import SolverError, Status
 from .stepping import Goal, PseudoTransient
 from .threads import thread_settings, use_threads
@@ -29,6 +29,8 @@ logger = logging.getLogger("pmapde")
 
 ALGEBRAIC_SHARE = 0.09
 """Algebraic error of the map left on a grid, as a share of the discretisation error."""
+HARD = 10
+"""Steps on a grid after which the start on the next is looked at."""
 EXTRAPOLATED_SHARE = 3e-4
 """The same where results are extrapolated: less than a thousandth of the discretisation error."""
 COARSEST_TOLERANCE = 1e-6
@@ -167,7 +169,9 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
         extrapolated = 0.0
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            if level:
+            if level and taken > HARD:
+                phi = start_on_finer_cells(phi, operator)
+            elif level:
                 phi, extrapolated = coarser.start(phi, grid)
             elif phi is None:
                 phi = np.zeros(grid.shape)
@@ -187,7 +191,8 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
             step = replace(step, level=level, levels=len(problems))
             logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, taken, step.residual, step.dt)
             residual = CORRECTION_TOLERANCE if tolerance == "discretization" else float(tolerance)
-            if struggles(step, taken) and method.conserve and operator.problem.may_be_powered:
+            hard = struggles(step, taken) and method.conserve and operator.problem.may_be_powered
+            if hard:
                 engine.close()
                 yield replace(step, status=None)
                 step = yield from continued(operator, linear, method, residual if finest else STAGE_TOLERANCE,
@@ -195,7 +200,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
             if finest and method.conserve and step.status is Status.CONVERGED:
                 engine.close()  # with its arrays
                 linear.release()
-                if method.radius is None:
+                if method.radius is None and not hard:  # wide superbases would make it harder
                     operator, step = yield from widened(operator, linear, method, step, residual, threads, stats,
                                                         journal)
                 yield from conserved(problem, operator, linear, method, step, residual, threads, stats, journal)

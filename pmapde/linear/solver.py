@@ -69,7 +69,9 @@ OVERSHOT, FAR_OVERSHOT = 0.9, 1.25
 """A second correction that is larger, relative to the first, makes up for a first that went too far, as they do on
 rough data: such cycles are not combined, on the next grid neither before its first solve says otherwise. The second is
 for cycles that are combined."""
-_NUMBERS = ("index", "pace", "stale", "age", "rate", "telling", "overshoots", "judged", "measure")
+EASIER = 8.0
+"""Growth of the shift since a preconditioner was given up, from which on it is tried again."""
+_NUMBERS = ("index", "pace", "stale", "age", "rate", "telling", "overshoots", "judged", "measure", "fell_at")
 _STENCIL = ("weights", "drift", "offsets", "shift", "row_weight")
 
 
@@ -136,6 +138,7 @@ class LinearSolver:
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
         self._rate, self._telling, self._overshoots, self._judged, self._measure = None, False, False, False, False
         self._remember, self._built_from, self._deadline, self._combine = remember, None, deadline, combine
+        self._fell_at = 0.0
 
     @property
     def method(self):
@@ -148,7 +151,12 @@ class LinearSolver:
         if index != self._index:
             self._index, self._rate = index, None
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
-        self._measure, self._judged = measure, False
+        self._measure, self._judged, self._fell_at = measure, False, 0.0
+
+    def _reconsider(self, shift):
+        """Back to the cheapest preconditioner where the step is much shorter than the one it failed on."""
+        if self._index and shift > EASIER * self._fell_at:
+            self._index, self._kept, self._stale, self._rate = 0, None, False, None
 
     def state(self):
         """What later solves depend on: numbers, and the stencil a kept hierarchy was built from, with its arrays."""
@@ -187,6 +195,7 @@ class LinearSolver:
         one. Cycles that contract poorly are left to the next preconditioner, or to :meth:`solve`; so are stencils wider
         than 3x3.
         """
+        self._reconsider(stencil.shift)
         if stencil.radius > 1:
             return self.solve(stencil, rhs, max(0.1 * rtol, 1e-8), spacing)
         kernels = stencil_2d if rhs.ndim == 2 else stencil_3d
@@ -277,6 +286,7 @@ class LinearSolver:
         """
         if not math.isfinite(rhs.sum()):  # an iterative solver would spend its whole budget on it
             return LinearResult(np.full(rhs.shape, math.nan), math.nan, 0, False)
+        self._reconsider(stencil.shift)
         if self._rules and not self.method.affords(stencil):
             self._index, self._kept = self._successor(stencil), None
         while True:
@@ -303,6 +313,7 @@ class LinearSolver:
         self.stats["fallbacks"].append(f"{self.method.name} -> {self._chain[index].name} on {shape} "
                                        f"(factor {factor:.2f} per application)")
         self._index, self._kept, self._stale, self._rate = index, None, False, None
+        self._fell_at = stencil.shift
         self._telling = self._telling or min(stencil.shape) >= TELLING[len(stencil.shape)]
 
     def _preconditioner(self, stencil):
