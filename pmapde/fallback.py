@@ -34,11 +34,11 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds):
     inverse, and its inverse, sampled at the cells, the map. Finer cells cost 2^d times as much each time, so they come
     last. Each attempt is booked in ``stats["attempts"]``.
     """
-    begin, log, best, cut = time.perf_counter(), [], None, False
+    begin, log, best, cut, ranks = time.perf_counter(), [], None, False, {False: 0.0, True: 0.0}
     if not method.conserve or start is not None:
         return attempt(problem, method, extrapolate, start, max_seconds)
     for parts, radius in _attempts(problem, method):
-        for swapped in (False, True):
+        for swapped in sorted(ranks, key=ranks.get):  # first the side that came closer
             seconds = max_seconds - (time.perf_counter() - begin) if math.isfinite(max_seconds) else math.inf
             if best is not None and seconds <= 0:
                 cut = True
@@ -50,6 +50,7 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds):
                 solution = attempt(problem, settings, extrapolate, None, seconds)
             log.append({"swapped": swapped, "parts": parts, "status": solution.status.name,
                         "misplaced": solution.push_forward_error})
+            ranks[swapped] = _rank(solution)
             final = not best and solution.status in FINAL
             if solution.success or final or best is None or _rank(solution) < _rank(best):
                 best = solution

@@ -19,7 +19,15 @@ from .linear.solver import LinearSolver, OutOfTime
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import check_problem
-from .remedies import CORRECTION_TOLERANCE, STAGE_TOLERANCE, conserved, continued, start_on_finer_cells, struggles, widened
+from .remedies import (
+    CORRECTION_TOLERANCE,
+    STAGE_TOLERANCE,
+    conserved,
+    continued,
+    start_on_finer_cells,
+    struggles,
+    widened,
+)
 from .status import SolverError, Status
 from .stepping import Goal, PseudoTransient
 from .threads import thread_settings, use_threads
