@@ -113,20 +113,24 @@ def conserved(original, operator, linear, method, step, residual, threads, stats
     """From the converged ``step``: correct the source of the equation until the map puts the mass in its place, on
     finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status."""
     correction, best, grid = conservation.Correction(original, operator.problem), step, operator.grid
+    first, rough = step, max(residual, CORRECTION_TOLERANCE)
 
     def judged():
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            return correction.judge(step.phi, conservation.map_of(step.phi, operator, original),
-                                    operator.problem.source_values)
+            found, source = conservation.map_of(step.phi, operator, original), operator.problem.source_values
+            if step is first and found.folded_mass(source):  # enough as it will be, straightened: counted once
+                straight = found.unfolded(source)
+                misplaced = straight.misplaced_mass(source, original.target_values, finely=True)
+                if misplaced <= conservation.AIM:
+                    return correction.judge(step.phi, straight, source, misplaced)
+            return correction.judge(step.phi, found, source)
 
     def good():
         """The best step so far if it would do: what a run that is cut short ends with."""
         if min(correction.misplaced) <= conservation.LIMIT and (residual >= CORRECTION_TOLERANCE or best is first):
             return replace(best, judged=correction.found, good=None)
         return None
-
-    first, rough = step, max(residual, CORRECTION_TOLERANCE)
 
     def solved(operator, phi, residual=rough, **place):
         return one_equation(operator, linear, method, phi, Goal(residual=residual, change=best.change), threads, stats,

@@ -337,11 +337,12 @@ def checked(transport_map, source_values, target_values, status, misplaced=None,
 
     ``misplaced``: the mass that the map misplaces, if it is known; ``finely``: how it is counted if it is not.
     """
-    straightened = transport_map.folded_mass(source_values)
-    if straightened:
-        transport_map = transport_map.unfolded(source_values)
-    folded = transport_map.folded_mass(source_values) if straightened else 0.0
-    if straightened or misplaced is None:
+    folded = transport_map.folded_mass(source_values)
+    if folded:
+        transport_map, misplaced = transport_map.unfolded(source_values), None
+        folded = transport_map.folded_mass(source_values)
+    straightened = transport_map.straightened_mass
+    if misplaced is None:
         misplaced = transport_map.misplaced_mass(source_values, target_values, finely or straightened > 0)
     if status is Status.CONVERGED:
         status = Status.MASS_MISPLACED if not misplaced <= LIMIT else Status.FOLDED if folded else status

@@ -293,8 +293,9 @@ def _newton_iteration(operator, linear, evaluation, phi, shift, settings, rtol, 
     if not result.error < 0.9 * result.size:  # NaN included
         return _Trial(None, Status.LINEAR_STALLED)
     failure = Status.STEP_TOO_SMALL
-    # a point that is likely to be the last needs no linearisation
-    linearise = not (result.error <= LINEAR_SHARE * goal.allowance(math.hypot(current.change, result.size))
+    # a point that is likely to be the last needs no linearisation; Newton's own error shrinks as the steps do
+    shrunk = min(1.0, result.size / current.change) if current.change > 0 else float(not goal.one_step)
+    linearise = not (result.error + shrunk * result.size <= goal.allowance(math.hypot(current.change, result.size))
                      or rtol * current.norm <= goal.residual)
 
     def function(psi):

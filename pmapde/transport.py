@@ -48,7 +48,14 @@ class PiecewiseAffineMap:
     grid, target_grid : Grid
     displacement : ndarray, (d, *shape)
         ``T(x) - x`` at the cell centres, not wrapped on periodic axes.
+
+    Attributes
+    ----------
+    straightened_mass : float
+        Source mass of the folds it had before :meth:`unfolded`.
     """
+
+    straightened_mass = 0.0
 
     def __init__(self, grid, target_grid, displacement):
         refuse_forked()
@@ -186,7 +193,9 @@ class PiecewiseAffineMap:
             light *= GROWTH
         inside = (slice(None), *(slice(1, -1),) * self.dimension)
         shift = (nodes - self.nodes).reshape(self.dimension, *shape + 2)[inside]
-        return PiecewiseAffineMap(self.grid, self.target_grid, self.displacement + shift)
+        result = PiecewiseAffineMap(self.grid, self.target_grid, self.displacement + shift)
+        result.straightened_mass = self.folded_mass(source_values)
+        return result
 
     def folded_mass(self, source_values):
         """Source mass in folded simplices."""
