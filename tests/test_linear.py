@@ -215,6 +215,18 @@ def test_the_next_grid_starts_with_black_box_multigrid_once_it_took_over():
     assert stats["linear"]["geometric"]["solves"] == 1
 
 
+def test_a_much_shorter_step_starts_with_the_cheapest_preconditioner_again():
+    stats = fresh_stats()
+    solver, stencil, rhs = LinearSolver(Automatic(), stats), contrast((64, 64), 1e5), noise((64, 64))
+    solver.solve(stencil, rhs, 1e-8)
+    assert solver.method.name == "black box"
+    shift = 0.3 * stencil.diagonal().max()
+    assert solver.solve(replace(stencil, shift=shift), rhs, 1e-8).converged
+    assert solver.method.name == "geometric" and len(stats["fallbacks"]) == 1
+    solver.solve(stencil, rhs, 1e-8)  # a long step, too long for it
+    assert solver.method.name == "black box" and len(stats["fallbacks"]) == 2
+
+
 def test_what_counts_as_poor_is_the_users_choice():
     for shape in ((48, 48), (12, 12, 12)):
         stats = fresh_stats()
