@@ -95,10 +95,15 @@ def report(name, title, rows, lines, write):
     return len(silent)
 
 
+def compiled(ndim, method=None):
+    """Compiles most of what is needed, off the clock."""
+    for kind in ("shapes", "log-Gaussian"):
+        run(kind, (16,) * ndim, 1e3, 0, method, np.inf)
+
+
 def success_table(shapes, contrasts, kinds, pairs, threads, write, method=None, limit=SECONDS, name="robustness"):
     for shape in shapes:
-        for kind in ("shapes", "log-Gaussian"):  # compiles most of what is needed, off the clock
-            run(kind, (16,) * len(shape), 1e3, 0, method, np.inf)
+        compiled(len(shape), method)
     begin, lines, rows = time.perf_counter(), [], []
     for shape in shapes:
         done = []
@@ -161,6 +166,7 @@ def cost_table(pairs, write, size):
 def scheme_table(pairs, write):
     rows, lines = [], []
     for scheme in ("centred", "monotone"):
+        compiled(3, pmapde.PseudoTransient(scheme=scheme))
         done = [run(kind, (16, 16, 16), contrast, seed, pmapde.PseudoTransient(scheme=scheme))
                 for contrast in (10.0, 1e3) for kind in KINDS for seed in range(pairs)]
         rows += done
@@ -194,6 +200,7 @@ def with_gaps(n):
 
 
 def gap_table(size, limit, threads, write):
+    compiled(2)
     densities, rows = with_gaps(size), []
     lines = ["source    target    outcome           misplaced  parts  seconds"]
     for first, source in densities.items():
