@@ -109,9 +109,10 @@ def start_on_finer_cells(phi, operator):
     return (1 - CONVEXITY) * hull
 
 
-def conserved(original, operator, linear, method, step, residual, threads, stats, journal):
+def conserved(original, operator, linear, method, step, residual, threads, stats, journal, before=None):
     """From the converged ``step``: correct the source of the equation until the map puts the mass in its place, on
-    finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status."""
+    finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status, but the best so far as
+    ``good``. ``before``: that of coarser cells."""
     correction, best, grid = conservation.Correction(original, operator.problem), step, operator.grid
     first, rough = step, max(residual, CORRECTION_TOLERANCE)
 
@@ -127,10 +128,11 @@ def conserved(original, operator, linear, method, step, residual, threads, stats
             return correction.judge(step.phi, found, source)
 
     def good():
-        """The best step so far if it would do: what a run that is cut short ends with."""
-        if min(correction.misplaced) <= conservation.LIMIT and (residual >= CORRECTION_TOLERANCE or best is first):
-            return replace(best, judged=correction.found, good=None)
-        return None
+        """The best step so far, solved as well as was asked for: what a run that is cut short ends with."""
+        if residual < CORRECTION_TOLERANCE and best is not first:
+            return before
+        found = replace(best, judged=correction.found, good=None)
+        return found if before is None or found.judged[1] < before.judged[1] else before
 
     def solved(operator, phi, residual=rough, **place):
         return one_equation(operator, linear, method, phi, Goal(residual=residual, change=best.change), threads, stats,
@@ -159,17 +161,18 @@ def conserved(original, operator, linear, method, step, residual, threads, stats
     left = conservation.halvings(grid.size, parts, method.subdivision, grid.ndim)
     if (best.status is Status.CONVERGED and misplaced > conservation.LIMIT
             and conservation.worth_halving(misplaced, left)):
-        yield replace(best, status=None)
+        found = good()
+        yield replace(best, status=None, good=found)
         linear.next_grid()
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
             fine = operator.on(conservation.subdivided(operator.problem))
             phi = start_on_finer_cells(best.phi, fine)
-        place = {"level": best.levels, "levels": best.levels + 1}
+        place = {"level": best.levels, "levels": best.levels + 1, "good": found}
         step = yield from solved(fine, phi, **place)
         if step.status is not Status.CONVERGED and fine.problem.may_be_powered:
             step = yield from continued(fine, linear, method, rough, threads, stats, journal, **place)
         if step.status is Status.CONVERGED:
-            yield from conserved(original, fine, linear, method, step, residual, threads, stats, journal)
+            yield from conserved(original, fine, linear, method, step, residual, threads, stats, journal, found)
             return
     yield replace(best, judged=correction.found) if correction.best is best.phi else best

@@ -339,7 +339,8 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
                 break
     except OutOfTime:  # in the middle of a step: the last one stands
         status = Status.MAX_SECONDS
-    if status in (Status.MAX_SECONDS, Status.MAX_STEPS) and last.good is not None:
+    cut = status if status in (Status.MAX_SECONDS, Status.MAX_STEPS) and last.good is not None else None
+    if cut:
         last, status = last.good, Status.CONVERGED
     phi = last.phi
     if last.grid.size > problem.grid.size:  # finer cells were needed
@@ -353,4 +354,5 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
     stats["work"] = work.in_units(stats["work"], problem.grid.size)
     with thread_settings(threads) as count:
         use_threads(count, phi.size)
-        return Solution.build(problem, operator, phi, status, history, stats, coarser, extrapolate, last.judged)
+        found = Solution.build(problem, operator, phi, status, history, stats, coarser, extrapolate, last.judged)
+    return found if found.success or not cut else replace(found, status=cut)
