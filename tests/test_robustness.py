@@ -350,6 +350,26 @@ def test_a_correction_that_is_cut_short_ends_with_the_map_that_would_do(monkeypa
     assert good[-1].residual <= 1e-6 and strict.success
 
 
+def test_a_run_cut_short_on_finer_cells_ends_with_the_best_map_so_far(monkeypatch):
+    source, target = pair("log-Gaussian", (32, 32), 1e6, 5)
+    problem, clock, finer = pmapde.TransportProblem(source, target), [0.0], []
+
+    def watch(step):
+        if step.grid.size > problem.grid.size and step.newton_iterations:
+            finer.append(step)
+            clock[0] = 1e9
+
+    monkeypatch.setattr("pmapde.solver.time.perf_counter", lambda: clock[0])
+    solution = pmapde.solve(problem, max_seconds=1e6, callback=watch)
+    good = finer[0].good
+    assert solution.status is Status.MAX_SECONDS and len(finer) == 1
+    assert good.status is Status.CONVERGED and good.grid.shape == problem.grid.shape
+    assert good.judged[1] > conservation.LIMIT  # or finer cells were not tried
+    last = solution.stats["attempts"][-1]
+    assert last["status"] == "MAX_SECONDS"
+    assert solution.push_forward_error == min(attempt["misplaced"] for attempt in solution.stats["attempts"])
+
+
 def test_continuation_in_contrast_solves_what_newtons_method_does_not():
     """Binary shapes of contrast 1e6: 300 steps were not enough without it, on either grid."""
     source, target = pair("shapes", (32, 32), 1e6, 2)
