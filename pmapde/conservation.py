@@ -143,7 +143,8 @@ class Correction:
         worth while."""
         ndim = self.original.ndim
         if misplaced is None:
-            misplaced = transport_map.misplaced_mass(source_values, self.original.target_values, bool(self.misplaced))
+            finely = bool(self.misplaced) or transport_map.straightened_mass > 0
+            misplaced = transport_map.misplaced_mass(source_values, self.original.target_values, finely)
         least = min(self.misplaced, default=np.inf)
         self.misplaced.append(misplaced)
         if not self.misplaced[1:] or misplaced < least:
