@@ -27,8 +27,8 @@ class Step:
     steps refused before, ``applications`` the preconditioner applications spent, ``tolerance`` the residual asked for
     on this grid (0: none). The first step of a grid is its start (no iterations). ``status`` is set on the last step of
     a grid, ``level == levels - 1`` is the finest. ``radius``: of the superbases.
-    ``judged``: the map of ``phi`` and the mass it misplaces, where the engine has looked at them. ``good``: an earlier
-    step that would do, while a better one is looked for.
+    ``judged``: the map of ``phi`` and the mass it misplaces, where the engine has looked at them. ``good``: the
+    best step so far, while a better one is looked for.
     """
 
     level: int

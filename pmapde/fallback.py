@@ -90,14 +90,16 @@ def inverted(problem, attempt, method, max_seconds):
     cut, count = back.subdivision, solution.subdivision
     while (back.success and not solution.success and problem.ndim == 2
            and halvings(swapped.grid.size * cut**2, cut, method.subdivision, 2)):
+        seconds = max_seconds - (time.perf_counter() - begin)
+        if seconds <= 0:
+            break
         cut *= 2
-        back = attempt(subdivided(swapped, cut), replace(method, subdivision=1), None, None,
-                       max_seconds - (time.perf_counter() - begin))
+        back = attempt(subdivided(swapped, cut), replace(method, subdivision=1), None, None, seconds)
         finer = sampled_inverse(problem, back)
         solution = min(solution, finer, key=lambda found: (not found.success, _rank(found)))
     if problem.ndim == 2 or solution.success or solution.status not in SOLVED:
         return solution
-    best, correction = solution, Correction(problem, problem.swapped(), inverse=True)
+    best, correction = solution, Correction(problem, swapped, inverse=True)
     while correction.judge(back, solution.transport_map, repeated(problem.source_values, count),
                            solution.push_forward_error):
         seconds = max_seconds - (time.perf_counter() - begin)

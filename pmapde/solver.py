@@ -37,10 +37,10 @@ logger = logging.getLogger("pmapde")
 
 ALGEBRAIC_SHARE = 0.09
 """Algebraic error of the map left on a grid, as a share of the discretisation error."""
-HARD = 10
-"""Steps on a grid after which the start on the next is looked at."""
 EXTRAPOLATED_SHARE = 3e-4
 """The same where results are extrapolated: less than a thousandth of the discretisation error."""
+HARD = 10
+"""Steps on a grid after which the start on the next is looked at."""
 COARSEST_TOLERANCE = 1e-6
 """Residual on the coarsest grid of several."""
 SINGLE_GRID_TOLERANCE = 1e-8
