@@ -36,7 +36,7 @@ SETUP_CYCLES = 10
 """Cycles that send as many messages as one set-up: coarsening, interpolation and products on every level."""
 SUMS = 4
 """Sums over all ranks per Krylov iteration (orthogonalisation, norm, projection), each of log2(ranks) latencies."""
-BYTES_PER_CELL = 2000
+BYTES_PER_CELL = 2300
 """Of a 3D grid, from the column `bytes per cell`, rounded up: fields, matrix, hierarchy, Krylov vectors."""
 
 

@@ -11,6 +11,10 @@ from pathlib import Path
 
 from . import commands, console, options
 
+OUT_OF_MEMORY = "out of memory: use a smaller --size"
+NO_MEMORY = ("without exception set", "without setting an exception", "failed to map segment")
+"""What interpreter and loader say where memory ends while they load a library: no MemoryError."""
+
 
 class Terminated(BaseException):
     """SIGTERM, as an exception, so that half-written files are removed as they are on Ctrl-C."""
@@ -39,7 +43,7 @@ def main(argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except MemoryError as error:  # of a list or a string it says nothing
-        return _complain(str(error) or "out of memory: use a smaller --size", 2)
+        return _complain(str(error) or OUT_OF_MEMORY, 2)
     except (ValueError, TypeError, OSError) as error:
         return _complain(error, 2)
     except KeyboardInterrupt:
@@ -49,6 +53,8 @@ def main(argv=None):
     except Exception as error:
         if os.environ.get("PMAPDE_TRACEBACK"):
             raise
+        if isinstance(error, (SystemError, ImportError)) and any(words in str(error) for words in NO_MEMORY):
+            return _complain(OUT_OF_MEMORY, 2)
         return _complain(f"unexpected {type(error).__name__}: {error} (PMAPDE_TRACEBACK=1 shows where).", 1)
     return 0
 

@@ -74,10 +74,7 @@ def corrected(problem, images, ratio, target_grid):
         position = ((images(centres + shift[:, None]) - target_grid.lower[:, None])
                     / (target_grid.lengths / blocks)[:, None] + 0.5)
         total += map_coordinates(ratio, position, order=1, mode="nearest")
-    changed = copy.copy(problem)
-    values = problem.source_values * np.exp(total / POINTS**grid.ndim).reshape(grid.shape)
-    changed.source_values = values / (values.sum() * grid.cell_volume)
-    return changed
+    return problem.weighted(np.exp(total / POINTS**grid.ndim).reshape(grid.shape))
 
 
 def repeated(values, count):

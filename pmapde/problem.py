@@ -164,6 +164,14 @@ class TransportProblem:
         """Whether :meth:`powered` can: densities on a grid that are not both uniform."""
         return isinstance(self.target, GridDensity) and not (self.target.is_uniform and np.ptp(self.source_values) == 0)
 
+    def weighted(self, weights):
+        """The same problem with the source multiplied by positive ``weights``, and normalised: as an equation only,
+        its source as a density stays what it was."""
+        changed = copy.copy(self)
+        values = self.source_values * weights
+        changed.source_values = values / (values.sum() * self.grid.cell_volume)
+        return changed
+
     def powered(self, power):
         """The same problem with both densities raised to a power, and normalised: 0 makes them uniform."""
         def raised(values):

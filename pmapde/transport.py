@@ -246,14 +246,20 @@ class PiecewiseAffineMap:
         def distance(widest, moved=self, values=source_values):
             arrived = moved.deposited(values, blocks, False, widest=widest) * moved.grid.cell_volume
             return 0.5 * float(np.abs(arrived - wanted).sum())
-        if self.dimension == 3 and self.grid.size >= LARGE and not finely:
-            half = self.grid.with_shape(tuple(n // 2 for n in self.grid.shape))
-            displacement = np.stack([average(part, half.shape) for part in self.displacement])
-            error = distance(1.0, PiecewiseAffineMap(half, self.target_grid, displacement),
-                             average(source_values, half.shape))
+        half = None if finely else self.halved(source_values)
+        if half:
+            error = distance(1.0, *half)
             if error < SMALL_ERROR / 4:  # of smooth data
                 return error
         error = distance(1 / BLOCK if finely else 1.0)
         if error >= SMALL_ERROR and not finely:
             error = distance(1 / BLOCK)
         return distance(1 / BLOCK**2) if NEAR_THE_LIMIT[0] < error < NEAR_THE_LIMIT[1] else error
+
+    def halved(self, source_values):
+        """Map and source of pairs of cells along all axes, where the grid is 3D and large; else None."""
+        if self.dimension == 2 or self.grid.size < LARGE:
+            return None
+        half = self.grid.with_shape(tuple(n // 2 for n in self.grid.shape))
+        displacement = np.stack([average(part, half.shape) for part in self.displacement])
+        return PiecewiseAffineMap(half, self.target_grid, displacement), average(source_values, half.shape)

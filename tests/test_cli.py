@@ -168,6 +168,18 @@ def test_a_defect_is_one_sentence_too(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("error", [SystemError("error return without exception set"),
+                                   ImportError("ft2font.so: failed to map segment from shared object")])
+def test_memory_that_ends_while_a_library_is_loaded_is_out_of_memory(error, tmp_path, monkeypatch, capsys):
+    def solve(*_, **__):
+        raise error
+    monkeypatch.delenv("PMAPDE_TRACEBACK", raising=False)
+    monkeypatch.setattr(pmapde, "solve", solve)
+    assert main(["solve", "uniform", "ring", "--size", "16", "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "pmapde: error: out of memory: use a smaller --size\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_warnings_are_one_line_notes(tmp_path, monkeypatch, capsys):
     solve = pmapde.solve
 

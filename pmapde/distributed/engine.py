@@ -40,9 +40,9 @@ def solve(problem, method=None, *, linear=None, tolerance="discretization", max_
         The same on all ranks. Of a :class:`~pmapde.TransportProblem` every rank holds the densities whole, of a
         :class:`~pmapde.distributed.SampledProblem` only its box of the source.
     method : PseudoTransient, optional
-        Its ``linear`` is for the grids on rank 0. Misplaced mass is measured, with and without ``gather``, but not
-        corrected (``conserve``), and there are no fall-backs: rough pairs may end in an honest ``MASS_MISPLACED``
-        where :func:`pmapde.solve` succeeds.
+        Its ``linear`` is for the grids on rank 0. Misplaced mass is corrected (``conserve``) on the cells as they are:
+        there are no finer ones, wider superbases or fall-backs, and rough pairs may end in an honest
+        ``MASS_MISPLACED`` where :func:`pmapde.solve` succeeds.
     linear : PetscMultigrid, optional
     tolerance, max_steps, max_seconds, throw, threads
         As in :func:`pmapde.solve`; ``threads`` are those of each rank.
@@ -136,16 +136,16 @@ class _Run:
     def __init__(self, problem, method, linear, tolerance, start, comm):
         self.problem, self.comm, self.scheme = problem, comm, solver.chosen_scheme(problem, method)
         self.stats, self.coarser, self.history = equation.new_stats(), DistributedGrids(), []
-        self.stats["ranks"] = comm.size
+        self.stats["ranks"], self.cut = comm.size, None
         self._engine = steps(problem, method, linear, tolerance, start, comm, self.stats, self.coarser,
                              equation.COARSE_STEP_LIMIT)
 
     def follow(self, callback, max_steps, max_seconds, checkpoint, every):
         """Take the steps; all ranks stop at the same one."""
-        begin, on_level, last = time.perf_counter(), 0, None
+        begin, on_level = time.perf_counter(), 0
         for step, operator in self._engine:
-            self.history.append(replace(step, phi=None, judged=None))
-            on_level = on_level + 1 if last is not None and step.level == last.level else 0
+            self.history.append(replace(step, phi=None, judged=None, good=None))
+            on_level = on_level + 1 if step.newton_iterations else 0  # every equation begins with a step of none
             finest = step.level == step.levels - 1
             status = step.status if finest else None
             wish = 2 * bool(callback and callback(step)) + (time.perf_counter() - begin > max_seconds)
@@ -153,7 +153,9 @@ class _Run:
             if status is None:
                 status = (Status.STOPPED if wish & 2 else Status.MAX_SECONDS if wish & 1
                           else Status.MAX_STEPS if on_level >= max_steps else None)
-            last, self.step, self.operator, self.status = step, step, operator, status
+            if status in (Status.MAX_SECONDS, Status.MAX_STEPS) and step.good is not None:
+                step, status, self.cut = step.good, Status.CONVERGED, status  # a solution that may do
+            self.step, self.operator, self.status = step, operator, status
             if checkpoint and operator is not None and (every == "step" or finest or step.status is not None):
                 write_field(checkpoint, operator.layout, step.phi)
             if status is not None:
@@ -178,7 +180,8 @@ class _Run:
         if phi is None:
             return None
         operator = MongeAmpere(self.problem, self.scheme)
-        return Solution.build(self.problem, operator, phi, self.status, self.history, self.stats, self.coarser, None)
+        found = Solution.build(self.problem, operator, phi, self.status, self.history, self.stats, self.coarser, None)
+        return found if found.success or not self.cut else replace(found, status=self.cut)
 
     def distributed(self):
         layout, phi = self._on_the_grid()
@@ -187,16 +190,22 @@ class _Run:
         operator = self.operator
         if operator is None or operator.layout is not layout:
             operator = DistributedMongeAmpere(block_of(self.problem, layout), layout, self.scheme)
-        evaluation = operator.evaluate(phi, linearise=False)
-        displacement = operator.displacement(phi)
+        if self.step.status is Status.CONVERGED and not self.cut:  # of the equation as it was corrected
+            residual, drift = self.step.residual, self.step.drift
+        else:
+            evaluation = operator.evaluate(phi, linearise=False)
+            residual, drift = evaluation.norm, evaluation.mean
+        displacement, source = operator.displacement(phi), operator.problem.source_values
         whole = self.problem.frame if isinstance(self.problem, SampledProblem) else self.problem
-        misplaced = BoxMap(layout, whole.target_grid, displacement).misplaced_mass(
-            operator.problem.source_values, whole.target_values)
+        found, misplaced = self.step.judged or (BoxMap(layout, whole.target_grid, displacement), None)
+        folded = found.folded_mass(source)
+        if misplaced is None:
+            misplaced = found.misplaced_mass(source, whole.target_values)
         status = self.status
-        if status.success and misplaced > conservation.LIMIT:
-            status = Status.MASS_MISPLACED
-        return DistributedResult(layout, status, phi, displacement, operator.cost(displacement), evaluation.norm,
-                                 evaluation.mean, *operator.checks(phi), misplaced, self.history, self.stats)
+        if status.success and (folded or misplaced > conservation.LIMIT):
+            status = self.cut or (Status.FOLDED if misplaced <= conservation.LIMIT else Status.MASS_MISPLACED)
+        return DistributedResult(layout, status, phi, displacement, operator.cost(displacement), residual, drift,
+                                 *operator.checks(phi), folded, misplaced, self.history, self.stats)
 
 
 def _either():

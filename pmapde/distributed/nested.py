@@ -3,15 +3,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 
 from .. import equation, solver, stepping
-from ..equation import Step
+from ..equation import COARSE_STEP_LIMIT, Step
 from ..extrapolation import CoarserGrids, smooth_changes
+from ..remedies import CORRECTION_TOLERANCE
+from ..status import Status
 from .launch import agree
 from .layout import Layout, partition
 from .linear import DistributedLinearSolver
+from .masses import conserved
 from .operator import DistributedMongeAmpere
 from .problem import SampledProblem, block_of
 
@@ -80,7 +84,6 @@ def steps(problem, method, linear_method, tolerance, start, comm, stats, coarser
         finest = level == levels - 1
         layout = Layout(problems[level].grid, comm)
         operator = DistributedMongeAmpere(block_of(problems[level], layout), layout, scheme)
-        linear = DistributedLinearSolver(layout, linear_method, stats, operator.natural_time)
         extrapolated = 0.0
         if level:
             phi, extrapolated = coarser.start(phi, layout)
@@ -99,14 +102,16 @@ def steps(problem, method, linear_method, tolerance, start, comm, stats, coarser
                                      before=coarser.last_size, one_step=one_step)
             return stepping.Goal(residual=solver.SINGLE_GRID_TOLERANCE if finest else solver.COARSEST_TOLERANCE)
 
-        try:
-            for taken, step in enumerate(_on_layout(operator, linear, method, phi, goal, stats)):
-                yield replace(step, level=level, levels=levels), operator
-                phi = step.phi
-                if not finest and taken >= limit:
-                    break
-        finally:  # PETSc cannot free a matrix made in Python once Python has ended
-            linear.release()
+        for taken, step in enumerate(_on_layout(operator, linear_method, method, phi, goal, stats)):
+            step = replace(step, level=level, levels=levels)
+            if finest and method.conserve and step.status is Status.CONVERGED:
+                for found in _conserved(problem, operator, linear_method, method, step, tolerance, stats):
+                    yield found, operator
+                return
+            yield step, operator
+            phi = step.phi
+            if not finest and taken >= limit:
+                break
         if not finest:
             coarser.add(operator, phi)
 
@@ -160,10 +165,22 @@ def _applications(stats):
     return sum(counters["applications"] for counters in stats["linear"].values())
 
 
-def _on_layout(operator, linear, method, phi, goal, stats):
+def _conserved(problem, operator, linear_method, method, step, tolerance, stats):
+    """Steps of the equations whose source is corrected by what the map of the converged ``step`` misplaces."""
+    residual = CORRECTION_TOLERANCE if tolerance == "discretization" else float(tolerance)
+    goal = stepping.Goal(residual=residual, change=step.change)
+
+    def solved(corrected, phi):
+        return islice(_on_layout(corrected, linear_method, method, phi, lambda norm: goal, stats), COARSE_STEP_LIMIT)
+    whole = problem.frame if isinstance(problem, SampledProblem) else problem
+    return conserved(whole, operator, step, solved, stats)
+
+
+def _on_layout(operator, linear_method, method, phi, goal, stats):
     """Pseudo-transient continuation on one layout as :class:`Step` records."""
     tolerance, elapsed, grid = 0.0, 0.0, operator.layout.grid
     before = _applications(stats)
+    linear = DistributedLinearSolver(operator.layout, linear_method, stats, operator.natural_time)
 
     def noted(norm):
         nonlocal tolerance
@@ -171,11 +188,14 @@ def _on_layout(operator, linear, method, phi, goal, stats):
         tolerance = found.residual
         return found
 
-    for advance in stepping.pseudo_transient(operator, linear, phi, method, noted):
-        stats["newton_iterations"] += advance.newton_iterations
-        stats["rejected_steps"] += advance.rejected
-        elapsed += advance.dt if advance.newton_iterations else 0.0
-        spent, before = _applications(stats) - before, _applications(stats)
-        yield Step(0, 1, grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change, elapsed,
-                   advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent,
-                   max(tolerance, advance.floor) if math.isfinite(advance.floor) else tolerance, advance.status)
+    try:
+        for advance in stepping.pseudo_transient(operator, linear, phi, method, noted):
+            stats["newton_iterations"] += advance.newton_iterations
+            stats["rejected_steps"] += advance.rejected
+            elapsed += advance.dt if advance.newton_iterations else 0.0
+            spent, before = _applications(stats) - before, _applications(stats)
+            yield Step(0, 1, grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change, elapsed,
+                       advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent,
+                       max(tolerance, advance.floor) if math.isfinite(advance.floor) else tolerance, advance.status)
+    finally:  # PETSc cannot free a matrix made in Python once Python has ended
+        linear.release()

@@ -20,6 +20,9 @@ class DistributedMongeAmpere(MongeAmpere):
         self.log_size = math.sqrt(layout.sum(float((self.log_source**2).sum())) / layout.grid.size)
         self.natural_time = float(np.max(block.slopes * layout.grid.lengths**2))
 
+    def on(self, block):
+        return DistributedMongeAmpere(block, self.layout, self.scheme)
+
     def _pad(self, phi):
         return self.layout.pad(phi, self._padded)
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -25,6 +25,7 @@ FRAME = {2: 256, 3: 64}
 class Block:
     """The problem on one rank's box: what :class:`~pmapde.monge_ampere.MongeAmpere` asks of a problem."""
 
+    layout: Layout
     grid: Grid
     source_values: np.ndarray
     target: object
@@ -34,6 +35,11 @@ class Block:
     @property
     def ndim(self):
         return self.grid.ndim
+
+    def weighted(self, weights):
+        """As of :class:`TransportProblem`; collective."""
+        values = self.source_values * weights
+        return replace(self, source_values=values / (self.layout.sum(float(values.sum())) * self.grid.cell_volume))
 
     @staticmethod
     def refuse_zeros():
@@ -46,7 +52,7 @@ def block_of(problem, layout):
               else np.ascontiguousarray(problem.source_values[layout.slices]))
     frame = problem.frame if isinstance(problem, SampledProblem) else problem
     first = np.array([pair[0] for pair in layout.ranges])
-    return Block(layout.box(), values, frame.target, frame.slopes,
+    return Block(layout, layout.box(), values, frame.target, frame.slopes,
                  frame.offsets + frame.slopes * layout.grid.spacing * first)
 
 

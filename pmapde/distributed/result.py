@@ -25,9 +25,9 @@ class DistributedResult:
         ``phi = u - q`` at this rank's cells.
     displacement : ndarray, (d, ...)
         ``T(x) - x`` at this rank's cells.
-    cost, residual, drift, margin, narrow_mass, push_forward_error : float
+    cost, residual, drift, margin, narrow_mass, folded_mass, push_forward_error : float
         Of the whole grid, as in :class:`pmapde.Solution`; too large a ``push_forward_error`` is ``MASS_MISPLACED``.
-        Folded mass is not measured, nor folds straightened: that needs the whole map.
+        Folds are not straightened, which needs the whole map (``gather=True``): a map with any is ``FOLDED``.
     history : list of Step
         Without their arrays.
     stats : dict
@@ -42,6 +42,7 @@ class DistributedResult:
     drift: float
     margin: float
     narrow_mass: float
+    folded_mass: float
     push_forward_error: float
     history: list
     stats: dict

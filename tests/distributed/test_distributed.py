@@ -134,6 +134,27 @@ def test_misplaced_mass_is_seen_without_the_whole_map(ranks, tmp_path):
 
 
 @needs_petsc
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_misplaced_mass_is_corrected_across_ranks(ranks, tmp_path):
+    notes, (status, misplaced, ended) = findings(ranks, "corrected", tmp_path)
+    for problem, note in zip(job().correctable_problems(), notes):
+        reference = pmapde.solve(problem, tolerance=job().TIGHT)
+        expected = reference.stats["misplaced"][0]["by round"]
+        assert note["status"] == reference.status.name == "CONVERGED"
+        assert note["rounds"][:2] == pytest.approx(expected[:2], rel=0.005)  # the serial ones are solved less well
+        assert min(note["rounds"]) < 0.75 * note["rounds"][0]
+        assert note["misplaced"] == min(note["rounds"])
+        # folds that rounding turns over or not make the third's rounds differ
+        assert note["cost"] == pytest.approx([reference.cost] * 2, rel=1e-4 if note["straightened"] else 1e-9)
+    assert [note["part"] for note in notes] == ["CONVERGED", "CONVERGED", "FOLDED"]
+    assert notes[2]["folded"] == pytest.approx(notes[2]["straightened"], rel=1e-12)
+    assert all(note["folded"] == 0 for note in notes[:2])
+    # time is up while the first is corrected: the solution at hand will do
+    assert (status, ended) == ("CONVERGED", 1)
+    assert misplaced == pytest.approx(notes[0]["rounds"][0], rel=0.01)  # it is solved to the default tolerance
+
+
+@needs_petsc
 def test_all_ranks_stop_together_with_the_reason(tmp_path):
     assert findings(2, "stopped", tmp_path) == ["MAX_STEPS", "MAX_SECONDS", "STOPPED"]
 
