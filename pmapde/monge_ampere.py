@@ -10,7 +10,7 @@ from . import work
 from .density import GridDensity
 from .kernels import monge_ampere_2d, monge_ampere_3d, monge_ampere_3d_monotone, stencil_2d, stencil_3d
 from .linear.stencil import Stencil
-from .reductions import inner, log_ratio, rms, weighted_square
+from .reductions import log_ratio, logarithm, rms, weighted_square
 from .superbases import LARGEST_WIDE, NARROW, WIDEST, SuperbaseFamily
 from .threads import refuse_forked
 
@@ -75,13 +75,12 @@ class MongeAmpere:
         self.scheme = scheme
         self.quadratic = problem.slopes * grid.spacing**2
         self.log_cell = 2 * float(np.log(grid.spacing).sum())
-        self.log_source = np.log(problem.source_values)
-        self.log_size = math.sqrt(inner(self.log_source, self.log_source) / grid.size)
         self.natural_time = float(np.max(problem.slopes * grid.lengths**2))
-        # log of what the determinant is compared with, but for the target
-        self._image = self.log_source + self.log_cell
+        shift = self.log_cell
         if problem.target.is_uniform:
-            self._image -= problem.target.log_density_by_component(np.zeros((grid.ndim, 1)), False)[0][0]
+            shift -= problem.target.log_density_by_component(np.zeros((grid.ndim, 1)), False)[0][0]
+        # log of what the determinant is compared with, but for a target that varies
+        self._image, self.log_size = logarithm(problem.source_values, shift)
         self.averages_target = problem.target.is_rough()
         self.work = 0.0  # of all evaluations, in applications of the linearised operator
         self.evaluation_work = work.EVALUATION[grid.ndim]
@@ -141,7 +140,7 @@ class MongeAmpere:
 
     def cost(self, displacement):
         """Integral of ``|displacement|^2`` over the source: the midpoint sum."""
-        return self.grid.cell_volume * sum(weighted_square(part, self.problem.source_values) for part in displacement)
+        return self.grid.cell_volume * weighted_square(displacement, self.problem.source_values)
 
     def _map(self, padded):
         image = np.empty((self.grid.ndim, *self.grid.shape))

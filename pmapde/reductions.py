@@ -16,11 +16,24 @@ def inner(first, second):
 
 
 def weighted_square(values, weight):
-    """Sum of ``weight values^2``, contiguous arrays."""
+    """Sum of ``weight |values|^2``, contiguous arrays, ``values`` component first."""
     from .kernels import reductions
-    sums = np.empty(_blocks(values.size))
-    reductions.weighted_squares(values.ravel(), weight.ravel(), sums)
+    sums = np.empty(_blocks(weight.size))
+    reductions.weighted_squares(values.reshape(len(values), -1), weight.ravel(), sums)
     return float(sums.sum())
+
+
+def logarithm(values, shift):
+    """``log values + shift`` of positive numbers, and the RMS of ``log values``."""
+    from .kernels import reductions
+    out, sums = np.empty(values.shape), np.empty(_blocks(values.size))
+    reductions.logarithms(values.ravel(), shift, out.reshape(-1), sums)
+    squares = float(sums.sum())
+    if math.isnan(squares):  # numbers below the normal ones
+        out = np.log(values)
+        squares = inner(out, out)
+        out += shift
+    return out, math.sqrt(squares / values.size)
 
 
 def rms(values):

@@ -286,11 +286,12 @@ def _newton_iteration(operator, linear, evaluation, phi, shift, settings, rtol, 
     the residual of the linear solve counts, not the size of its corrections.
     """
     stencil, spacing, value = operator.stencil(evaluation, shift), operator.grid.spacing, evaluation.residual
+    enough = LINEAR_SHARE * goal.allowance(current.change)
     if careful:
         result = linear.solve(stencil, value, rtol, spacing)
     else:
-        result = linear.correct(stencil, value, rtol, spacing, LINEAR_SHARE * goal.allowance(current.change))
-    if not result.error < 0.9 * result.size:  # NaN included
+        result = linear.correct(stencil, value, rtol, spacing, enough)
+    if not result.error < max(0.9 * result.size, enough):  # NaN included
         return _Trial(None, Status.LINEAR_STALLED)
     failure = Status.STEP_TOO_SMALL
     # a point that is likely to be the last needs no linearisation; Newton's own error shrinks as the steps do

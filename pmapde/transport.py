@@ -157,12 +157,24 @@ class PiecewiseAffineMap:
                 points[axis] -= length * np.floor((points[axis] - grid.lower[axis]) / length)
         return points
 
+    @cached_property
+    def _folds(self):
+        nodes = self.nodes.reshape(self.dimension, *self.shape + 2)
+        count = np.empty(self.shape[0] + 1, dtype=np.int64)
+        (folds.folded_rows_2d if self.dimension == 2 else folds.folded_rows_3d)(nodes, count)
+        slabs = np.flatnonzero(count)
+        slabs = slabs[slabs >= self._first[0]]
+        widths = (self.shape + 1 - self._first)[1:]
+        out = np.empty((len(slabs), int(widths.prod())))
+        folds.folded(self.nodes, self.strides, self._permutations, self.shape, self._first, slabs, out)
+        slab, place = np.nonzero(out)
+        cells = np.stack([slabs[slab], *(index + first for index, first
+                                         in zip(np.unravel_index(place, tuple(widths)), self._first[1:]))], axis=1)
+        return cells, out[slab, place]
+
     def folded_cells(self):
-        """Fraction of each lattice cell that is folded, shape ``grid.shape`` + 1 on no-flux axes."""
-        widths = self.shape + 1 - self._first
-        out = np.empty(int(widths.prod()))
-        folds.folded(self.nodes, self.strides, self._permutations, self.shape, self._first, out)
-        return out.reshape(widths)
+        """Lattice cells (m, d) that are folded, cell 0 beginning at the lower face, and which fraction of each is."""
+        return self._folds
 
     def unfolded(self, source_values):
         """The map with its folds straightened: nodes of folded simplices move towards the mean of their neighbours.
@@ -175,7 +187,7 @@ class PiecewiseAffineMap:
         periodic, strides, shape = np.array(self.grid.periodic), self.strides, self.shape
         cells, chosen = np.empty((2, nodes.shape[1]), dtype=np.int64)
         seen, velocity, change = np.zeros(nodes.shape[1], dtype=np.int64), np.zeros(nodes.shape), np.empty(nodes.shape)
-        start = (np.argwhere(self.folded_cells() > 0) + self._first) @ np.array(strides)
+        start = self.folded_cells()[0] @ np.array(strides)
         cells[:len(start)], count, light = start, len(start), LIGHT * source_values.mean()
         for sweep in range(UNFOLDING_SWEEPS):
             if not count:
@@ -199,16 +211,8 @@ class PiecewiseAffineMap:
 
     def folded_mass(self, source_values):
         """Source mass in folded simplices."""
-        nodes = self.nodes.reshape(self.dimension, *self.shape + 2)
-        rows = np.empty(self.shape[0] + 1, dtype=np.int64)
-        (folds.folded_rows_2d if self.dimension == 2 else folds.folded_rows_3d)(nodes, rows)
-        if not rows.any():
-            return 0.0
-        folded = self.folded_cells()
-        bad = np.argwhere(folded > 0)
-        fraction = folded[tuple(bad.T)]
-        cells = bad + self._first
-        volume, index = np.ones(len(bad)), []
+        cells, fraction = self.folded_cells()
+        volume, index = np.ones(len(cells)), []
         for a in range(self.dimension):
             volume *= self.axes[a][cells[:, a] + 1] - self.axes[a][cells[:, a]]
             index.append(np.clip(cells[:, a] - 1, 0, self.shape[a] - 1))
@@ -249,7 +253,7 @@ class PiecewiseAffineMap:
         half = None if finely else self.halved(source_values)
         if half:
             error = distance(1.0, *half)
-            if error < SMALL_ERROR / 4:  # of smooth data
+            if error < SMALL_ERROR:
                 return error
         error = distance(1 / BLOCK if finely else 1.0)
         if error >= SMALL_ERROR and not finely:

@@ -115,7 +115,9 @@ def test_lower_layer_does_not_know_a_higher_one(lower, forbidden):
 def test_kernels_import_nothing_of_the_package():
     kernels = [module for module in FILES if is_under(module, ("kernels",))]
     assert "pmapde.kernels.stencil_2d" in kernels
-    assert not {name for module in kernels for name in own_imports(module)}
+    # but for the vectors of four, which know nothing at all
+    assert {name for module in kernels for name in own_imports(module)} == {"pmapde.kernels.lanes"}
+    assert not own_imports("pmapde.kernels.lanes")
 
 
 @pytest.mark.parametrize(("used", "users"), [

@@ -174,7 +174,7 @@ def test_the_extension_is_the_residual_inside_its_bounds_and_finite_everywhere(s
 def test_weights_of_the_extension_are_those_of_a_tangent(scheme, ndim):
     """Of degree one: the extension is linear along rays, ``E(s M) = E(M) + (s - 1) W M``, where its policy stays."""
     op = operator((10, 9, 8)[:ndim], scheme)
-    wanted = np.exp(op.log_source)  # uniform target
+    wanted = op.problem.source_values  # uniform target
     matrix = op.quadratic * 3.0  # u = 3 q: a determinant of 3^d, above the bound everywhere
     phi = 2.0 * op.problem.quadratic(op.grid.cell_centres())
     value = op.evaluate(phi, extend=True)

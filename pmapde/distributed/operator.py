@@ -17,7 +17,7 @@ class DistributedMongeAmpere(MongeAmpere):
     def __init__(self, block, layout, scheme):
         super().__init__(block, scheme)
         self.layout = layout
-        self.log_size = math.sqrt(layout.sum(float((self.log_source**2).sum())) / layout.grid.size)
+        self.log_size = math.sqrt(layout.sum(self.log_size**2 * layout.size) / layout.grid.size)
         self.natural_time = float(np.max(block.slopes * layout.grid.lengths**2))
 
     def on(self, block):

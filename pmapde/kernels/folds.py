@@ -25,17 +25,15 @@ def _orientation(nodes, base, strides, permutation, matrix):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def folded(nodes, strides, permutations, shape, first, out):
-    """``out[cell]``: volume fraction of the simplices of each lattice cell that the map does not keep positively
-    oriented."""
+def folded(nodes, strides, permutations, shape, first, slabs, out):
+    """``out[s, cell]``: volume fraction of the simplices of each lattice cell of slab ``slabs[s]`` along the first axis
+    that the map does not keep positively oriented."""
     dimension = len(strides)
-    slabs = shape[0] + 1 - first[0]
-    slab = out.shape[0] // slabs
-    for part in prange(slabs):
+    for part in prange(slabs.shape[0]):
         matrix = np.empty((dimension, dimension))
-        for cell in range(np.int64(part) * slab, (np.int64(part) + 1) * slab):
-            base, rest = np.int64(0), cell
-            for a in range(dimension - 1, -1, -1):
+        for cell in range(out.shape[1]):
+            base, rest = slabs[part] * strides[0], cell
+            for a in range(dimension - 1, 0, -1):
                 width = shape[a] + 1 - first[a]
                 base += (rest % width + first[a]) * strides[a]
                 rest //= width
@@ -43,7 +41,7 @@ def folded(nodes, strides, permutations, shape, first, out):
             for s in range(permutations.shape[0]):
                 if not _orientation(nodes, base, strides, permutations[s], matrix) > 0.0:
                     bad += 1
-            out[cell] = bad / permutations.shape[0]
+            out[part, cell] = bad / permutations.shape[0]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")

@@ -15,6 +15,8 @@ import math
 import numpy as np
 from numba import njit, prange
 
+from .lanes import row_sums, row_sums_and_slopes
+
 BLOCK = 1024
 SIXTH, TWO_THIRDS = 1 / 6, 2 / 3  # divisions would take most of the time
 
@@ -71,33 +73,43 @@ def _along(face, step, scale, own, begin, place):
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _evaluate_2d(coefficients, kind, i, j, fx, fy, with_gradient, scale, value, along_x, along_y):
+def _weigh(fraction, kind, with_slopes, weights, slopes):
+    """Weights and slopes of points along one axis."""
+    for q in range(fraction.shape[0]):
+        weights[0, q], weights[1, q], weights[2, q], weights[3, q] = _weights(fraction[q], kind)
+    if with_slopes:
+        for q in range(fraction.shape[0]):
+            slopes[0, q], slopes[1, q], slopes[2, q], slopes[3, q] = _slopes(fraction[q], kind)
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _four(weights, q):
+    return weights[0, q], weights[1, q], weights[2, q], weights[3, q]
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _evaluate_2d(coefficients, kind, index, fraction, room, with_gradient, scale, value, along_x, along_y):
     """Values of the spline, and ``scale[a]`` times the derivatives of its logarithm in index coordinates."""
-    flat, stride = coefficients.ravel(), np.uint32(coefficients.shape[1])
-    one, two, three = np.uint32(1), np.uint32(2), np.uint32(3)
-    for q in range(fx.shape[0]):
-        v0, v1, v2, v3 = _weights(fy[q], kind)
-        w0, w1, w2, w3 = _weights(fx[q], kind)
-        k = i[q] * stride + j[q]
-        a0, a1, a2, a3 = flat[k], flat[k + one], flat[k + two], flat[k + three]
-        k += stride
-        b0, b1, b2, b3 = flat[k], flat[k + one], flat[k + two], flat[k + three]
-        k += stride
-        c0, c1, c2, c3 = flat[k], flat[k + one], flat[k + two], flat[k + three]
-        k += stride
-        d0, d1, d2, d3 = flat[k], flat[k + one], flat[k + two], flat[k + three]
-        a, b = v0 * a0 + v1 * a1 + v2 * a2 + v3 * a3, v0 * b0 + v1 * b1 + v2 * b2 + v3 * b3
-        c, d = v0 * c0 + v1 * c1 + v2 * c2 + v3 * c3, v0 * d0 + v1 * d1 + v2 * d2 + v3 * d3
-        total = w0 * a + w1 * b + w2 * c + w3 * d
-        value[q] = total
+    stride = np.int64(coefficients.shape[1])
+    weights, slopes = room[0], room[1]
+    for axis in range(2):
+        _weigh(fraction[axis], kind, with_gradient, weights[axis], slopes[axis])
+    for q in range(value.shape[0]):
+        first, u, v = np.int64(index[0, q]) * stride + np.int64(index[1, q]), _four(weights[0], q), _four(weights[1], q)
         if with_gradient:
+            du, dv = _four(slopes[0], q), _four(slopes[1], q)
+            sums, sums_x = row_sums_and_slopes(coefficients, first, (u,), (du,))
+            total = _dot(v, sums)
             inverse = 1.0 / total
-            s0, s1, s2, s3 = _slopes(fx[q], kind)
-            along_x[q] = scale[0] * inverse * (s0 * a + s1 * b + s2 * c + s3 * d)
-            s0, s1, s2, s3 = _slopes(fy[q], kind)
-            along_y[q] = scale[1] * inverse * (
-                s0 * (w0 * a0 + w1 * b0 + w2 * c0 + w3 * d0) + s1 * (w0 * a1 + w1 * b1 + w2 * c1 + w3 * d1)
-                + s2 * (w0 * a2 + w1 * b2 + w2 * c2 + w3 * d2) + s3 * (w0 * a3 + w1 * b3 + w2 * c3 + w3 * d3))
+            value[q] = total
+            along_x[q], along_y[q] = scale[0] * inverse * _dot(v, sums_x), scale[1] * inverse * _dot(dv, sums)
+        else:
+            value[q] = _dot(v, row_sums(coefficients, first, (u,), (u,))[0])
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
@@ -112,7 +124,7 @@ def points_2d(coefficients, shape, periodic, cubic, lower, spacing, points, with
             _points(points[axis], begin, lower[axis], spacing[axis], place[axis])
             _locate(place[axis], shape[axis], periodic[axis], index[axis])
         last = end if with_gradient else begin
-        _evaluate_2d(coefficients, kind, index[0], index[1], place[0], place[1], with_gradient, 1.0 / spacing,
+        _evaluate_2d(coefficients, kind, index, place, np.empty((2, 2, 4, end - begin)), with_gradient, 1.0 / spacing,
                      value[begin:end], gradient[0, begin:last], gradient[1, begin:last])
 
 
@@ -131,41 +143,30 @@ def images_2d(coefficients, shape, periodic, cubic, face, step, scale, phi, with
                 _locate(place[axis], shape[axis], periodic[axis], index[axis])
             row = np.int64(i) if with_drift else 0
             last = end if with_drift else begin
-            _evaluate_2d(coefficients, kind, index[0], index[1], place[0], place[1], with_drift, 0.5 * scale,
+            _evaluate_2d(coefficients, kind, index, place, np.empty((2, 2, 4, end - begin)), with_drift, 0.5 * scale,
                          value[i, begin:end], drift[0, row, begin:last], drift[1, row, begin:last])
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _evaluate_3d(coefficients, kind, index, fraction, with_gradient, scale, value, along_x, along_y, along_z):
-    one, two, three = np.uint32(1), np.uint32(2), np.uint32(3)
+def _evaluate_3d(coefficients, kind, index, fraction, room, with_gradient, scale, value, along_x, along_y, along_z):
+    row = np.int64(coefficients.shape[2])
+    plane = row * coefficients.shape[1]
+    weights, slopes = room[0], room[1]
+    for axis in range(3):
+        _weigh(fraction[axis], kind, with_gradient, weights[axis], slopes[axis])
     for q in range(value.shape[0]):
-        u, v = _weights(fraction[0, q], kind), _weights(fraction[1, q], kind)
-        w0, w1, w2, w3 = _weights(fraction[2, q], kind)
-        slope_u, slope_v = _slopes(fraction[0, q], kind), _slopes(fraction[1, q], kind)
-        z0, z1, z2, z3 = _slopes(fraction[2, q], kind)
-        i, j, k = index[0, q], index[1, q], index[2, q]
-        total, sum_x, sum_y, sum_z = 0.0, 0.0, 0.0, 0.0
-        for a in range(4):
-            plane, plane_y, plane_z = 0.0, 0.0, 0.0
-            for b in range(4):
-                line = coefficients[i + np.uint32(a), j + np.uint32(b)]
-                c0, c1, c2, c3 = line[k], line[k + one], line[k + two], line[k + three]
-                row = w0 * c0 + w1 * c1 + w2 * c2 + w3 * c3
-                plane += v[b] * row
-                if with_gradient:
-                    plane_y += slope_v[b] * row
-                    plane_z += v[b] * (z0 * c0 + z1 * c1 + z2 * c2 + z3 * c3)
-            total += u[a] * plane
-            if with_gradient:
-                sum_x += slope_u[a] * plane
-                sum_y += u[a] * plane_y
-                sum_z += u[a] * plane_z
-        value[q] = total
+        first = np.int64(index[0, q]) * plane + np.int64(index[1, q]) * row + np.int64(index[2, q])
+        u, v, w = _four(weights[0], q), _four(weights[1], q), _four(weights[2], q)
         if with_gradient:
+            du, dv, dw = _four(slopes[0], q), _four(slopes[1], q), _four(slopes[2], q)
+            sums, sums_x, sums_y = row_sums_and_slopes(coefficients, first, (u, v), (du, dv))
+            total = _dot(w, sums)
             inverse = 1.0 / total
-            along_x[q] = scale[0] * inverse * sum_x
-            along_y[q] = scale[1] * inverse * sum_y
-            along_z[q] = scale[2] * inverse * sum_z
+            value[q] = total
+            along_x[q], along_y[q] = scale[0] * inverse * _dot(w, sums_x), scale[1] * inverse * _dot(w, sums_y)
+            along_z[q] = scale[2] * inverse * _dot(dw, sums)
+        else:
+            value[q] = _dot(w, row_sums(coefficients, first, (u, v), (u, v))[0])
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
@@ -180,8 +181,8 @@ def points_3d(coefficients, shape, periodic, cubic, lower, spacing, points, with
             _points(points[axis], begin, lower[axis], spacing[axis], place[axis])
             _locate(place[axis], shape[axis], periodic[axis], index[axis])
         last = end if with_gradient else begin
-        _evaluate_3d(coefficients, kind, index, place, with_gradient, 1.0 / spacing, value[begin:end],
-                     gradient[0, begin:last], gradient[1, begin:last], gradient[2, begin:last])
+        _evaluate_3d(coefficients, kind, index, place, np.empty((2, 3, 4, end - begin)), with_gradient, 1.0 / spacing,
+                     value[begin:end], gradient[0, begin:last], gradient[1, begin:last], gradient[2, begin:last])
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
@@ -189,7 +190,7 @@ def images_3d(coefficients, shape, periodic, cubic, face, step, scale, phi, with
     """The same in 3D."""
     kind, ny, nz = 1.0 if cubic else 0.0, value.shape[1], value.shape[2]
     for i in prange(value.shape[0]):
-        index, place = np.empty((3, nz), dtype=np.uint32), np.empty((3, nz))
+        index, place, room = np.empty((3, nz), dtype=np.uint32), np.empty((3, nz)), np.empty((2, 3, 4, nz))
         for j in range(ny):
             _across(face[0] + step[0] * (i + 0.5), scale[0], phi[i, j + 1], phi[i + 2, j + 1], 0, place[0])
             _across(face[1] + step[1] * (j + 0.5), scale[1], phi[i + 1, j], phi[i + 1, j + 2], 0, place[1])
@@ -197,5 +198,5 @@ def images_3d(coefficients, shape, periodic, cubic, face, step, scale, phi, with
             for axis in range(3):
                 _locate(place[axis], shape[axis], periodic[axis], index[axis])
             x, y, last = (np.int64(i), j, nz) if with_drift else (0, 0, 0)
-            _evaluate_3d(coefficients, kind, index, place, with_drift, 0.5 * scale, value[i, j],
+            _evaluate_3d(coefficients, kind, index, place, room, with_drift, 0.5 * scale, value[i, j],
                          drift[0, x, y, :last], drift[1, x, y, :last], drift[2, x, y, :last])

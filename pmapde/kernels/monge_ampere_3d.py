@@ -161,14 +161,14 @@ def centred_extension(phi, quadratic, log_image, low, high, with_weights, weight
 @njit(cache=True, parallel=True, error_model="numpy")
 def centred_margin(phi, quadratic, out):
     """``out[i]``: smallest eigenvalue of the centred Hessian relative to D2q, row by row (trigonometric formula)."""
-    qx, qy, qz = math.sqrt(quadratic[0]), math.sqrt(quadratic[1]), math.sqrt(quadratic[2])
+    rx, ry, rz = 1.0 / math.sqrt(quadratic[0]), 1.0 / math.sqrt(quadratic[1]), 1.0 / math.sqrt(quadratic[2])
+    sxx, syy, szz, sxy, sxz, syz = rx * rx, ry * ry, rz * rz, rx * ry, rx * rz, ry * rz
     for i in prange(out.shape[0]):
         smallest = 1e300  # finite: it is subtracted
         for j in range(phi.shape[1] - 2):
             for k in range(phi.shape[2] - 2):
                 xx, yy, zz, xy, xz, yz = _hessian(phi, i + 1, j + 1, k + 1, quadratic)
-                xx, yy, zz = xx / (qx * qx), yy / (qy * qy), zz / (qz * qz)
-                xy, xz, yz = xy / (qx * qy), xz / (qx * qz), yz / (qy * qz)
+                xx, yy, zz, xy, xz, yz = sxx * xx, syy * yy, szz * zz, sxy * xy, sxz * xz, syz * yz
                 ax, ay, az = xx - smallest, yy - smallest, zz - smallest
                 if (ax > 0.0 and ax * ay - xy * xy > 0.0
                         and _determinant(ax, ay, az, xy, xz, yz) > 0.0):

@@ -83,13 +83,30 @@ def log_ratio(values, factor, image, low, high, reference, sums):
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"reassoc"})
+def logarithms(values, shift, out, sums):
+    """``out = log values + shift``, NaN where there is no logarithm or the number is not normal; per block the sum of
+    the squares of ``log values``."""
+    for block in prange(sums.shape[0]):
+        begin = np.int64(block) * BLOCK
+        end, total = min(begin + BLOCK, values.shape[0]), 0.0
+        for part in range(begin, end, SHORT):
+            logs = out[part:min(part + SHORT, end)]
+            _log(values[part:min(part + SHORT, end)], logs)
+            for q in range(logs.shape[0]):
+                total += logs[q] * logs[q]
+                logs[q] += shift
+        sums[block] = total
+
+
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"reassoc"})
 def weighted_squares(values, weight, sums):
-    """Per block the sum of ``weight values^2``."""
+    """Per block the sum of ``weight |values|^2``, ``values`` (components, n)."""
     for block in prange(sums.shape[0]):
         begin = np.int64(block) * BLOCK
         total = 0.0
-        for k in range(begin, min(begin + BLOCK, values.shape[0])):
-            total += weight[k] * values[k] * values[k]
+        for part in values:
+            for k in range(begin, min(begin + BLOCK, weight.shape[0])):
+                total += weight[k] * part[k] * part[k]
         sums[block] = total
 
 

@@ -1,4 +1,5 @@
-"""Tensor-product four-point interpolation between uniform grids; indices (n, 4) and weights (n, 4) per axis."""
+"""Between uniform grids: tensor-product four-point interpolation, indices (n, 4) and weights (n, 4) per axis; means of
+blocks of cells."""
 import numpy as np
 from numba import njit, prange
 
@@ -38,3 +39,25 @@ def interpolate_3d(coarse, index_x, weight_x, index_y, weight_y, index_z, weight
             for k in range(nz):
                 out[i, j, k] = (weight_z[k, 0] * row[index_z[k, 0]] + weight_z[k, 1] * row[index_z[k, 1]]
                                 + weight_z[k, 2] * row[index_z[k, 2]] + weight_z[k, 3] * row[index_z[k, 3]])
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def block_means(fine, out):
+    """``out[i, j, k]``: mean of the block of cells of ``fine`` that it is made of; the last axis first."""
+    nx, ny, nz = out.shape
+    wide, deep, long = fine.shape[0] // nx, fine.shape[1] // ny, fine.shape[2] // nz
+    share = 1.0 / (wide * deep * long)
+    for i in prange(nx):
+        row = np.empty(fine.shape[2])
+        for j in range(ny):
+            row[:] = 0.0
+            for a in range(wide):
+                for b in range(deep):
+                    line = fine[i * wide + a, j * deep + b]
+                    for k in range(row.shape[0]):
+                        row[k] += line[k]
+            for k in range(nz):
+                total = 0.0
+                for c in range(long):
+                    total += row[k * long + c]
+                out[i, j, k] = share * total

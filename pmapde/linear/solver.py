@@ -58,7 +58,7 @@ FEW_CYCLES = 6
 TELLING = {2: 64, 3: 32}
 """Cells along the shortest axis from which the rate of the cycles on a grid says something about finer grids."""
 SLACK = 0.8
-"""Largest relative error of a correction, however small it is: some of it must be right."""
+"""Largest relative error of a correction whose error is a guess: some of it must be right."""
 FIRST_RATE, LEAST_RATE = 0.25, 0.15
 """Rate of the cycles assumed before one was seen, and the least that two corrections are believed."""
 SLOW_RATE, SLOWEST, FORGET, UNSEEN = 0.35, 0.8, 0.9, 0.55
@@ -187,8 +187,8 @@ class LinearSolver:
             self._kept = None
 
     def correct(self, stencil, rhs, rtol, spacing, atol):
-        """Correction for ``rhs`` whose error, in the RMS of its gradient, is below ``atol``, or ``SLACK`` of
-        its size if that is less, or below ``rtol size``.
+        """Correction for ``rhs`` whose error, in the RMS of its gradient, is below ``atol`` (and ``SLACK`` of its size
+        where the rate of the cycles is not known yet), or below ``rtol size``.
 
         A residual says little about smooth errors, the size of successive corrections does: cycles are repeated until
         ``last rate / (1 - rate)`` is small enough, the rate being that of the corrections, on this grid or the last
@@ -248,7 +248,7 @@ class LinearSolver:
                     self._rate = max(self._rate, min(2 * pace.slowest_at(rate) - 1, SLOWEST))
                 expected = rate = max(pace.rate, rate) if settled else pace.rate
                 error = max(norm * expected / (1 - expected), min(size, before) * pace.left)
-            enough = max(rtol * size, min(atol, SLACK * size))
+            enough = max(rtol * size, atol if known else min(atol, SLACK * size))
             if error <= enough:
                 counters["solves"] += 1
                 return LinearResult(total[inside], math.nan, spent, True, size, error)
