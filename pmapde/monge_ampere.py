@@ -199,8 +199,9 @@ class MongeAmpere:
         """Room for :meth:`evaluate`; without a linearisation if so asked."""
         shape = self.grid.shape
         empty = (0,) * len(shape)
+        new = np.zeros if self.problem.target.is_uniform else np.empty
         return Evaluation(np.empty(shape), np.empty((len(self.offsets), *(shape if linearise else empty))),
-                          np.zeros((len(shape), *(shape if linearise else empty))))
+                          new((len(shape), *(shape if linearise else empty))))
 
     def evaluate(self, phi, extend=False, linearise=True, out=None):
         """The log residual at ``phi`` and, if asked for, its linearisation.

@@ -98,15 +98,23 @@ def logarithms(values, shift, out, sums):
         sums[block] = total
 
 
+@njit(cache=True, error_model="numpy", fastmath={"reassoc"})
+def _weighted(values, weight):
+    """Sum of ``weight values^2``: on its own it is vectorised, inside the loops below it is not."""
+    total = 0.0
+    for k in range(weight.shape[0]):
+        total += weight[k] * (values[k] * values[k])
+    return total
+
+
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"reassoc"})
 def weighted_squares(values, weight, sums):
     """Per block the sum of ``weight |values|^2``, ``values`` (components, n)."""
     for block in prange(sums.shape[0]):
         begin = np.int64(block) * BLOCK
-        total = 0.0
-        for part in values:
-            for k in range(begin, min(begin + BLOCK, weight.shape[0])):
-                total += weight[k] * part[k] * part[k]
+        end, total = min(begin + BLOCK, weight.shape[0]), 0.0
+        for component in range(values.shape[0]):
+            total += _weighted(values[component, begin:end], weight[begin:end])
         sums[block] = total
 
 
