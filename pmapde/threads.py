@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from functools import cache
 from numbers import Integral
 
@@ -24,11 +25,21 @@ def checked_threads(threads):
     return int(threads)
 
 
+_told = threading.local()
+"""``count``: what numba was told last by this thread, 0 for nothing; None outside :func:`thread_settings`, where others
+may tell it something else."""
+
+
 def use_threads(threads, size):
     """Run the next kernels on a grid of ``size`` cells on ``threads`` threads, or on one if it is small."""
-    refuse_forked()
-    import numba
-    numba.set_num_threads(threads if size >= SERIAL_BELOW else 1)
+    count = threads if size >= SERIAL_BELOW else 1
+    known = getattr(_told, "count", None)
+    if known != count:
+        refuse_forked()
+        import numba
+        numba.set_num_threads(count)
+        if known is not None:
+            _told.count = count
 
 
 def serial_blas():
@@ -71,8 +82,11 @@ def thread_settings(threads):
     """Within: numba on ``threads`` threads; restored after."""
     refuse_forked()
     import numba
-    before = numba.get_num_threads()
+    before, told = numba.get_num_threads(), getattr(_told, "count", None)
     try:
-        yield checked_threads(threads)
+        count = checked_threads(threads)
+        _told.count = 0
+        yield count
     finally:
         numba.set_num_threads(before)
+        _told.count = told

@@ -164,6 +164,8 @@ class PiecewiseAffineMap:
         (folds.folded_rows_2d if self.dimension == 2 else folds.folded_rows_3d)(nodes, count)
         slabs = np.flatnonzero(count)
         slabs = slabs[slabs >= self._first[0]]
+        if not len(slabs):
+            return np.empty((0, self.dimension), dtype=np.int64), np.empty(0)
         widths = (self.shape + 1 - self._first)[1:]
         out = np.empty((len(slabs), int(widths.prod())))
         folds.folded(self.nodes, self.strides, self._permutations, self.shape, self._first, slabs, out)

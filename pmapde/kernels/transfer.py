@@ -41,23 +41,29 @@ def interpolate_3d(coarse, index_x, weight_x, index_y, weight_y, index_z, weight
                                 + weight_z[k, 2] * row[index_z[k, 2]] + weight_z[k, 3] * row[index_z[k, 3]])
 
 
+@njit(cache=True, error_model="numpy")
+def _mean_row(block, share, row, out):
+    """``out[k]``: ``share`` times the sum of its cells of a block of rows."""
+    row[:] = 0.0
+    for a in range(block.shape[0]):
+        for b in range(block.shape[1]):
+            line = block[a, b]
+            for k in range(row.shape[0]):
+                row[k] += line[k]
+    long = row.shape[0] // out.shape[0]
+    for k in range(out.shape[0]):
+        total = 0.0
+        for c in range(long):
+            total += row[k * long + c]
+        out[k] = share * total
+
+
 @njit(cache=True, parallel=True, error_model="numpy")
 def block_means(fine, out):
-    """``out[i, j, k]``: mean of the block of cells of ``fine`` that it is made of; the last axis first."""
-    nx, ny, nz = out.shape
-    wide, deep, long = fine.shape[0] // nx, fine.shape[1] // ny, fine.shape[2] // nz
-    share = 1.0 / (wide * deep * long)
-    for i in prange(nx):
+    """``out[i, j, k]``: mean of the block of cells of ``fine`` that it is made of."""
+    wide, deep = fine.shape[0] // out.shape[0], fine.shape[1] // out.shape[1]
+    share = out.size / fine.size
+    for i in prange(out.shape[0]):
         row = np.empty(fine.shape[2])
-        for j in range(ny):
-            row[:] = 0.0
-            for a in range(wide):
-                for b in range(deep):
-                    line = fine[i * wide + a, j * deep + b]
-                    for k in range(row.shape[0]):
-                        row[k] += line[k]
-            for k in range(nz):
-                total = 0.0
-                for c in range(long):
-                    total += row[k * long + c]
-                out[i, j, k] = share * total
+        for j in range(out.shape[1]):
+            _mean_row(fine[i * wide:(i + 1) * wide, j * deep:(j + 1) * deep], share, row, out[i, j])

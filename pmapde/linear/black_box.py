@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from ..ghosts import fold
 from ..kernels import black_box_2d, black_box_3d
@@ -100,7 +100,8 @@ class _Hierarchy:
             self.kernels.galerkin(rows, *self.levels[-1].transfer, coarse)
             rows = coarse
         self.coarse_shape = rows.shape[1:]
-        self.coarsest = BorderedMatrix(_matrix(rows, self.periodic))
+        # coefficients beyond a no-flux face are zero already
+        self.coarsest = BorderedMatrix(rows.ravel(), *_pattern(rows.shape, self.periodic), rows[0].size)
         self.coarse_field = np.zeros(tuple(n + 2 for n in self.coarse_shape))
         self.coarse_rhs = np.empty(self.coarse_shape)
 
@@ -181,14 +182,14 @@ def _ratio(rows):
     return tuple(2 if s else 1 for s in (strong if any(strong) else able))
 
 
-def _matrix(rows, periodic):
-    """The rows as a scipy matrix; coefficients beyond a no-flux face are zero already."""
-    shape = rows.shape[1:]
+@lru_cache(maxsize=16)
+def _pattern(shape, periodic):
+    """Cells and their neighbours, in the order of the rows of the small grids where hierarchies end."""
+    count, *shape = shape
     neighbours = np.zeros((1, 1), dtype=np.int64)  # of the cells, axis after axis
     for n, wraps in zip(shape, periodic):
         cells = fold(np.arange(n) + np.arange(-1, 2)[:, None], n, wraps)
         neighbours = (neighbours[:, None, :, None] * n + cells[:, None]).reshape(len(neighbours) * 3, -1)
     if len(shape) == 3:
-        neighbours = neighbours[black_box_3d.ORDER[:len(rows)]]
-    size = neighbours.shape[1]
-    return csr_matrix((rows.ravel(), (np.tile(np.arange(size), len(rows)), neighbours.ravel())), (size, size))
+        neighbours = neighbours[black_box_3d.ORDER[:count]]
+    return np.tile(np.arange(neighbours.shape[1]), count), neighbours.ravel()

@@ -33,7 +33,8 @@ class Direct:
 
 class _Direct:
     def __init__(self, stencil):
-        self.inverse = BorderedMatrix(stencil.matrix())
+        matrix = stencil.matrix().tocoo()
+        self.inverse = BorderedMatrix(matrix.data, matrix.row, matrix.col, matrix.shape[0])
 
     def apply(self, residual, threads=1):
         """The solution, with one ghost layer."""
@@ -43,18 +44,18 @@ class _Direct:
 class BorderedMatrix:
     """LU of ``[[A, 1], [1', 0]]``: solves ``A w + c = rhs`` for the mean-free ``w``, whatever the constant c.
 
-    The inverse instead where ``A`` is small: a sparse LU takes a millisecond to set up, whatever the size.
+    ``A`` is the sum of its entries, given by their values, rows and columns. The inverse instead where it is small: a
+    sparse LU takes a millisecond to set up, whatever the size.
     """
 
-    def __init__(self, matrix):
-        size = matrix.shape[0]
+    def __init__(self, values, rows, columns, size):
         if size <= SMALL:
             bordered = np.ones((size + 1, size + 1))
-            bordered[:size, :size] = matrix.toarray()
+            bordered[:size, :size] = np.bincount(rows * size + columns, values, size * size).reshape(size, size)
             bordered[size, size] = 0.0
             self._solve = np.linalg.inv(bordered).__matmul__
         else:
-            ones = csc_matrix(np.ones((size, 1)))
+            matrix, ones = csc_matrix((values, (rows, columns)), (size, size)), csc_matrix(np.ones((size, 1)))
             self._solve = splu(bmat([[matrix, ones], [ones.T, None]], format="csc")).solve
 
     def solve(self, residual):

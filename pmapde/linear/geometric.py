@@ -117,8 +117,7 @@ class _Hierarchy:
         if not large.any():
             return shape
         sample = weights[(slice(None), *(slice(None, None, max(1, n // 32)) for n in shape))]  # enough for a mean
-        offsets = self.offsets[:len(weights)]
-        strength = np.array([sample[offsets[:, axis] != 0].sum() for axis in range(len(shape))])
+        strength = (self.offsets[:len(weights)].T != 0) @ sample.sum(axis=tuple(range(1, sample.ndim)))
         strong = large & (strength * self.settings.anisotropy >= strength[large].max())
         return tuple((n + 1) // 2 if coarsen else n for n, coarsen in zip(shape, strong))
 
