@@ -131,17 +131,9 @@ class GridDensity:
         """Spline coefficients with their ghost layer."""
         values, width = self.values, 2
         if self.interpolation == "cubic":
-            modes = ["grid-wrap" if wraps else "reflect" for wraps in self.grid.periodic]
-            coefficients = values
-            for axis, mode in enumerate(modes):
-                coefficients = ndimage.spline_filter1d(coefficients, 3, axis, mode=mode)
-            lowest = ndimage.minimum_filter(values, 3, mode=["wrap" if wraps else "nearest"
-                                                             for wraps in self.grid.periodic])
-            values = np.maximum(coefficients, lowest / 2)
+            values = spline_coefficients(values, self.grid.periodic)
             values *= self.values.sum() / values.sum()
-        for axis, (n, wraps) in enumerate(zip(self.grid.shape, self.grid.periodic)):
-            values = np.take(values, fold(np.arange(-width, n + width), n, wraps), axis=axis)
-        return np.ascontiguousarray(values)
+        return _extended(values, width, self.grid.periodic)
 
     def log_density(self, points, gradient=False):
         """Log of the interpolated density at points ``(n, d)``; with ``gradient``, also its gradient ``(n, d)``.
@@ -166,51 +158,80 @@ class GridDensity:
     def _spline(self):
         return self._coefficients, self.grid.shape, self.grid.periodic, self.interpolation == "cubic"
 
-    def _in_cells(self, face, step, scale):
-        """Positions ``face + step i + scale (phi[i] - phi[i - 1])`` in index coordinates."""
-        grid = self.grid
-        return (face - grid.lower) / grid.spacing, step / grid.spacing, scale / grid.spacing
-
-    def at_images(self, phi, face, step, scale, derivatives, value, drift):
-        """The density at the images of the cells of another grid, midway between ``face + step i + scale (phi[i] -
-        phi[i - 1])`` and the same at ``i + 1`` along every axis; with ``derivatives`` those of its logarithm in the
-        differences ``phi[i + 1] - phi[i - 1]``.
-
-        ``phi`` has one ghost layer. Written to ``value`` (*shape) and ``drift`` (d, *shape).
-        """
-        from .kernels.interpolation import images_2d, images_3d
-        kernel = images_2d if self.grid.ndim == 2 else images_3d
-        kernel(*self._spline, *self._in_cells(face, step, scale), phi, derivatives, value, drift)
+    def at_images(self, *images_and_out):
+        """:func:`at_images` of this density."""
+        at_images(self._spline, self.grid, *images_and_out)
 
     @cached_property
-    def _prefix_sums(self):
-        """Values at the centres, with a ghost layer, whose multilinear interpolant has the cell averages ``values``,
-        nearly, and their integrals along the last axis up to the centres.
+    def _multilinear(self):
+        return multilinear(_extended(self.values, 2, self.grid.periodic))
 
-        Interpolating the averages themselves would add an eighth of their second difference along every axis; what
-        would flow over each face to undo that is bounded by an eighth of the smaller side: positive, and no mass lost.
-        """
-        cells = self.values
-        for axis, (n, wraps) in enumerate(zip(self.grid.shape, self.grid.periodic)):
-            ends = np.take(self.values, fold(np.arange(-1, n + 1), n, wraps), axis=axis)
-            low, high = (np.take(ends, np.arange(k, n + 1 + k), axis=axis) for k in (0, 1))
-            bound = np.minimum(low, high)
-            cells = cells - np.diff(np.clip(high - low, -bound, bound), axis=axis) / 8
-        for axis, (n, wraps) in enumerate(zip(self.grid.shape, self.grid.periodic)):
-            cells = np.take(cells, fold(np.arange(-1, n + 1), n, wraps), axis=axis)
-        cells = np.ascontiguousarray(cells)
-        sums = np.zeros(cells.shape)
-        np.cumsum(0.5 * (cells[..., 1:] + cells[..., :-1]), axis=-1, out=sums[..., 1:])
-        sums -= sums[..., 1:2] - 0.125 * (3 * cells[..., 1:2] + cells[..., :1])  # from the lower face on
-        return cells, sums
+    def over_images(self, *images_and_out):
+        """:func:`over_images` of this density."""
+        over_images(self._multilinear, self.grid, *images_and_out)
 
-    def over_images(self, phi, face, step, scale, derivatives, value, drift, moment):
-        """The same for the exact mean of the density, multilinear between its cell centres, over the whole images
-        (boxes); ``moment`` (d, *shape): derivatives in the second differences along the axes."""
-        from .kernels.averages import average_2d, average_3d
-        kernel = average_2d if self.grid.ndim == 2 else average_3d
-        kernel(*self._prefix_sums, np.array(self.grid.periodic), *self._in_cells(face, step, scale), phi, derivatives,
-               value, drift, moment)
+
+def _extended(values, width, periodic):
+    """``values`` with their ghost layers."""
+    for axis, (n, wraps) in enumerate(zip(values.shape, periodic)):
+        values = np.take(values, fold(np.arange(-width, n + width), n, wraps), axis=axis)
+    return np.ascontiguousarray(values)
+
+
+def spline_coefficients(values, periodic):
+    """Of the cubic spline through ``values``, those below half the smallest of the values around raised to it."""
+    coefficients = values
+    for axis, wraps in enumerate(periodic):
+        coefficients = ndimage.spline_filter1d(coefficients, 3, axis, mode="grid-wrap" if wraps else "reflect")
+    lowest = ndimage.minimum_filter(values, 3, mode=["wrap" if wraps else "nearest" for wraps in periodic])
+    return np.maximum(coefficients, lowest / 2)
+
+
+def multilinear(values):
+    """Of cell averages ``values`` with two ghost layers: values at the centres, with one ghost layer, whose multilinear
+    interpolant has these averages, nearly, and their integrals along the last axis up to the centres.
+
+    Interpolating the averages themselves would add an eighth of their second difference along every axis; what would
+    flow over each face to undo that is bounded by an eighth of the smaller side: positive, and no mass lost.
+    """
+    inside = (slice(1, -1),) * values.ndim
+    cells = values[inside].copy()
+    for axis in range(values.ndim):
+        line = values[tuple(slice(None) if a == axis else slice(1, -1) for a in range(values.ndim))]
+        low, high = (np.take(line, np.arange(k, line.shape[axis] - 1 + k), axis=axis) for k in (0, 1))
+        bound = np.minimum(low, high)
+        cells -= np.diff(np.clip(high - low, -bound, bound), axis=axis) / 8
+    sums = np.zeros(cells.shape)
+    np.cumsum(0.5 * (cells[..., 1:] + cells[..., :-1]), axis=-1, out=sums[..., 1:])
+    sums -= sums[..., 1:2] - 0.125 * (3 * cells[..., 1:2] + cells[..., :1])  # from the lower face on
+    return cells, sums
+
+
+def _in_cells(grid, face, step, scale):
+    """Positions ``face + step i + scale (phi[i] - phi[i - 1])`` in index coordinates."""
+    return (face - grid.lower) / grid.spacing, step / grid.spacing, scale / grid.spacing
+
+
+def at_images(spline, grid, phi, face, step, scale, derivatives, value, drift):
+    """A density at the images of the cells of another grid, midway between ``face + step i + scale (phi[i] -
+    phi[i - 1])`` and the same at ``i + 1`` along every axis; with ``derivatives`` those of its logarithm in the
+    differences ``phi[i + 1] - phi[i - 1]``.
+
+    ``spline``: coefficients with two ghost layers, cells, periodic axes, and whether it is cubic, on ``grid``. ``phi``
+    has one ghost layer. Written to ``value`` (*shape) and ``drift`` (d, *shape).
+    """
+    from .kernels.interpolation import images_2d, images_3d
+    kernel = images_2d if grid.ndim == 2 else images_3d
+    kernel(*spline, *_in_cells(grid, face, step, scale), phi, derivatives, value, drift)
+
+
+def over_images(cells_and_sums, grid, phi, face, step, scale, derivatives, value, drift, moment):
+    """The same for the exact mean of the density, :func:`multilinear` between its cell centres, over the whole images
+    (boxes); ``moment`` (d, *shape): derivatives in the second differences along the axes."""
+    from .kernels.averages import average_2d, average_3d
+    kernel = average_2d if grid.ndim == 2 else average_3d
+    kernel(*cells_and_sums, np.array(grid.periodic), *_in_cells(grid, face, step, scale), phi, derivatives, value,
+           drift, moment)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import work
-from .density import GridDensity
 from .kernels import monge_ampere_2d, monge_ampere_3d, monge_ampere_3d_monotone, stencil_2d, stencil_3d
 from .linear.stencil import Stencil
 from .reductions import log_ratio, logarithm, rms, weighted_square
@@ -100,7 +99,8 @@ class MongeAmpere:
         self.affine = [(problem.offsets[a] + problem.slopes[a] * (grid.centres(a) - grid.lower[a])).reshape(
             [-1 if b == a else 1 for b in range(grid.ndim)]) for a in range(grid.ndim)]
         self._padded = np.empty(tuple(n + 2 for n in grid.shape))
-        if isinstance(problem.target, GridDensity) and not problem.target.is_uniform:
+        self._on_cells = hasattr(problem.target, "at_images")  # a density on cells, not a function
+        if self._on_cells and not problem.target.is_uniform:
             self._density = np.empty(grid.shape)  # of the target, at the images of the cells
             self._moment = np.empty((grid.ndim, *grid.shape)) if self.averages_target else None
 
@@ -182,7 +182,7 @@ class MongeAmpere:
         target, h = problem.target, grid.spacing
         if target.is_uniform:
             return None
-        if isinstance(target, GridDensity):
+        if self._on_cells:
             arguments = (padded, problem.offsets, problem.slopes * h, 1 / h, linearise, self._density, drift)
             if self.averages_target:
                 target.over_images(*arguments, self._moment)
@@ -213,7 +213,7 @@ class MongeAmpere:
         self.work += self.evaluation_work
         padded = self._pad(phi)
         value, image = self._target(padded, evaluation.drift, linearise), self._image
-        if value is not None and not isinstance(self.problem.target, GridDensity):
+        if value is not None and not self._on_cells:
             image, value = np.subtract(image, value, out=value), None
         bounds = (EXTENSION if extend else PLAIN) if isinstance(extend, bool) else extend
         self._determinant(padded, image, value, bounds, evaluation, linearise)

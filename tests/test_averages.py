@@ -70,7 +70,7 @@ def test_averages_are_exact(size, shape, target_shape, boundary):
                    for bound in spans(phi, *arguments, periodic))
     assert (highs < lows).any() == (size > 0.1)
     for cell in np.ndindex(shape):
-        expected = density._prefix_sums[0][(slice(1, -1),) * len(shape)]
+        expected = density._multilinear[0][(slice(1, -1),) * len(shape)]
         for axis, n in enumerate(target_shape):
             means = mean_hats(lows[axis][cell], highs[axis][cell], n, periodic[axis])
             expected = np.tensordot(means, expected, (0, 0))
@@ -138,7 +138,7 @@ def test_cell_averages_of_the_interpolant_are_those_of_the_density(periodic):
 def test_the_interpolant_of_spikes_is_positive_and_keeps_the_mass():
     for shape in ((9, 7), (6, 5, 7)):
         values = np.random.default_rng(5).random(shape)**20
-        cells = GridDensity(values)._prefix_sums[0][(slice(1, -1),) * len(shape)]
+        cells = GridDensity(values)._multilinear[0][(slice(1, -1),) * len(shape)]
         assert (cells >= (0.499 if len(shape) == 2 else 0.249) * values).all()
         assert cells.sum() == pytest.approx(values.sum(), rel=1e-13)
 

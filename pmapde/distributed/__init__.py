@@ -6,5 +6,6 @@ from .engine import solve
 from .launch import communicator
 from .problem import SampledProblem
 from .result import DistributedResult, read_checkpoint
+from .target import SlicedDensity
 
-__all__ = ["DistributedResult", "SampledProblem", "communicator", "read_checkpoint", "solve"]
+__all__ = ["DistributedResult", "SampledProblem", "SlicedDensity", "communicator", "read_checkpoint", "solve"]

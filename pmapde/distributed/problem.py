@@ -14,6 +14,7 @@ from ..problem import TransportProblem
 from ..transfer import averaging_matrix
 from .launch import agree
 from .layout import Layout, partition
+from .target import SlicedDensity
 
 MATRIX_BYTES = {2: 700, 3: 1800}
 """Bytes per cell of the assembled matrix, its algebraic hierarchy and the Krylov vectors."""
@@ -52,7 +53,7 @@ def block_of(problem, layout):
               else np.ascontiguousarray(problem.source_values[layout.slices]))
     frame = problem.frame if isinstance(problem, SampledProblem) else problem
     first = np.array([pair[0] for pair in layout.ranges])
-    return Block(layout, layout.box(), values, frame.target, frame.slopes,
+    return Block(layout, layout.box(), values, problem.target, frame.slopes,
                  frame.offsets + frame.slopes * layout.grid.spacing * first)
 
 
@@ -64,15 +65,18 @@ class SampledProblem:
     source : LogDensity or array-like
         A function, evaluated by every rank at the cells of its box; or cell averages that are read in slices, for
         instance ``numpy.load(path, mmap_mode="r")``, of the grid's or any other shape. Positive, any normalisation.
-    target : LogDensity, GridDensity or array_like
-        As for :class:`~pmapde.TransportProblem`; every rank holds it whole.
+    target : LogDensity, SlicedDensity, GridDensity or array_like
+        A function, or a :class:`~pmapde.distributed.SlicedDensity`, of which every rank reads what the images of its
+        cells touch; others as for :class:`~pmapde.TransportProblem`, and whole on every rank.
     grid : Grid
     target_grid : Grid, optional
+        Of a function.
 
     Notes
     -----
-    Memory: an array target costs every rank 8 bytes a target cell for its values and 8 for its coefficients, 24 if it
-    is rough: 2 GB a rank at 512^3. A function costs none.
+    Memory: a target that every rank holds whole costs it 8 bytes a target cell for its values and 8 for its
+    coefficients, 24 if it is rough: 2 GB a rank at 512^3. Masses are compared on blocks of at most 256^2 or 64^3 cells
+    of a target that no rank holds.
     """
 
     def __init__(self, source, target, *, grid, target_grid=None):
@@ -83,7 +87,13 @@ class SampledProblem:
                              f"{getattr(source, 'shape', type(source).__name__)}.")
         self.source, self.grid, self._target = source, grid, target
         small = grid.with_shape(tuple(min(n, FRAME[grid.ndim]) for n in grid.shape))
-        self.frame = TransportProblem(np.ones(small.shape), target, grid=small, target_grid=target_grid, floor=0.0)
+        if isinstance(target, SlicedDensity):
+            if target_grid is not None:
+                raise ValueError("`target_grid` is that of the SlicedDensity; leave it out.")
+            coarse = target.grid.with_shape(tuple(min(n, FRAME[grid.ndim]) for n in target.grid.shape))
+            self.frame = TransportProblem(np.ones(small.shape), target.averages(coarse), grid=small, floor=0.0)
+        else:
+            self.frame = TransportProblem(np.ones(small.shape), target, grid=small, target_grid=target_grid, floor=0.0)
         self.frame.refuse_zeros()
 
     @property
@@ -92,7 +102,7 @@ class SampledProblem:
 
     @property
     def target(self):
-        return self.frame.target
+        return self._target if isinstance(self._target, SlicedDensity) else self.frame.target
 
     def on_grid(self, grid):
         """The same densities on another grid of the box."""
@@ -145,7 +155,7 @@ class SampledProblem:
         if values is None:
             return None
         function = isinstance(self._target, LogDensity)
-        return TransportProblem(GridDensity(values, layout.grid), self._target if function else self.target,
+        return TransportProblem(GridDensity(values, layout.grid), self._target if function else self.frame.target,
                                 target_grid=self.frame.target_grid if function else None)
 
 

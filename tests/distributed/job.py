@@ -1,5 +1,6 @@
 """What the tests of the distributed engine run under mpiexec: ``job.py NAME FOLDER``; rank 0 writes the findings."""
 import json
+import math
 import os
 import signal
 import sys
@@ -167,6 +168,48 @@ def sampled(comm, folder):
         result = distributed.solve(problem, tolerance=TIGHT)
         result.write(folder / f"phi{len(notes)}.npy")
         notes.append([result.status.name, result.cost, result.residual])
+    return notes
+
+
+def sliced_problems():
+    """Smooth and rough, no-flux and periodic, 2D and 3D: source and target as arrays, on their grids."""
+    def waves(shape, amplitude, shift=0.0, periodic=True):
+        value = np.ones(shape)
+        for axis, n in enumerate(shape):
+            x = (np.arange(n) + 0.5) / n + shift
+            wave = np.cos((2 if periodic else 1) * np.pi * x)
+            value = value * (1 + amplitude * wave).reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        return value
+    rng = np.random.default_rng(8)
+    mixed = [pmapde.Grid(shape, box, (True, False)) for shape, box in (((48, 40), [(0, 2), (1, 2)]),
+                                                                      ((60, 70), [(0, 2), (0, 3)]))]
+    torus = [pmapde.Grid(shape, periodic=True) for shape in ((16, 18, 20), (24, 22, 20))]
+    return {"smooth": (waves((64, 60), 0.3, periodic=False), waves((80, 90), -0.4, periodic=False), None, None),
+            "rough": (np.ones((64, 60)), np.exp(rng.uniform(-1, 0, (64, 60))), None, None),
+            "mixed": (waves((48, 40), 0.2, 0.1), waves((60, 70), 0.2, 0.35), *mixed),
+            "3D": (waves((16, 18, 20), 0.3, 0.2), waves((24, 22, 20), 0.2, 0.45), *torus),
+            "large": (waves((80, 90), 0.1, periodic=False), waves((320, 330), -0.1, periodic=False), None, None)}
+
+
+def sliced(comm, folder):
+    """Targets that no rank holds whole, read in slices from files."""
+    small_grids_too()
+    notes = {}
+    for name, (source, target, grid, target_grid) in sliced_problems().items():
+        if comm.rank == 0:
+            np.save(folder / f"{name}.npy", target)
+        comm.Barrier()
+        density = distributed.SlicedDensity(np.load(folder / f"{name}.npy", mmap_mode="r"), target_grid)
+        problem = distributed.SampledProblem(source, density, grid=grid or pmapde.Grid(source.shape))
+        result = distributed.solve(problem, PLAIN, tolerance=TIGHT)
+        result.write(folder / f"phi {name}.npy")
+        kept = [math.prod(box.shape) for _, box, _ in density._windows.values()]
+        notes[name] = [result.status.name, result.cost, comm.allreduce(max(kept)) / target.size,
+                       [density.is_rough(), density.roughness]]
+    try:
+        distributed.SlicedDensity(np.zeros((8, 8)))
+    except ValueError as error:
+        notes["refused"] = str(error)
     return notes
 
 

@@ -122,6 +122,24 @@ def test_sources_that_no_rank_holds(tmp_path):
 
 
 @needs_petsc
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_targets_that_no_rank_holds(ranks, tmp_path):
+    notes = findings(ranks, "sliced", tmp_path)
+    for name, (source, target, grid, target_grid) in job().sliced_problems().items():
+        densities = [pmapde.GridDensity(values, where) for values, where in ((source, grid), (target, target_grid))]
+        reference = pmapde.solve(pmapde.TransportProblem(*densities), job().PLAIN, tolerance=job().TIGHT)
+        status, cost, kept, (rough, roughness) = notes[name]
+        assert status == "CONVERGED"
+        assert rough == (name == "rough")
+        assert roughness == pytest.approx(densities[1].roughness, rel=1e-12)
+        assert cost == pytest.approx(reference.cost, rel=1e-9)
+        expected = reference.displacement_potential
+        assert np.ptp(np.load(tmp_path / f"phi {name}.npy") - expected) <= 1e-9 * np.ptp(expected), name
+    assert notes["large"][2] < 1.5  # copies of the target in all windows together
+    assert "positive and finite" in notes["refused"]
+
+
+@needs_petsc
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_misplaced_mass_is_seen_without_the_whole_map(ranks, tmp_path):
     statuses = []

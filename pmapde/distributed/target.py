@@ -1,0 +1,199 @@
+"""A target density that no rank holds whole: every rank reads what the images of its cells touch."""
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from ..density import ROUGH, GridDensity, at_images, multilinear, over_images, spline_coefficients
+from ..ghosts import fold
+from ..grid import Grid
+from ..transfer import averaging_matrix
+from .launch import agree, communicator
+
+HALO = 32
+"""Cells read around a window: what a spline coefficient depends on decays like 0.27 a cell, to 5e-19 there."""
+MARGIN = 1 / 16
+"""Of its width, by which a window is larger than the images need: Newton steps move them a little."""
+CHUNK = 2**24
+"""Cells that a rank reads at a time, about and without their halo, where everything is read once."""
+
+
+class SlicedDensity:
+    """A density given by cell averages that are read in slices; for the target of a
+    :class:`~pmapde.distributed.SampledProblem`.
+
+    Every rank keeps the part that the images of its own cells lie in, and reads another when they leave it. Made on all
+    ranks together: they share the reading of the whole array, once, for its mass, its smallest value and its roughness.
+
+    Parameters
+    ----------
+    values : array-like, two or three axes
+        Positive cell averages, any normalisation: what has a ``shape`` and can be sliced, for instance
+        ``numpy.load(path, mmap_mode="r")`` of a file that all ranks see.
+    grid : Grid, optional
+        Where the cells are; the unit square or cube if omitted.
+    comm : mpi4py communicator, optional
+
+    Raises
+    ------
+    TypeError, ValueError
+        On all ranks, for what is no positive density.
+
+    Notes
+    -----
+    Interpolated as a :class:`~pmapde.GridDensity`: cubic, or averaged over the images where it is rough. Memory: 8
+    bytes a cell of the window (24 if rough), whose cells are those of the target divided by the number of ranks, and a
+    halo of ``HALO`` cells while it is read.
+    """
+
+    def __init__(self, values, grid=None, comm=None):
+        if len(getattr(values, "shape", ())) not in (2, 3):
+            raise ValueError(f"`values` must be an array of two or three axes, got "
+                             f"{getattr(values, 'shape', type(values).__name__)}.")
+        self.values, self.grid, self._comm = values, Grid(values.shape) if grid is None else grid, comm
+        if not isinstance(self.grid, Grid):
+            raise TypeError(f"`grid` must be a pmapde.Grid, got {type(grid).__name__}.")
+        if self.grid.shape != tuple(values.shape):
+            raise ValueError(f"`values` of shape {tuple(values.shape)} do not fit `grid` of shape {self.grid.shape}.")
+        self._comm = comm or communicator()
+        self._windows = {}
+        self._measure()
+
+    def _measure(self):
+        """Sum, extremes and roughness of all values, and what the clipping of coefficients does to their sum."""
+        from mpi4py import MPI
+        total, clipped, lowest, highest, jump, error = 0.0, 0.0, math.inf, 0.0, 0.0, None
+        try:
+            for first, last in self._chunks():
+                ranges = [(first, last), *((0, n) for n in self.grid.shape[1:])]
+                around, inside = self._read(ranges, HALO), (slice(HALO, -HALO),) * self.grid.ndim
+                own = around[inside]
+                if not (own.dtype.kind == "f" and np.isfinite(own).all() and own.min() > 0):
+                    raise ValueError("`values` must be positive and finite, they are not "
+                                     f"in rows {first} to {last - 1}; add a floor to them.")
+                total, lowest, highest = total + own.sum(), min(lowest, own.min()), max(highest, own.max())
+                clipped += spline_coefficients(around, (False,) * around.ndim)[inside].sum()
+                onwards = slice(HALO, HALO + min(last + 1, self.grid.shape[0]) - first)
+                logs = np.log(around[(onwards, *inside[1:])])
+                jump = max(jump, *(np.abs(np.diff(logs, axis=axis)).max(initial=0.0) for axis in range(logs.ndim)))
+        except (ValueError, TypeError) as found:
+            error = found
+        agree(self._comm, error)
+        total, clipped = (self._comm.allreduce(value) for value in (total, clipped))
+        self.lowest = self._comm.allreduce(lowest, op=MPI.MIN)
+        self.highest = self._comm.allreduce(highest, op=MPI.MAX)
+        self.roughness = self._comm.allreduce(float(jump), op=MPI.MAX)
+        self._scale, self._restored = 1 / (total * self.grid.cell_volume), total / clipped
+
+    def _chunks(self):
+        """Ranges of this rank along the first axis."""
+        n, ranks, rank = self.grid.shape[0], self._comm.size, self._comm.rank
+        begin, end = n * rank // ranks, n * (rank + 1) // ranks
+        step = max(HALO, CHUNK // math.prod(self.grid.shape[1:]))
+        return [(first, min(first + step, end)) for first in range(begin, end, step)]
+
+    def _read(self, ranges, halo):
+        """Values in ``ranges`` and ``halo`` cells around, continued evenly about no-flux faces; a periodic range may
+        begin and end anywhere."""
+        spans, pieces, places = [], [], []
+        for (first, last), n, wraps in zip(ranges, self.grid.shape, self.grid.periodic):
+            low, high = first - halo, last + halo
+            indices = np.arange(low, high)
+            if wraps:
+                edges = [low, *range(n * (low // n + 1), high, n), high]
+                pieces.append([(slice(a - low, b - low), slice(a % n, a % n + b - a))
+                               for a, b in zip(edges, edges[1:])])
+                places.append(indices - low)
+            else:
+                indices = fold(indices, n, False)
+                low, high = int(indices.min()), int(indices.max()) + 1
+                pieces.append([(slice(0, high - low), slice(low, high))])
+                places.append(indices - low)
+            spans.append(high - low)
+        found = np.empty(spans)
+        for combination in itertools.product(*pieces):
+            inside, there = zip(*combination)
+            found[inside] = self.values[there]
+        for axis, place in enumerate(places):
+            found = np.take(found, place, axis=axis)
+        return found
+
+    def averages(self, grid):
+        """Its :class:`GridDensity` on a small grid of the same box, on all ranks; collective."""
+        matrices = [averaging_matrix(m, n) for m, n in zip(self.grid.shape, grid.shape)]
+        total = np.zeros(grid.shape)
+        for first, last in self._chunks():
+            part = self._read([(first, last), *((0, n) for n in self.grid.shape[1:])], 0)
+            for axis, matrix in enumerate([csr_matrix(matrices[0])[:, first:last], *matrices[1:]]):
+                moved = np.moveaxis(part, axis, 0)
+                part = np.moveaxis((matrix @ moved.reshape(moved.shape[0], -1)).reshape(-1, *moved.shape[1:]), 0, axis)
+            total += part
+        everywhere = np.empty_like(total)
+        self._comm.Allreduce(total, everywhere)
+        return GridDensity(everywhere, grid)
+
+    @property
+    def is_uniform(self):
+        return bool(self.lowest == self.highest)
+
+    def is_rough(self, ratio=1.0):
+        """As of :class:`GridDensity`."""
+        return ratio * self.roughness >= ROUGH
+
+    def log_density_by_component(self, points, gradient):
+        """Of a uniform one."""
+        return np.full(points.shape[1], math.log(self._scale * self.lowest)), np.zeros_like(points)
+
+    def _window(self, phi, face, step, scale, interpolated):
+        """The cells, the box and the arrays for the kernels of a window that holds all images; read anew if the last
+        does not."""
+        grid, ranges = self.grid, []
+        for axis, (n, wraps) in enumerate(zip(grid.shape, grid.periodic)):
+            inner = tuple(slice(None) if b == axis else slice(1, -1) for b in range(phi.ndim))
+            faces = scale[axis] * np.diff(phi[inner], axis=axis)
+            faces += (face[axis] + step[axis] * np.arange(faces.shape[axis])).reshape(
+                [-1 if b == axis else 1 for b in range(phi.ndim)])
+            ends = [(end - grid.lower[axis]) / grid.spacing[axis] for end in (faces.min(), faces.max())]
+            if not all(map(math.isfinite, ends)):  # so will be what is found there
+                ends = [0.0, 0.0]
+            if not wraps:
+                ends = [min(max(end, 0.0), float(n)) for end in ends]
+            ranges.append((math.floor(ends[0]) - 1, math.ceil(ends[1]) + 1))
+        known = self._windows.get(interpolated)
+        if known is None or any(first < low or last > high for (first, last), (low, high) in zip(ranges, known[0])):
+            known = self._windows[interpolated] = self._load(ranges, interpolated)
+        return known
+
+    def _load(self, ranges, interpolated):
+        wider = []
+        for (first, last), n, wraps in zip(ranges, self.grid.shape, self.grid.periodic):
+            margin = 2 + math.ceil(MARGIN * (last - first))
+            wider.append((first - margin, last + margin) if wraps else (max(first - margin, 0), min(last + margin, n)))
+        values = self._scale * self._read(wider, HALO)
+
+        def cropped(array, ghosts):
+            return np.ascontiguousarray(array[(slice(HALO - ghosts, ghosts - HALO),) * array.ndim])
+        if interpolated:
+            arrays = (cropped(self._restored * spline_coefficients(values, (False,) * values.ndim), 2),)
+        else:
+            arrays = multilinear(cropped(values, 2))
+        lower, h = self.grid.lower, self.grid.spacing
+        box = Grid(tuple(last - first for first, last in wider), [(lower[a] + first * h[a], lower[a] + last * h[a])
+                                                                  for a, (first, last) in enumerate(wider)])
+        # at a face of the grid the window ends too: beyond it the density is that of the face
+        holds = [(first if wraps or first else -math.inf, last if wraps or last < n else math.inf)
+                 for (first, last), n, wraps in zip(wider, self.grid.shape, self.grid.periodic)]
+        return holds, box, arrays
+
+    def at_images(self, *images_and_out):
+        """:func:`pmapde.density.at_images`, for the images of this rank's cells."""
+        _, box, (coefficients,) = self._window(*images_and_out[:4], True)
+        at_images((coefficients, box.shape, box.periodic, True), box, *images_and_out)
+
+    def over_images(self, *images_and_out):
+        """:func:`pmapde.density.over_images`, for the images of this rank's cells."""
+        _, box, arrays = self._window(*images_and_out[:4], False)
+        over_images(arrays, box, *images_and_out)
