@@ -14,6 +14,9 @@ SMOOTH_RATIOS = (3.0, 5.5)
 """Ratios of successive changes, 4 at second order,
 at which data count as smooth and the next change is extrapolated."""
 
+EXTRAPOLATED_SHARE = 3e-4
+"""Algebraic error left where results are extrapolated: less than a thousandth of the discretisation error."""
+
 
 @dataclass(frozen=True)
 class Extrapolation:
@@ -84,9 +87,13 @@ class CoarserGrids:
 
         ``change``: estimate of the RMS change of the map from the next coarser grid, NaN where that never got done.
         """
-        cost = operator.cost(displacement)
+        cost, grid = operator.cost(displacement), operator.grid
         if not self.displacements or not math.isfinite(change):
             note = "none" if wanted is None else "not done, no coarser grids"
+            return Extrapolation(cost, math.nan, displacement, math.nan, note)
+        if any(fine == coarse for fine, coarse in zip(grid.shape, self.grid.shape)):
+            # what such an axis adds to the error shows in no change from grid to grid
+            note = "none" if wanted is None else "not done, an axis is too short to be coarsened"
             return Extrapolation(cost, math.nan, displacement, math.nan, note)
         costs = [*self.costs, cost]
         error = discretisation_error(self.last_size, change)
@@ -94,7 +101,7 @@ class CoarserGrids:
         cost_error = abs(costs[-1] - costs[-2]) * (error / change if change > 0 else 1 / 3)
         if not wanted:
             return Extrapolation(cost, cost_error, displacement, map_error, "none")
-        moved = _change(displacement, self.displacements[-1], operator.grid)
+        moved = _change(displacement, self.displacements[-1], grid)
         pairs = []
         if len(costs) > 2:
             before = _change(*self.displacements[::-1], self.grid)
@@ -104,10 +111,14 @@ class CoarserGrids:
             note = f"not done, successive changes of cost and map do not fall by 4 as on smooth data: {seen}"
             return Extrapolation(cost, cost_error, displacement, map_error, note)
         finer, coarser = (costs[k] + (costs[k] - costs[k - 1]) / 3 for k in (-1, -2))
+        # the differences are 15 times the errors at fourth order: careful estimates, of the map half as careful; to
+        # which comes what the iteration may have left of the second-order errors
+        cost_error = abs(finer - coarser) + EXTRAPOLATED_SHARE * cost_error
         if wanted == "map":
-            displacement, map_error = displacement + moved / 3, math.nan
-        # the difference is 15 times the error at fourth order: a careful estimate
-        return Extrapolation(finer, abs(finer - coarser), displacement, map_error, wanted)
+            displacement = displacement + moved / 3
+            far = _change(displacement, self.displacements[-1] + before / 3, grid)
+            map_error = math.sqrt(operator.cost(far)) / 8 + EXTRAPOLATED_SHARE * map_error
+        return Extrapolation(finer, cost_error, displacement, map_error, wanted)
 
 
 def _change(displacement, coarser, grid):

@@ -3,8 +3,6 @@ from __future__ import annotations
 
 import math
 
-from .density import GridDensity
-
 BYTES_PER_CELL = {2: 175, 3: 220}
 """Peak of a solve with geometric multigrid and a uniform target, beyond the problem itself: 20 to 28 fields."""
 INTERPOLATED = {2: 20, 3: 20}
@@ -16,6 +14,8 @@ AVERAGED = {2: 100, 3: 110}
 BLACK_BOX = {2: 350, 3: 420}
 """More where black-box multigrid takes over, with the fields of BiCGSTAB around it."""
 
+SMALL = 2**26
+"""Bytes that are not asked for before they are allocated in the middle of a solve."""
 CONTRASTED, CONTRAST = {2: 200, 3: 520}, {2: 100.0, 3: 1000.0}
 """More where it takes over without them, in 3D perhaps on a coarser grid already, so that it is there from the start;
 and the contrast of the source from which on that is expected."""
@@ -24,9 +24,10 @@ and the contrast of the source from which on that is expected."""
 def memory_estimate(problem):
     """Bytes a solve is expected to need at its peak, beyond the problem itself.
 
-    A bound with a margin, held against traced allocations in ``tests/test_full_multigrid.py``. Black-box multigrid,
-    which takes over where the cheaper cycle converges poorly, is counted for targets that are averaged and for sources
-    of high contrast.
+    A bound with a margin, held against traced allocations in ``tests/test_full_multigrid.py``, of a solve with
+    geometric multigrid. Black-box multigrid, which takes over where that converges poorly, is counted where this is to
+    be expected: for targets that are averaged and for sources of high contrast. Elsewhere (a tolerance much below the
+    discretisation error, an aspect ratio far from one) it takes over only if there is the memory for it.
 
     Examples
     --------
@@ -36,7 +37,8 @@ def memory_estimate(problem):
     """
     ndim, target = problem.ndim, problem.target
     cell = BYTES_PER_CELL[ndim]
-    if not isinstance(target, GridDensity):
+    on_cells = hasattr(target, "at_images")
+    if not on_cells:
         cell += FUNCTION[ndim]
     elif not target.is_uniform:
         cell += INTERPOLATED[ndim]
@@ -44,8 +46,14 @@ def memory_estimate(problem):
         cell += AVERAGED[ndim] + BLACK_BOX[ndim]
     elif problem.source_values.max() > CONTRAST[ndim] * problem.source_values.min():
         cell += CONTRASTED[ndim]
-    coefficients = 8 * problem.target_grid.size if isinstance(target, GridDensity) and not target.is_uniform else 0
+    coefficients = 8 * problem.target_grid.size if on_cells and not target.is_uniform else 0
     return cell * problem.grid.size + coefficients
+
+
+def fits(bytes_per_cell, shape):
+    """Whether there is the memory for so much on a grid; not asked where it is little."""
+    needed = bytes_per_cell[len(shape)] * math.prod(shape)
+    return needed <= SMALL or needed <= available_memory()
 
 
 def available_memory():

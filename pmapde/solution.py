@@ -41,8 +41,9 @@ class Solution:
         ``W2^2``, the integral of ``|T(x) - x|^2`` over the source, and its square root. Second order; fourth on smooth
         data with ``extrapolate``.
     cost_error, map_error : float
-        Estimates of the discretisation error of ``cost`` and of the map (L2 under the source), from the solutions on
-        the coarser grids; NaN where there are not enough of them.
+        Estimates of the discretisation error of ``cost`` and of the map (L2 under the source), extrapolated or not,
+        from the solutions on the coarser grids; NaN where there are not enough of them, or an axis is too short to be
+        coarsened.
     algebraic_error : float
         Estimate of what the iteration left: the distance (RMS of the map) to the solution of the discrete equations.
         Infinite where the residual alone ended the iteration.

@@ -13,7 +13,7 @@ import numpy as np
 from . import conservation, work
 from .checkpoint import Journal, Run
 from .equation import COARSE_STEP_LIMIT, new_stats, one_grid
-from .extrapolation import CoarserGrids
+from .extrapolation import EXTRAPOLATED_SHARE, CoarserGrids
 from .integrators import Integrator, integrate
 from .linear.solver import LinearSolver, OutOfTime
 from .memory import refuse_oversized
@@ -37,8 +37,6 @@ logger = logging.getLogger("pmapde")
 
 ALGEBRAIC_SHARE = 0.09
 """Algebraic error of the map left on a grid, as a share of the discretisation error."""
-EXTRAPOLATED_SHARE = 3e-4
-"""The same where results are extrapolated: less than a thousandth of the discretisation error."""
 HARD = 10
 """Steps on a grid after which the start on the next is looked at."""
 COARSEST_TOLERANCE = 1e-6

@@ -7,7 +7,7 @@ import pytest
 from bench_scaling import build
 
 import pmapde
-from pmapde import exact, gallery
+from pmapde import exact, gallery, memory
 from pmapde.extrapolation import CoarserGrids
 from pmapde.monge_ampere import MongeAmpere
 from pmapde.stepping import FIRST_SWEEPS, relaxed
@@ -117,10 +117,27 @@ def test_extrapolation_is_of_fourth_order_with_an_honest_estimate(name, bound):
         errors.append(abs(solution.cost / problem.cost - 1))
         maps.append(problem.map_error(solution.displacement))
         if n > 64:  # on the coarsest grids it is not yet of fourth order
-            assert errors[-1] < 2 * solution.cost_error / problem.cost
+            assert errors[-1] < solution.cost_error / problem.cost < 100 * errors[-1]
+            assert 0.8 * maps[-1] < solution.map_error < 8 * maps[-1]
     assert errors[-1] < bound
     assert math.log2(errors[0] / errors[1]) > 3.7  # observed 3.96 to 4.3
     assert min(np.log2(maps[:-1]) - np.log2(maps[1:])) > 3.7
+
+
+def test_the_estimate_of_an_extrapolated_cost_counts_what_the_iteration_left():
+    problem = exact.separable_cosine((512, 512))
+    solution = pmapde.solve(problem.problem, extrapolate="cost")
+    assert abs(solution.cost - problem.cost) < solution.cost_error < 1e-7 * problem.cost
+
+
+@pytest.mark.parametrize("shape", [(9, 200), (12, 48, 48)])
+def test_an_axis_too_short_to_be_coarsened_leaves_no_estimate(shape):
+    problem = exact.separable_cosine(shape)
+    for extrapolate in (None, "map"):
+        solution = pmapde.solve(problem.problem, extrapolate=extrapolate)
+        assert solution.success
+        assert math.isnan(solution.map_error) and math.isnan(solution.cost_error)
+        assert solution.extrapolation == ("not done, an axis is too short to be coarsened" if extrapolate else "none")
 
 
 def test_extrapolation_in_3d():
@@ -188,6 +205,19 @@ def test_memory_stays_within_the_estimate(name, shape):
     finally:
         tracemalloc.stop()
     assert peak < pmapde.memory_estimate(problem)
+
+
+def test_black_box_multigrid_takes_over_only_where_its_memory_is_there(monkeypatch):
+    grid = pmapde.Grid((32, 32, 32), [(0, 16), (0, 4), (0, 1)])
+    problem = exact.separable_cosine((32,) * 3).problem
+    problem = pmapde.TransportProblem(problem.source_values, np.ones((32,) * 3), grid=grid, target_grid=grid)
+    assert "black box" in pmapde.solve(problem, tolerance=1e-8).stats["linear"]  # the control
+    monkeypatch.setattr(memory, "SMALL", 0)
+    asked = iter([10**12])  # before the solve; later there is nothing left
+    monkeypatch.setattr(memory, "available_memory", lambda: next(asked, 0))
+    solution = pmapde.solve(problem, tolerance=1e-8)
+    assert solution.success
+    assert "black box" not in solution.stats["linear"]
 
 
 def test_the_start_on_a_grid_is_extrapolated_on_smooth_data_only():

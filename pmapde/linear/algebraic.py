@@ -29,6 +29,7 @@ class AlgebraicMultigrid:
     rebuild_growth: float = 1.5
     name = "algebraic"
     setup_work, cycle_work = {2: 600.0, 3: 1000.0}, {2: 40.0, 3: 100.0}  # work units by dimension, see pmapde.work
+    bytes_per_cell = {2: 700, 3: 1800}
     uses_blas = True
     keep = True
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..ghosts import fold
 from ..kernels import black_box_2d, black_box_3d
+from ..memory import CONTRASTED
 from ..threads import use_threads
 from .direct import BorderedMatrix
 
@@ -40,6 +41,7 @@ class BlackBoxMultigrid:
     post: int = 1
     name = "black box"
     setup_work, cycle_work = {2: 35.0, 3: 60.0}, {2: 20.0, 3: 17.0}  # work units by dimension, see pmapde.work
+    bytes_per_cell = CONTRASTED
     uses_blas = False
     keep = False
 

@@ -18,6 +18,7 @@ class Direct:
     largest: tuple = (70_000, 15_000)
     name = "direct"
     setup_work, cycle_work = {2: 2000.0, 3: 20000.0}, {2: 50.0, 3: 200.0}  # work units by dimension, see pmapde.work
+    bytes_per_cell = {2: 5000, 3: 50000}
     uses_blas = True
     keep = False
 

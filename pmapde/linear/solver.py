@@ -11,6 +11,7 @@ from scipy.sparse.linalg import LinearOperator, bicgstab
 
 from .. import work
 from ..kernels import stencil_2d, stencil_3d
+from ..memory import fits
 from ..reductions import inner
 from ..threads import serial_blas, use_threads
 from .algebraic import AlgebraicMultigrid
@@ -275,9 +276,10 @@ class LinearSolver:
             > other.setup_work[ndim] + 2 * (other.cycle_work[ndim] + work.RESIDUAL))
 
     def _successor(self, stencil):
-        """Index of the next preconditioner that can be afforded; None if there is none."""
+        """Index of the next preconditioner that can be afforded, memory included; None if there is none."""
         return next((index for index in range(self._index + 1, len(self._chain))
-                     if self._chain[index].affords(stencil)), None)
+                     if self._chain[index].affords(stencil)
+                     and fits(self._chain[index].bytes_per_cell, stencil.shape)), None)
 
     def solve(self, stencil, rhs, rtol, spacing=None):
         """Correction for ``rhs``, both without their means, to the relative residual ``rtol`` in the RMS norm.
