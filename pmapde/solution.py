@@ -10,12 +10,16 @@ from numbers import Real
 import numpy as np
 
 from .conservation import LIMIT
+from .legendre import legendre_conjugate
 from .problem import TransportProblem
 from .reductions import rms
 from .status import Status
 from .superbases import NARROW
-from .transfer import average
+from .transfer import average, interpolate_cubic
 from .transport import PiecewiseAffineMap, component_first
+
+FINE, MOST_PARTS = 2**18, 16
+"""Cells on which the dual cost is taken, about, and parts of a cell at most."""
 
 
 class StencilWarning(UserWarning):
@@ -241,6 +245,40 @@ class Solution:
         """
         grids, fields = (self.problem.grid, self.problem.target_grid), (self.potential, self.dual_potential)
         return tuple((grid.cell_centres()**2).sum(axis=0) - 2 * u for grid, u in zip(grids, fields))
+
+    @cached_property
+    def dual_cost(self):
+        """W2^2 once more: the Kantorovich dual ``int (|x|^2 - 2 u**) dmu + int (|y|^2 - 2 u*) dnu`` at the potential.
+
+        ``u*`` and ``u**`` are Legendre transforms of the potential, interpolated to cells cut into parts, the densities
+        constant on the whole ones. No pair of potentials has a larger value (Villani 2003, Topics in Optimal
+        Transportation, Theorem 1.3): what is wrong with the potential makes it too small, and counts squared. On data
+        that are rough on the scale of the cells it is several times as accurate as ``cost``; on smooth data of second
+        order too. The transforms are of samples, which makes it too large by up to a sixth of the squared width of the
+        parts (of about 1/512 of the box in 2D) in every dimension.
+
+        Raises
+        ------
+        ValueError
+            On periodic axes.
+        """
+        problem = self.problem
+        if any(problem.grid.periodic):
+            raise ValueError("`dual_cost` is for no-flux boxes, this problem is periodic; use `cost`.")
+        parts = int((FINE / problem.grid.size) ** (1 / problem.ndim))
+        parts = min(max(parts, 1 if problem.grid.size > FINE * MOST_PARTS else 2), MOST_PARTS)
+        source, target = (grid.with_shape(tuple(parts * n for n in grid.shape))
+                          for grid in (problem.grid, problem.target_grid))
+        u = problem.quadratic(source.cell_centres()) + interpolate_cubic(self.displacement_potential, source.shape,
+                                                                         problem.grid.periodic)
+        conjugate = legendre_conjugate(u, source, target)
+        total = 0.0
+        for grid, coarse, values, potential in (
+                (source, problem.grid, problem.source_values, legendre_conjugate(conjugate, target, source)),
+                (target, problem.target_grid, problem.target_values, conjugate)):
+            total += float((average((grid.cell_centres()**2).sum(axis=0) - 2 * potential, coarse.shape)
+                            * values).sum()) * coarse.cell_volume
+        return total
 
     def _masses(self, density):
         """Masses of the cells of the map: the grid's, or their parts."""
