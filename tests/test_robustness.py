@@ -475,7 +475,8 @@ def exact_cost_1d(weights):
     return float(np.mean((np.interp(s, mass, edges) - s) ** 2))
 
 
-@pytest.mark.parametrize(("shape", "contrast"), [((32, 32), 3.0), ((32, 32), 30.0), ((48, 32), 10.0), ((16,) * 3, 10.0)])
+@pytest.mark.parametrize(("shape", "contrast"), [((32, 32), 3.0), ((32, 32), 30.0), ((48, 32), 10.0),
+                                                 ((16,) * 3, 10.0)])
 def test_the_dual_cost_is_a_lower_bound_and_closer_on_rough_data(shape, contrast):
     rng = np.random.default_rng(1)
     factors = [np.exp(rng.uniform(0, np.log(contrast), n)) for n in shape]
