@@ -14,7 +14,7 @@ Problems: ``cosine`` separable to uniform (exact map known); ``manufactured`` no
 array (exact map known); ``two gaussians f`` to uniform, floor f times the mean (reference: the extrapolated map, or
 that of a grid twice as fine); ``photographs`` grace_hopper to relief and ``terrain`` relief to terrain, floor 0.03 (no
 reference: misplaced mass).
-Errors: L2(mu) of the map.
+Errors: L2(mu) of the map. Memory: the peak of what a solve allocates beyond the problem, traced.
 """
 import argparse
 import csv
@@ -82,7 +82,7 @@ def reference_map(name, n, ndim, problem, threads):
 
 def run(name, n, ndim, threads):
     """One row of the table."""
-    import resource
+    import tracemalloc
     import warnings
 
     import numpy as np
@@ -94,10 +94,10 @@ def run(name, n, ndim, threads):
     pmapde.solve(build(name, 64 if ndim == 2 else 16, ndim)[0], threads=threads)  # loads the kernels
     problem, exact = build(name, n, ndim)
     size, large = problem.grid.size, problem.grid.size > 3e7
-    with open("/proc/self/statm") as file:
-        before = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    tracemalloc.start()
     solution = pmapde.solve(problem, threads=threads)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     row = {"problem": name, "grid": "x".join(map(str, problem.grid.shape)), "status": solution.status.name}
     error, converged = float("nan"), float("nan")
     if exact is not None:
@@ -131,7 +131,7 @@ def run(name, n, ndim, threads):
         out = np.empty_like(field)
         apply = best(lambda: stencil.apply(field, out), 1.0, 5)
     row |= {"seconds": seconds, "ns/cell": seconds / size * 1e9, "Poisson s": poisson,
-            "Poisson solves": seconds / poisson, "work units": seconds / apply, "bytes/cell": (peak - before) / size}
+            "Poisson solves": seconds / poisson, "work units": seconds / apply, "bytes/cell": peak / size}
     return row
 
 
