@@ -16,14 +16,14 @@ from ..problem import TransportProblem
 from ..solution import Solution
 from ..status import SolverError, Status
 from ..stepping import PseudoTransient
-from ..threads import thread_settings
-from .launch import all_or_none, communicator
+from ..threads import checked_threads, thread_settings
+from .launch import all_or_none, communicator, together
 from .layout import Layout
 from .linear import PetscMultigrid
 from .masses import BoxMap
 from .nested import DistributedGrids, steps
 from .problem import SampledProblem, refuse_oversized
-from .result import DistributedResult, read_checkpoint, write_field
+from .result import DistributedResult, read_checkpoint, refuse_unwritable, write_field
 
 
 def solve(problem, method=None, *, linear=None, tolerance="discretization", max_steps=300, max_seconds=math.inf,
@@ -86,11 +86,16 @@ def solve(problem, method=None, *, linear=None, tolerance="discretization", max_
     """
     comm = comm or communicator()
     method, linear = method or PseudoTransient(), linear or PetscMultigrid()
-    max_seconds = solver.checked_limits(max_steps, max_seconds)
-    _check(problem, method, linear, tolerance, checkpoint_every)
+
+    def checked():
+        _check(problem, method, linear, tolerance, checkpoint_every)
+        checked_threads(threads)
+        return solver.checked_limits(max_steps, max_seconds), _start(start, problem)
+    max_seconds, start = together(comm, checked)
     refuse_oversized(problem.grid, comm)
     Layout(problem.grid, comm)  # refuses what cannot be cut
-    start = _start(start, problem)
+    if checkpoint:
+        refuse_unwritable(checkpoint, comm)
     gather = gather and isinstance(problem, TransportProblem)
     with all_or_none(comm), thread_settings(threads):
         run = _Run(problem, method, linear, tolerance, start, comm)
@@ -108,6 +113,9 @@ def _check(problem, method, linear, tolerance, every):
                         f"{type(problem).__name__}.")
     if not isinstance(method, PseudoTransient) or isinstance(method, Integrator):
         raise TypeError(f"`method` must be PseudoTransient(...), got {method!r}.")
+    if method.radius not in (None, 1):
+        raise ValueError(f"`method` of the distributed engine must leave `radius` alone: there are no wider superbases "
+                         f"across ranks, got {method.radius!r}.")
     if not isinstance(method.linear, Automatic):
         raise ValueError("the distributed engine takes its linear solver as `linear=PetscMultigrid(...)`, not from "
                          "`method`.")
@@ -196,7 +204,7 @@ class _Run:
             evaluation = operator.evaluate(phi, linearise=False)
             residual, drift = evaluation.norm, evaluation.mean
         displacement, source = operator.displacement(phi), operator.problem.source_values
-        whole = self.problem.frame if isinstance(self.problem, SampledProblem) else self.problem
+        whole = self.problem.masses if isinstance(self.problem, SampledProblem) else self.problem
         found, misplaced = self.step.judged or (BoxMap(layout, whole.target_grid, displacement), None)
         folded = found.folded_mass(source)
         if misplaced is None:

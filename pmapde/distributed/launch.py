@@ -52,8 +52,8 @@ def all_or_none(comm):
     try:
         yield
     except BaseException as error:
-        if comm.size == 1 or isinstance(error, GeneratorExit):
-            raise
+        if comm.size == 1 or isinstance(error, GeneratorExit) or getattr(error, "everywhere", False):
+            raise  # nobody waits
         sys.__stderr__.write(f"pmapde: error: rank {comm.rank}: {type(error).__name__}: {error}\n")
         if os.environ.get("PMAPDE_TRACEBACK"):
             traceback.print_exc(file=sys.__stderr__)
@@ -76,4 +76,5 @@ def agree(comm, error):
     """Raises the ``error`` of the lowest rank that has one, on all ranks."""
     errors = [found for found in comm.allgather(error) if found is not None]
     if errors:
+        errors[0].everywhere = True
         raise errors[0]

@@ -46,8 +46,8 @@ class PetscMultigrid:
     def __post_init__(self):
         if self.preconditioner not in (None, *DEFAULTS):
             raise ValueError(f"`preconditioner` must be None, 'hypre' or 'gamg', got {self.preconditioner!r}.")
-        if not self.max_iterations >= 1:
-            raise ValueError(f"`max_iterations` must be at least 1, got {self.max_iterations!r}.")
+        if not (isinstance(self.max_iterations, int) and self.max_iterations >= 1):
+            raise ValueError(f"`max_iterations` must be a whole number of at least 1, got {self.max_iterations!r}.")
 
     def chain(self):
         """Names of the preconditioners to try, in this order."""

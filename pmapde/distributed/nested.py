@@ -129,8 +129,10 @@ def _level_of(start, problem, problems):
     for level, coarse in enumerate(problems):
         if coarse.grid.shape == start.shape:
             return level
-    raise ValueError(f"`start` must be on the grid {problem.grid.shape} or one of the coarser ones "
-                     f"{', '.join(str(coarse.grid.shape) for coarse in problems[:-1])}, got shape {start.shape}.")
+    error = ValueError(f"`start` must be on the grid {problem.grid.shape} or one of the coarser ones "
+                       f"{', '.join(str(coarse.grid.shape) for coarse in problems[:-1])}, got shape {start.shape}.")
+    error.everywhere = True  # all ranks see the same
+    raise error
 
 
 def _serial(problem, method, comm, stats, share):
@@ -172,7 +174,7 @@ def _conserved(problem, operator, linear_method, method, step, tolerance, stats)
 
     def solved(corrected, phi):
         return islice(_on_layout(corrected, linear_method, method, phi, lambda norm: goal, stats), COARSE_STEP_LIMIT)
-    whole = problem.frame if isinstance(problem, SampledProblem) else problem
+    whole = problem.masses if isinstance(problem, SampledProblem) else problem
     return conserved(whole, operator, step, solved, stats)
 
 

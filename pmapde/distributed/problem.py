@@ -12,14 +12,25 @@ from ..grid import Grid
 from ..memory import BYTES_PER_CELL, available_memory
 from ..problem import TransportProblem
 from ..transfer import averaging_matrix
+from ..transport import BLOCK
 from .launch import agree
 from .layout import Layout, partition
 from .target import SlicedDensity
 
 MATRIX_BYTES = {2: 700, 3: 1800}
 """Bytes per cell of the assembled matrix, its algebraic hierarchy and the Krylov vectors."""
-FRAME = {2: 256, 3: 64}
-"""Cells per axis at which the mass of a target given as a function is measured, at most."""
+FRAME = {2: 1024, 3: 128}
+"""Cells per axis at which a target that no rank holds is known to all, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Masses:
+    """A target as masses are compared with it; ``target_values`` may be averages over several cells of
+    ``target_grid``, ``BLOCK / 2`` along every axis."""
+
+    ndim: int
+    target_grid: Grid
+    target_values: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +86,8 @@ class SampledProblem:
     Notes
     -----
     Memory: a target that every rank holds whole costs it 8 bytes a target cell for its values and 8 for its
-    coefficients, 24 if it is rough: 2 GB a rank at 512^3. Masses are compared on blocks of at most 256^2 or 64^3 cells
-    of a target that no rank holds.
+    coefficients, 24 if it is rough: 2 GB a rank at 512^3. A function costs nothing; its masses are known by its values
+    at the centres of at most 1024^2 or 128^3 cells.
     """
 
     def __init__(self, source, target, *, grid, target_grid=None):
@@ -90,10 +101,18 @@ class SampledProblem:
         if isinstance(target, SlicedDensity):
             if target_grid is not None:
                 raise ValueError("`target_grid` is that of the SlicedDensity; leave it out.")
-            coarse = target.grid.with_shape(tuple(min(n, FRAME[grid.ndim]) for n in target.grid.shape))
-            self.frame = TransportProblem(np.ones(small.shape), target.averages(coarse), grid=small, floor=0.0)
+            fine = target.grid
+            coarse, blocks = (fine.with_shape(tuple(min(n, m) for n, m in zip(fine.shape, shape))) for shape in (
+                (FRAME[grid.ndim],) * grid.ndim, tuple(2 * max(-(-n // BLOCK), 3) for n in fine.shape)))
+            known, masses = target.averages(coarse, blocks)
+            self.frame = TransportProblem(np.ones(small.shape), known, grid=small, floor=0.0)
+            self.masses = Masses(grid.ndim, fine, masses.values)
         else:
             self.frame = TransportProblem(np.ones(small.shape), target, grid=small, target_grid=target_grid, floor=0.0)
+            fine = self.frame.target_grid
+            if isinstance(target, LogDensity) and target_grid is None:  # sampled coarsely, judged finely
+                fine = fine.with_shape(grid.shape)
+            self.masses = Masses(grid.ndim, fine, self.frame.target_values)
         self.frame.refuse_zeros()
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..status import Status
+from .launch import agree
 from .layout import Layout
 
 
@@ -56,30 +57,53 @@ class DistributedResult:
         write_field(path, self.layout, self.displacement_potential)
 
 
+def refuse_unwritable(path, comm):
+    """:class:`OSError` on all ranks where ``path`` is a folder, or in none."""
+    error = None
+    if comm.rank == 0 and (os.path.isdir(path) or not os.path.isdir(os.path.dirname(os.path.abspath(path)))):
+        error = OSError(f"{os.fspath(path)!r} cannot be written: it is a folder, or in one that does not exist.")
+    agree(comm, error)
+
+
 def write_field(path, layout, field):
     """A distributed field as a .npy file in C order (MPI-IO): no rank holds it whole. Replaces ``path`` only when all
     is written."""
     from mpi4py import MPI
-    header = io.BytesIO()
+    refuse_unwritable(path, layout.comm)
+    header, error = io.BytesIO(), None
     np.lib.format.write_array_header_1_0(
         header, {"descr": "<f8", "fortran_order": False, "shape": layout.grid.shape})
     temporary = f"{os.fspath(path)}.writing"
     firsts, shape = [first for first, _ in layout.ranges], list(layout.shape)
     part = MPI.DOUBLE.Create_subarray(list(layout.grid.shape), shape, firsts)
     part.Commit()
+    field = np.ascontiguousarray(field, dtype="<f8")
     file = MPI.File.Open(layout.comm, temporary, MPI.MODE_CREATE | MPI.MODE_WRONLY)
     try:
         file.Set_size(0)
         if layout.comm.rank == 0:
             file.Write_at(0, header.getvalue())
         file.Set_view(len(header.getvalue()), MPI.DOUBLE, part)
-        file.Write_all(np.ascontiguousarray(field, dtype="<f8"))
+        file.Write_all(field)
         file.Sync()
     finally:
         file.Close()
         part.Free()
-    if layout.comm.rank == 0:
-        os.replace(temporary, path)
+    layout.comm.Barrier()
+    try:  # a full disk is no error for every MPI
+        written = np.load(temporary, mmap_mode="r")[layout.slices]
+        whole = np.array_equal(np.ascontiguousarray(written).view(np.uint64), field.view(np.uint64))
+    except (OSError, ValueError):
+        whole = False
+    if not whole:
+        error = OSError(f"{os.fspath(path)!r} cannot be written: what was read back differs, the disk may be full.")
+    try:
+        agree(layout.comm, error)
+        if layout.comm.rank == 0:
+            os.replace(temporary, path)
+    finally:
+        if layout.comm.rank == 0 and os.path.exists(temporary):
+            os.remove(temporary)
     layout.comm.Barrier()
 
 
@@ -93,5 +117,6 @@ def read_checkpoint(path):
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"`start` {os.fspath(path)!r} is not a complete checkpoint ({error}).") from None
     if not (isinstance(field, np.ndarray) and field.dtype == np.float64 and field.ndim in (2, 3)):
-        raise ValueError(f"`start` {os.fspath(path)!r} does not hold a field of two or three axes.")
+        raise ValueError(f"`start` {os.fspath(path)!r} must hold a float64 field of two or three axes, it holds "
+                         f"{getattr(field, 'dtype', type(field).__name__)} of shape {getattr(field, 'shape', ())}.")
     return field

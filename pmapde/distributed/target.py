@@ -11,7 +11,7 @@ from ..density import ROUGH, GridDensity, at_images, multilinear, over_images, s
 from ..ghosts import fold
 from ..grid import Grid
 from ..transfer import averaging_matrix
-from .launch import agree, communicator
+from .launch import agree, communicator, together
 
 HALO = 32
 """Cells read around a window: what a spline coefficient depends on decays like 0.27 a cell, to 5e-19 there."""
@@ -50,16 +50,8 @@ class SlicedDensity:
     """
 
     def __init__(self, values, grid=None, comm=None):
-        if len(getattr(values, "shape", ())) not in (2, 3):
-            raise ValueError(f"`values` must be an array of two or three axes, got "
-                             f"{getattr(values, 'shape', type(values).__name__)}.")
-        self.values, self.grid, self._comm = values, Grid(values.shape) if grid is None else grid, comm
-        if not isinstance(self.grid, Grid):
-            raise TypeError(f"`grid` must be a pmapde.Grid, got {type(grid).__name__}.")
-        if self.grid.shape != tuple(values.shape):
-            raise ValueError(f"`values` of shape {tuple(values.shape)} do not fit `grid` of shape {self.grid.shape}.")
-        self._comm = comm or communicator()
-        self._windows = {}
+        self.values, self._comm, self._windows = values, comm or communicator(), {}
+        self.grid = together(self._comm, lambda: _checked(values, grid))
         self._measure()
 
     def _measure(self):
@@ -71,7 +63,7 @@ class SlicedDensity:
                 ranges = [(first, last), *((0, n) for n in self.grid.shape[1:])]
                 around, inside = self._read(ranges, HALO), (slice(HALO, -HALO),) * self.grid.ndim
                 own = around[inside]
-                if not (own.dtype.kind == "f" and np.isfinite(own).all() and own.min() > 0):
+                if not (np.isfinite(own).all() and own.min() > 0):
                     raise ValueError("`values` must be positive and finite, they are not "
                                      f"in rows {first} to {last - 1}; add a floor to them.")
                 total, lowest, highest = total + own.sum(), min(lowest, own.min()), max(highest, own.max())
@@ -79,14 +71,18 @@ class SlicedDensity:
                 onwards = slice(HALO, HALO + min(last + 1, self.grid.shape[0]) - first)
                 logs = np.log(around[(onwards, *inside[1:])])
                 jump = max(jump, *(np.abs(np.diff(logs, axis=axis)).max(initial=0.0) for axis in range(logs.ndim)))
-        except (ValueError, TypeError) as found:
+        except Exception as found:  # whatever reading brings
             error = found
         agree(self._comm, error)
         total, clipped = (self._comm.allreduce(value) for value in (total, clipped))
         self.lowest = self._comm.allreduce(lowest, op=MPI.MIN)
         self.highest = self._comm.allreduce(highest, op=MPI.MAX)
         self.roughness = self._comm.allreduce(float(jump), op=MPI.MAX)
-        self._scale, self._restored = 1 / (total * self.grid.cell_volume), total / clipped
+        with np.errstate(all="ignore"):
+            self._scale, self._restored = 1 / np.float64(total * self.grid.cell_volume), total / clipped
+        if not (0 < self._scale < math.inf and math.isfinite(self._restored)):
+            raise ValueError(f"`values` between {self.lowest:.3g} and {self.highest:.3g} have a sum out of range; "
+                             f"scale them first.")
 
     def _chunks(self):
         """Ranges of this rank along the first axis."""
@@ -121,19 +117,25 @@ class SlicedDensity:
             found = np.take(found, place, axis=axis)
         return found
 
-    def averages(self, grid):
-        """Its :class:`GridDensity` on a small grid of the same box, on all ranks; collective."""
-        matrices = [averaging_matrix(m, n) for m, n in zip(self.grid.shape, grid.shape)]
-        total = np.zeros(grid.shape)
+    def averages(self, *grids):
+        """Its :class:`GridDensity`, normalised, on small grids of the same box, on all ranks; collective."""
+        totals = [np.zeros(grid.shape) for grid in grids]
         for first, last in self._chunks():
-            part = self._read([(first, last), *((0, n) for n in self.grid.shape[1:])], 0)
-            for axis, matrix in enumerate([csr_matrix(matrices[0])[:, first:last], *matrices[1:]]):
-                moved = np.moveaxis(part, axis, 0)
-                part = np.moveaxis((matrix @ moved.reshape(moved.shape[0], -1)).reshape(-1, *moved.shape[1:]), 0, axis)
-            total += part
-        everywhere = np.empty_like(total)
-        self._comm.Allreduce(total, everywhere)
-        return GridDensity(everywhere, grid)
+            values = self._scale * self._read([(first, last), *((0, n) for n in self.grid.shape[1:])], 0)
+            for grid, total in zip(grids, totals):
+                matrices = [averaging_matrix(m, n) for m, n in zip(self.grid.shape, grid.shape)]
+                part = values
+                for axis, matrix in enumerate([csr_matrix(matrices[0])[:, first:last], *matrices[1:]]):
+                    moved = np.moveaxis(part, axis, 0)
+                    part = np.moveaxis((matrix @ moved.reshape(moved.shape[0], -1)).reshape(-1, *moved.shape[1:]), 0,
+                                       axis)
+                total += part
+        found = []
+        for grid, total in zip(grids, totals):
+            everywhere = np.empty_like(total)
+            self._comm.Allreduce(total, everywhere)
+            found.append(GridDensity(everywhere, grid))
+        return found
 
     @property
     def is_uniform(self):
@@ -161,9 +163,11 @@ class SlicedDensity:
                 ends = [0.0, 0.0]
             if not wraps:
                 ends = [min(max(end, 0.0), float(n)) for end in ends]
-            ranges.append((math.floor(ends[0]) - 1, math.ceil(ends[1]) + 1))
+            first, last = math.floor(ends[0]) - 1, math.ceil(ends[1]) + 1
+            ranges.append((0, n) if wraps and last - first >= n else (first, last))  # a period holds all images
         known = self._windows.get(interpolated)
         if known is None or any(first < low or last > high for (first, last), (low, high) in zip(ranges, known[0])):
+            self._windows.clear()
             known = self._windows[interpolated] = self._load(ranges, interpolated)
         return known
 
@@ -171,7 +175,12 @@ class SlicedDensity:
         wider = []
         for (first, last), n, wraps in zip(ranges, self.grid.shape, self.grid.periodic):
             margin = 2 + math.ceil(MARGIN * (last - first))
-            wider.append((first - margin, last + margin) if wraps else (max(first - margin, 0), min(last + margin, n)))
+            if wraps:
+                wider.append((0, n) if last - first + 2 * margin >= n else (first - margin, last + margin))
+            else:
+                wider.append((max(first - margin, 0), min(last + margin, n)))
+        whole = tuple(wraps and last - first == n for (first, last), n, wraps
+                      in zip(wider, self.grid.shape, self.grid.periodic))
         values = self._scale * self._read(wider, HALO)
 
         def cropped(array, ghosts):
@@ -182,10 +191,11 @@ class SlicedDensity:
             arrays = multilinear(cropped(values, 2))
         lower, h = self.grid.lower, self.grid.spacing
         box = Grid(tuple(last - first for first, last in wider), [(lower[a] + first * h[a], lower[a] + last * h[a])
-                                                                  for a, (first, last) in enumerate(wider)])
-        # at a face of the grid the window ends too: beyond it the density is that of the face
-        holds = [(first if wraps or first else -math.inf, last if wraps or last < n else math.inf)
-                 for (first, last), n, wraps in zip(wider, self.grid.shape, self.grid.periodic)]
+                                                                  for a, (first, last) in enumerate(wider)], whole)
+        # at a face of the grid the window ends too: beyond it the density is that of the face; a period has no end
+        holds = [(-math.inf, math.inf) if period else
+                 (first if wraps or first else -math.inf, last if wraps or last < n else math.inf)
+                 for (first, last), n, wraps, period in zip(wider, self.grid.shape, self.grid.periodic, whole)]
         return holds, box, arrays
 
     def at_images(self, *images_and_out):
@@ -197,3 +207,19 @@ class SlicedDensity:
         """:func:`pmapde.density.over_images`, for the images of this rank's cells."""
         _, box, arrays = self._window(*images_and_out[:4], False)
         over_images(arrays, box, *images_and_out)
+
+
+def _checked(values, grid):
+    """The grid of ``values``, or one sentence on what is wrong."""
+    shape, kind = getattr(values, "shape", ()), getattr(getattr(values, "dtype", None), "kind", "f")
+    if len(shape) not in (2, 3):
+        raise ValueError(f"`values` must be an array of two or three axes, got "
+                         f"{getattr(values, 'shape', type(values).__name__)}.")
+    if kind not in "fiu":
+        raise TypeError(f"`values` must be real numbers, got dtype {values.dtype}; convert them first.")
+    grid = Grid(tuple(shape)) if grid is None else grid
+    if not isinstance(grid, Grid):
+        raise TypeError(f"`grid` must be a pmapde.Grid, got {type(grid).__name__}.")
+    if grid.shape != tuple(shape):
+        raise ValueError(f"`values` of shape {tuple(shape)} do not fit `grid` of shape {grid.shape}.")
+    return grid

@@ -11,6 +11,7 @@ import numpy as np
 import pmapde
 from pmapde import distributed, exact, gallery
 from pmapde.distributed import engine, nested
+from pmapde.distributed import result as result_module
 from pmapde.distributed.linear import PetscMultigrid
 
 PLAIN = pmapde.PseudoTransient(conserve=False)
@@ -204,13 +205,55 @@ def sliced(comm, folder):
         result = distributed.solve(problem, PLAIN, tolerance=TIGHT)
         result.write(folder / f"phi {name}.npy")
         kept = [math.prod(box.shape) for _, box, _ in density._windows.values()]
+        whole = pmapde.TransportProblem(pmapde.GridDensity(source, grid), pmapde.GridDensity(target, target_grid))
+        masses = [part.push_forward_error for part in (result, distributed.solve(whole, PLAIN, tolerance=TIGHT,
+                                                                                 gather=False))]
         notes[name] = [result.status.name, result.cost, comm.allreduce(max(kept)) / target.size,
-                       [density.is_rough(), density.roughness]]
-    try:
-        distributed.SlicedDensity(np.zeros((8, 8)))
-    except ValueError as error:
-        notes["refused"] = str(error)
+                       [density.is_rough(), density.roughness], masses]
+    told = []
+    for values in (np.zeros((8, 8)), np.ones((8, 8)) * 1j, np.full((8, 8), 1e307), np.ones((4, 4, 4, 4)),
+                   np.full((8, 8), np.nan if comm.rank == comm.size - 1 else 1.0)):
+        try:
+            distributed.SlicedDensity(values)
+            told.append(None)
+        except (TypeError, ValueError) as error:
+            told.append(str(error))
+    notes["refused"] = comm.allgather(told)
+    # images that go round the torus: a window is never more than a period
+    torus = pmapde.Grid((24, 24), periodic=True)
+    density = distributed.SlicedDensity(1 + np.random.default_rng(0).random((24, 24)), torus)
+    phi = np.pad(np.random.default_rng(1).standard_normal((12, 12)), 1, mode="wrap")
+    scale = np.full(2, 12.0)
+    arguments = (phi, np.zeros(2), np.full(2, 1 / 12), scale, True)
+    for name, more in (("at_images", ()), ("over_images", (np.empty((2, 12, 12)),))):
+        found = []
+        for one in (density, pmapde.GridDensity(density.values, torus).normalised()):
+            out = [np.empty((12, 12)), np.empty((2, 12, 12)), *(np.empty_like(part) for part in more)]
+            getattr(one, name)(*arguments, *out)
+            found.append(np.concatenate([part.ravel() for part in out]))
+        notes[f"round {name}"] = float(np.abs(found[0] - found[1]).max() / np.abs(found[1]).max())
     return notes
+
+
+def full_disk(comm, folder):
+    """A checkpoint that cannot be written whole: an error on all ranks, the last one stays; and paths that are none."""
+    import resource
+    layout = distributed.layout.Layout(pmapde.Grid((64, 60)), comm)
+    field = np.full(layout.shape, 1.0 + comm.rank)
+    result_module.write_field(folder / "kept.npy", layout, field)
+    if comm.rank == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    told = []
+    for path in (folder / "kept.npy", folder, folder / "none" / "c.npy"):
+        try:
+            result_module.write_field(path, layout, 2 * field)
+            told.append(None)
+        except OSError as error:
+            told.append(str(error))
+    if comm.rank == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    return comm.allgather(told), float(np.load(folder / "kept.npy").min()), sorted(p.name for p in folder.iterdir())
 
 
 def stopped(comm, folder):

@@ -128,7 +128,8 @@ def test_targets_that_no_rank_holds(ranks, tmp_path):
     for name, (source, target, grid, target_grid) in job().sliced_problems().items():
         densities = [pmapde.GridDensity(values, where) for values, where in ((source, grid), (target, target_grid))]
         reference = pmapde.solve(pmapde.TransportProblem(*densities), job().PLAIN, tolerance=job().TIGHT)
-        status, cost, kept, (rough, roughness) = notes[name]
+        status, cost, kept, (rough, roughness), (misplaced, expected) = notes[name]
+        assert misplaced == pytest.approx(expected, rel=1e-6, abs=1e-12), name
         assert status == "CONVERGED"
         assert rough == (name == "rough")
         assert roughness == pytest.approx(densities[1].roughness, rel=1e-12)
@@ -136,7 +137,22 @@ def test_targets_that_no_rank_holds(ranks, tmp_path):
         expected = reference.displacement_potential
         assert np.ptp(np.load(tmp_path / f"phi {name}.npy") - expected) <= 1e-9 * np.ptp(expected), name
     assert notes["large"][2] < 1.5  # copies of the target in all windows together
-    assert "positive and finite" in notes["refused"]
+    for told in notes["refused"]:
+        for text, words in zip(told, ("positive and finite", "complex128", "scale them first", "two or three axes",
+                                      "positive and finite")):
+            assert words in text
+    assert max(notes["round at_images"], notes["round over_images"]) < 1e-12
+
+
+@needs_petsc
+def test_a_checkpoint_that_cannot_be_written_is_an_error_on_all_ranks(tmp_path):
+    told, least, names = findings(3, "full_disk", tmp_path)
+    for one in told:
+        assert "the disk may be full" in one[0]
+        assert "it is a folder" in one[1]
+        assert "does not exist" in one[2]
+    assert least == 1.0  # the last one, whole
+    assert names == ["kept.npy"]
 
 
 @needs_petsc
