@@ -56,7 +56,7 @@ def _resume(arguments):
         arguments.file)
     command.out = arguments.out or os.path.join(note["folder"], command.out)
     command.every = command.every if arguments.every is None else arguments.every
-    command.threads = arguments.threads or command.threads
+    command.threads = command.threads if arguments.threads is None else arguments.threads
     COMMANDS[command.command](command)
 
 
@@ -143,10 +143,11 @@ def _solve_together(arguments, tolerance):
     problem = launch.together(comm, prepared)
     import pmapde
     checkpoint = arguments.petsc_checkpoint
-    start = checkpoint if checkpoint and launch.together(comm, lambda: os.path.exists(checkpoint)) else None
+    start = checkpoint if checkpoint and any(comm.allgather(os.path.exists(checkpoint))) else None
+    threads = 1 if arguments.threads is None else arguments.threads
     with console.progress() if comm.rank == 0 else nullcontext() as callback:
         solution = solve(problem, pmapde.PseudoTransient(scheme=_scheme(arguments)), tolerance=tolerance, start=start,
-                         max_steps=arguments.max_steps, threads=arguments.threads or 1, callback=callback,
+                         max_steps=arguments.max_steps, threads=threads, callback=callback,
                          checkpoint=checkpoint)
     if comm.rank == 0:
         with console.output(arguments.out, OURS) as temporary:
