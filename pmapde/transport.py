@@ -241,9 +241,9 @@ class PiecewiseAffineMap:
 
         Half the L1 distance of the pushed and the expected mass, summed over blocks. Where that is not small, images of
         source cells that are wider than a target's cell, and straddle two blocks, are cut into pieces; into finer ones
-        near the limit of 2 %. On large grids in 3D mass and map of pairs of cells are tried first: on smooth data,
-        where that is enough, the error is of second order still. ``finely``: pieces are counted from the start, as
-        masses must be that were corrected by what was counted.
+        near the limit of 2 %. On large grids in 3D mass and map of pairs of cells are tried first: where that misplaces
+        little it is what is reported, up to four times too much, of second order still. ``finely``: pieces are counted
+        from the start, as masses must be that were corrected by what was counted.
         """
         blocks = self.target_grid.with_shape(tuple(max(-(-n // BLOCK), 3 if wraps else 2) for n, wraps
                                                    in zip(self.target_grid.shape, self.target_grid.periodic)))
