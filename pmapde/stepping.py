@@ -19,9 +19,10 @@ RELAXATION = 0.8
 """Damping of the nonlinear Jacobi steps."""
 FIRST_SWEEPS, LATER_SWEEPS = 2, 1
 """Jacobi steps allowed at the start of a grid, and after a Newton step."""
-AT_THE_FLOOR = 1000
-"""Rounding floors below which a step that lowers the residual no more says that there is nothing left to gain: on rough
-data of high contrast the floor, which knows nothing of conditions, is some hundred times too low."""
+AT_THE_FLOOR = {False: 10, True: 1000}
+"""Rounding floors below which a refused step says that there is nothing left to gain, before and after linear solves
+were made careful: on rough data of high contrast the floor, which knows nothing of conditions, is some hundred times
+too low."""
 LINEAR_SHARE = 0.7
 """Of the algebraic error allowed, what the linear solve may leave; the rest is for Newton's method."""
 
@@ -238,7 +239,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
             if trial.step is not None:
                 break
             rejected += 1
-            if norm <= AT_THE_FLOOR * floor:
+            if norm <= AT_THE_FLOOR[careful] * floor:
                 yield replace(current, status=Status.STAGNATED)
                 return
             if careful:

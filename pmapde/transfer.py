@@ -7,6 +7,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from .ghosts import fold
+from .threads import refuse_forked
 
 
 @lru_cache(maxsize=64)
@@ -35,7 +36,8 @@ def cubic_table(n_from, n_to, periodic, inside=False):
     return fold(first[:, None] + np.arange(-1, 3), n_from, periodic), weights
 
 
-def _apply_axes(matrices, field):
+def apply_axes(matrices, field):
+    """``field`` multiplied by one matrix along every axis, None for the identity."""
     for axis, matrix in enumerate(matrices):
         if matrix is not None:
             moved = np.moveaxis(field, axis, 0)
@@ -48,10 +50,11 @@ def average(field, shape):
     """Cell averages of ``field`` on another uniform grid of the same box (exact overlaps); conserves the integral."""
     if field.dtype == float and field.flags.c_contiguous and all(m % n == 0 for m, n in zip(field.shape, shape)):
         from .kernels import transfer
+        refuse_forked()
         out, ones = np.empty(shape), (1,) * (3 - field.ndim)
         transfer.block_means(field.reshape(ones + field.shape), out.reshape(ones + out.shape))
         return out
-    return _apply_axes([averaging_matrix(m, n) if m != n else None for m, n in zip(field.shape, shape)], field)
+    return apply_axes([averaging_matrix(m, n) if m != n else None for m, n in zip(field.shape, shape)], field)
 
 
 def interpolate_cubic(field, shape, periodic):

@@ -102,9 +102,11 @@ def steps(problem, method, linear_method, tolerance, start, comm, stats, coarser
                                      before=coarser.last_size, one_step=one_step)
             return stepping.Goal(residual=solver.SINGLE_GRID_TOLERANCE if finest else solver.COARSEST_TOLERANCE)
 
-        for taken, step in enumerate(_on_layout(operator, linear_method, method, phi, goal, stats)):
+        engine = _on_layout(operator, linear_method, method, phi, goal, stats)
+        for taken, step in enumerate(engine):
             step = replace(step, level=level, levels=levels)
             if finest and method.conserve and step.status is Status.CONVERGED:
+                engine.close()  # with its matrix
                 for found in _conserved(problem, operator, linear_method, method, step, tolerance, stats):
                     yield found, operator
                 return

@@ -5,13 +5,12 @@ import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from ..density import GridDensity, LogDensity
 from ..grid import Grid
 from ..memory import BYTES_PER_CELL, available_memory
 from ..problem import TransportProblem
-from ..transfer import averaging_matrix
+from ..transfer import apply_axes, averaging_matrix
 from ..transport import BLOCK
 from .launch import agree
 from .layout import Layout, partition
@@ -155,11 +154,7 @@ class SampledProblem:
                     in zip(self.source.shape, layout.grid.shape, layout.ranges)]
         spans = [(int(matrix.indices.min()), int(matrix.indices.max()) + 1) for matrix in matrices]
         values = np.asarray(self.source[tuple(slice(*span) for span in spans)], dtype=float)
-        for axis, (matrix, (low, high)) in enumerate(zip(matrices, spans)):
-            moved = np.moveaxis(values, axis, 0)
-            matrix = csr_matrix(matrix)[:, low:high]
-            values = np.moveaxis((matrix @ moved.reshape(high - low, -1)).reshape(-1, *moved.shape[1:]), 0, axis)
-        return np.ascontiguousarray(values)
+        return apply_axes([matrix[:, low:high] for matrix, (low, high) in zip(matrices, spans)], values)
 
     def whole(self, comm):
         """A :class:`TransportProblem` of a grid that rank 0 can hold, None elsewhere; collective."""

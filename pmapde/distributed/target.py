@@ -5,12 +5,11 @@ import itertools
 import math
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from ..density import ROUGH, GridDensity, at_images, multilinear, over_images, spline_coefficients
 from ..ghosts import fold
 from ..grid import Grid
-from ..transfer import averaging_matrix
+from ..transfer import apply_axes, averaging_matrix
 from .launch import agree, communicator, together
 
 HALO = 32
@@ -123,13 +122,8 @@ class SlicedDensity:
         for first, last in self._chunks():
             values = self._scale * self._read([(first, last), *((0, n) for n in self.grid.shape[1:])], 0)
             for grid, total in zip(grids, totals):
-                matrices = [averaging_matrix(m, n) for m, n in zip(self.grid.shape, grid.shape)]
-                part = values
-                for axis, matrix in enumerate([csr_matrix(matrices[0])[:, first:last], *matrices[1:]]):
-                    moved = np.moveaxis(part, axis, 0)
-                    part = np.moveaxis((matrix @ moved.reshape(moved.shape[0], -1)).reshape(-1, *moved.shape[1:]), 0,
-                                       axis)
-                total += part
+                along, *across = [averaging_matrix(m, n) for m, n in zip(self.grid.shape, grid.shape)]
+                total += apply_axes([along[:, first:last], *across], values)
         found = []
         for grid, total in zip(grids, totals):
             everywhere = np.empty_like(total)
