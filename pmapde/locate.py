@@ -5,6 +5,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import minimize
 
+from .support import log_masses
 from .whitening import Whitening
 
 QUADRATURE = {2: 320, 3: 112}
@@ -16,6 +17,8 @@ FAR = 12.0
 ROUNDS = 12
 SETTLED = 0.02
 APART = 0.05
+FLAT = 1e-4
+"""Curvature at a mode, in given scales, below which it says nothing: a hundred scales."""
 ASIDE = 0.1
 """Lengths of the box beyond its faces from which on a mode is outside, not at an edge of the density."""
 RELEVANT = 25.0
@@ -95,14 +98,18 @@ class Locator:
         offset = self.values(starts).max()
 
         def negative(x):
+            nonlocal beyond
             value = self.values(np.atleast_2d(x))[0]
+            beyond = beyond or value == -np.inf
             return offset - value if np.isfinite(value) else 1e30
         modes = []
         for point in starts:
+            beyond = False
             found = minimize(negative, point, method="L-BFGS-B",
                              bounds=[(None if np.isinf(a) else a, None if np.isinf(b) else b) for a, b in self.bounds])
-            found = minimize(negative, found.x, method="Nelder-Mead", bounds=list(zip(low, high)),
-                             options={"xatol": 1e-6, "fatol": 1e-8}) if not found.success else found
+            if beyond or not found.success:  # no gradient leads along the edge of a support
+                found = minimize(negative, found.x, method="Nelder-Mead", bounds=list(zip(low, high)),
+                                 options={"xatol": 1e-6, "fatol": 1e-8})
             modes.append((offset - found.fun, found.x))
         modes.sort(key=lambda pair: -pair[0])
         kept = []
@@ -159,9 +166,18 @@ class Locator:
         if np.isfinite(hessian).all():
             eigenvalues, vectors = np.linalg.eigh(hessian * np.outer(scale, scale))
             if eigenvalues.max() > 0:
-                eigenvalues = np.clip(eigenvalues, 1e-4, None)  # flat or wrongly curved: a hundred scales at most
-                return (vectors / eigenvalues @ vectors.T) * np.outer(scale, scale)
-        return np.diag(scale**2)
+                reach = [self._reach(mode, scale * v) if value < FLAT else value**-0.5
+                         for value, v in zip(eigenvalues, vectors.T)]
+                return (vectors * np.square(reach) @ vectors.T) * np.outer(scale, scale)
+        reach = [self._reach(mode, scale * v) for v in np.eye(d)]
+        return np.diag(np.where(np.array(reach) < FLAT**-0.5, reach, 1.0) * scale)**2
+
+    def _reach(self, mode, direction):
+        """How far from ``mode`` the density is positive both ways, in lengths of ``direction``: 100 at most, 1e-4 at
+        least. At a flat or wrongly curved mode it says more of the scale than derivatives."""
+        steps = np.geomspace(1e-4, FLAT**-0.5, 61)
+        sides = np.isfinite(self.values(mode + np.outer(np.r_[steps, -steps], direction))).reshape(2, -1)
+        return max(steps[-1] if side.all() else steps[max(0, np.argmin(side) - 1)] for side in sides)
 
     def _whitening(self, mean, covariance):
         if self.bounded:  # bounds must stay faces of the box
@@ -172,21 +188,17 @@ class Locator:
 
     def quadrature(self, whitening, n):
         """``(edges, log_masses, z)``: per axis the edges of n cells in z, masses in the logarithm, centres (n)."""
-        d = self.dimension
-        edges, centres, log_mass = [], [], 0.0
-        for axis in range(d):
+        def axes(axis, n):
             low, high = (self.bounds[axis] - whitening.mean[axis]) / whitening.root[axis, axis]
-            axis_edges, z, stretch = _covering(low, high, n) if self.bounded else _covering(-np.inf, np.inf, n)
-            edges.append(axis_edges)
-            centres.append(z)
-            log_mass = log_mass + stretch.reshape([n if a == axis else 1 for a in range(d)])
-        mesh = np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, d)
-        return edges, log_mass + self.values(whitening.backward(mesh)).reshape((n,) * d), centres
+            return _covering(low, high, n) if self.bounded else _covering(-np.inf, np.inf, n)
+        log_mass, _ = log_masses(lambda z: self.values(whitening.backward(z)), axes, (n,) * self.dimension)
+        edges, centres, _ = zip(*(axes(axis, n) for axis in range(self.dimension)))
+        return edges, log_mass, centres
 
     def _settled(self, whitening):
         """The whitening improved by the moments of the quadrature until they change little."""
         for _ in range(ROUNDS):
-            _, log_mass, z = self.quadrature(whitening, QUADRATURE[self.dimension] // 2)
+            edges, log_mass, z = self.quadrature(whitening, QUADRATURE[self.dimension] // 2)
             if log_mass.max() == -np.inf:
                 raise ValueError("`log_density` is -inf wherever it was looked at: pass start= and scale= that fit it.")
             mass = np.exp(log_mass - log_mass.max())
@@ -194,6 +206,9 @@ class Locator:
             mass = mass[np.ix_(*near)]
             mass /= mass.sum()
             mean, covariance = _moments(mass, [centres[chosen] for centres, chosen in zip(z, near)])
+            for axis, (ends, chosen) in enumerate(zip(edges, near)):  # of a mass in a single cell too
+                share = mass.sum(axis=tuple(a for a in range(mass.ndim) if a != axis))
+                covariance[axis, axis] += share @ np.diff(ends)[chosen]**2 / 12
             change = max(np.abs(mean).max(), np.abs(covariance - np.eye(self.dimension)).max())
             if self.bounded:
                 change = max(np.abs(mean).max(), np.abs(np.diag(covariance) - 1).max())

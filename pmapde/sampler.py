@@ -9,10 +9,13 @@ from scipy import special
 from .density import LogDensity
 from .grid import Grid
 from .importance import pareto_k
-from .samples import uniforms
+from .samples import stream
 
-DIAGNOSED = 2**14
-"""Draws (quasi-Monte Carlo) behind the KL gap and Pareto's k."""
+DIAGNOSED, COUNTED = 2**14, 2**17
+"""Draws (quasi-Monte Carlo) behind the KL gap and Pareto's k, and behind the share that edges reject."""
+
+AT_A_TIME = 2**20
+"""Draws of which some are rejected."""
 
 
 class MatchedReference:
@@ -55,45 +58,91 @@ class MatchedReference:
 class Sampler:
     """A posterior as the image of a reference under the inverse map of one solution, and what is measured of it.
 
+    Where the posterior jumps to zero the source is its continuation (:func:`pmapde.support.continued`): draws beyond
+    the edge are rejected, and the model is what is left.
+
+    Parameters
+    ----------
+    locator : Locator
+    reference : MatchedReference
+    solution : Solution
+    log_masses : ndarray, (*shape)
+        Of the posterior in the cells of the solution's grid, up to the determinant of the whitening.
+
     Attributes
     ----------
     log_mass, log_evidence : float
-        By quadrature on the solution's grid; that less the solution's drift.
+        By quadrature on the solution's grid; the mass of the source less the solution's drift, and of what is accepted.
+    accepted : float
+        Share of the draws that are not rejected.
     mean, covariance, moment_error, kl_gap, pareto_k
         See :class:`~pmapde.variational.BrenierPosterior`.
     """
 
-    def __init__(self, locator, reference, solution):
+    def __init__(self, locator, reference, solution, log_masses):
         self.locator, self.reference, self.solution = locator, reference, solution
         problem, whitening = solution.problem, locator.whitening
-        grid = problem.grid
-        self.log_mass = problem.source_log_mass
-        self.log_evidence = self.log_mass - solution.drift
-        mean, covariance = _weighted(grid.cell_centres(), problem.source_values)
+        grid, highest = problem.grid, log_masses.max()
+        masses = np.exp(log_masses - highest)
+        self.log_mass = float(highest + np.log(masses.sum())) + whitening.log_determinant
+        mean, covariance = _weighted(grid.cell_centres(), masses)
         self.mean, self.covariance = whitening.backward(mean[None])[0], whitening.root @ covariance @ whitening.root.T
-        y = problem.target_grid.cell_centres().reshape(grid.ndim, -1).T
-        own_mean, own_covariance = _weighted(whitening.backward(solution.inverse_map(y)).T, problem.target_values)
+        following = stream(grid.ndim, np.random.default_rng(0), "sobol")
+        x, log_weights = self.importance(following(DIAGNOSED))
+        inside = self._inside(x)
+        self.accepted = float(inside.mean())
+        if self.accepted < 1:
+            others = self._inside(self.map(following(COUNTED - DIAGNOSED))[0])
+            self.accepted = float((inside.sum() + others.sum()) / COUNTED)
+        with np.errstate(divide="ignore"):
+            rejected = float(np.log(self.accepted))
+        self.log_evidence = problem.source_log_mass - solution.drift + rejected
+        gaps = self.log_mass - log_weights[inside]
+        self.kl_gap = float(gaps.mean()) - rejected if len(gaps) and np.isfinite(gaps).all() else math.inf
+        self.pareto_k = pareto_k(log_weights[inside])
+        self.moment_error = self._moment_error()
+
+    def _moment_error(self):
+        y = self.solution.problem.target_grid.cell_centres().reshape(len(self.mean), -1).T
+        x = self.locator.whitening.backward(self.solution.inverse_map(y))
+        weights = self.solution.problem.target_values.ravel()
+        if self.accepted < 1:
+            weights = weights * self._inside(x)
+        mean, covariance = _weighted(x.T, weights)
         sd = np.sqrt(np.diag(self.covariance))
-        self.moment_error = float(max((np.abs(own_mean - self.mean) / sd).max(),
-                                      np.abs(np.sqrt(np.diag(own_covariance)) / sd - 1).max()))
-        _, log_weights = self.importance(uniforms(DIAGNOSED, grid.ndim, np.random.default_rng(0), "sobol"))
-        self.kl_gap = float(np.mean(self.log_mass - log_weights)) if np.isfinite(log_weights).all() else math.inf
-        self.pareto_k = pareto_k(log_weights)
+        return float(max((np.abs(mean - self.mean) / sd).max(), np.abs(np.sqrt(np.diag(covariance)) / sd - 1).max()))
 
     @property
     def maps_well(self):
         return self.solution.success and not self.pareto_k > 0.5
 
-    def draw(self, uniform):
+    def _inside(self, x):
+        return self.locator.values(x) > -np.inf
+
+    def map(self, uniform):
         """``(x, y, z)``: uniform numbers (n, d) as draws of the posterior, of the reference, and in whitened
-        coordinates."""
+        coordinates; some beyond the edges of the posterior."""
         y = self.reference.quantiles(uniform)
         z = self.solution.inverse_map(y)
         return self.locator.whitening.backward(z), y, z
 
+    def draw(self, n, numbers):
+        """``n`` draws of the posterior from ``numbers(m)``, the next m uniform ones, (m, d); those beyond its edges are
+        rejected."""
+        if not self.accepted > 0:
+            raise ValueError("no draw lies where the posterior is positive: the fit has failed, see `status`.")
+        if self.accepted == 1:
+            return self.map(numbers(n))[0]
+        found = np.empty((0, len(self.mean)))
+        while len(found) < n:
+            needed = math.ceil(1.02 * (n - len(found)) / self.accepted) + 8
+            x, _, _ = self.map(numbers(min(needed, AT_A_TIME)))
+            found = np.vstack([found, x[self._inside(x)]])
+        return found[:n]
+
     def importance(self, uniform):
         """``(x, log_weights)``, see :meth:`~pmapde.variational.BrenierPosterior.importance`."""
-        x, y, z = self.draw(uniform)
+        x, y, z = self.map(uniform)
         with np.errstate(divide="ignore", invalid="ignore"):
             log_model = self.reference.log_density(y) + np.log(np.linalg.det(self.solution.jacobian(z)))
         return x, self.locator.values(x) + self.locator.whitening.log_determinant - log_model

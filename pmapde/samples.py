@@ -85,16 +85,26 @@ def sample_box(Z, cells, margin, tail_mass):
     return grid, inside, float((~inside).mean() + 2 * d / (n + 1))
 
 
-def uniforms(n, d, rng, sequence):
-    """``n`` points of the unit cube, (n, d): ``"independent"``, or ``"sobol"``, scrambled Sobol' points (any n)."""
+def stream(d, rng, sequence):
+    """A function of m that returns the next m points of the unit cube, (m, d): ``"independent"``, or ``"sobol"``,
+    scrambled Sobol' points (any m)."""
     if sequence not in ("independent", "sobol"):
         raise ValueError(f"`sequence` must be 'independent' or 'sobol', got {sequence!r}.")
     if sequence == "independent":
-        return rng.random((n, d))
+        return lambda m: rng.random((m, d))
     name = "rng" if "rng" in inspect.signature(qmc.Sobol).parameters else "seed"  # scipy 1.15 renamed it
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that n is not a power of two
-        return qmc.Sobol(d, **{name: rng}).random(n)
+    points = qmc.Sobol(d, **{name: rng})
+
+    def following(m):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that m is not a power of two
+            return points.random(m)
+    return following
+
+
+def uniforms(n, d, rng, sequence):
+    """The first ``n`` points of a :func:`stream`, (n, d)."""
+    return stream(d, rng, sequence)(n)
 
 
 class Reference:

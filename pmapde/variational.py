@@ -13,11 +13,12 @@ from .grid import Grid
 from .locate import Locator
 from .problem import TransportProblem
 from .sampler import MatchedReference, Sampler
-from .samples import uniforms
+from .samples import stream
 from .solution import StencilWarning
 from .solver import solve
 from .status import SolverError, Status
 from .stepping import PseudoTransient
+from .support import continued, log_masses
 
 CELLS = {2: (128, 1024), 3: (32, 128)}
 """Cells per axis, in the mean: at first, and at most."""
@@ -40,7 +41,8 @@ class BrenierPosterior:
     solves ``det D2u nu(grad u) = mu`` with the posterior ``mu`` as the source and the reference ``nu`` as the target:
     ``grad u*`` then turns draws of the reference into draws of the posterior, the minimiser of ``KL(. | mu)`` (Deb &
     Liang, arXiv 2504.09279, variational inference). Grids are refined until the errors, measured, are within the
-    tolerances, or until ``max_cells``.
+    tolerances, or until ``max_cells``. Where the density jumps to zero inside the box (an order of the parameters, a
+    simplex), it is continued beyond the edge for the map, and draws from there are rejected.
 
     Parameters
     ----------
@@ -74,7 +76,7 @@ class BrenierPosterior:
     solution : Solution
         In whitened coordinates ``z``, ``x = mean + root z`` (``whitening``).
     log_evidence : float
-        ``source_log_mass - drift`` of the solution.
+        ``source_log_mass - drift`` of the solution, and ``log(accepted)``.
     log_evidence_quadrature : float
         The same by plain quadrature over the whole space, tails included.
     log_evidence_error : float
@@ -93,6 +95,8 @@ class BrenierPosterior:
         known to some 1e-4.
     pareto_k : float
         Of its importance weights; below 0.5 is good.
+    accepted : float
+        Share of the draws of the map that are where the density is positive: 1 but for edges inside the box.
     modes : ndarray, (m, d)
 
     Examples
@@ -157,8 +161,9 @@ class BrenierPosterior:
         cells, previous = CELLS[d][0], None
         while True:
             grid, found = Grid(_shape(lengths, cells), box), []
+            on_grid = self._on(grid)
             for reference in references:
-                found.append(self._solved(reference, grid))
+                found.append(self._solved(reference, grid, *on_grid))
                 if found[-1].maps_well:
                     break  # what is missing is the grid's
             self._adopt(min(found, key=lambda one: (not self._status(one, previous).success, one.moment_error)),
@@ -169,26 +174,31 @@ class BrenierPosterior:
                 return self
             cells, previous = 2 * cells, self._sampler.log_mass
 
-    def _problem(self, reference, grid):
-        """From the posterior in z to the reference, both no lower than a uniform background."""
+    def _on(self, grid):
+        """Logarithms of the posterior's masses in the cells of a grid in z, and of its density there."""
+        def axes(axis, n):
+            ends = np.linspace(*grid.box[axis], n + 1)
+            return ends, (ends[1:] + ends[:-1]) / 2, np.log(np.diff(ends))
+        return log_masses(lambda z: self._locator.values(self.whitening.backward(z)), axes, grid.shape)
+
+    def _problem(self, reference, grid, log_density):
+        """From the posterior on a grid in z, continued beyond its edges, to the reference, both no lower than a uniform
+        background."""
         background = BACKGROUND * self.tail
         lowest = self.log_evidence_quadrature + math.log(background / np.prod(grid.lengths))
-
-        def source(z):
-            log_density = self._locator.values(self.whitening.backward(z)) + self.whitening.log_determinant
-            return np.logaddexp(log_density, lowest)
-        return TransportProblem(LogDensity(source), reference.density(background), grid=grid,
+        values = np.logaddexp(continued(log_density) + self.whitening.log_determinant, lowest).ravel()
+        return TransportProblem(LogDensity(lambda z: values), reference.density(background), grid=grid,
                                 target_grid=reference.grid(grid.shape))
 
-    def _solved(self, reference, grid):
+    def _solved(self, reference, grid, log_masses, log_density):
         """The sampler of a reference, on a grid in z."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # the errors of the sampler are measured
             # centred: of second order even where the Hessian is anisotropic; what fails is seen by the sampler
             method = PseudoTransient(scheme="centred", conserve=False, subdivision=1)
-            solution = solve(self._problem(reference, grid), method, tolerance=ALGEBRAIC * self.tolerance,
+            solution = solve(self._problem(reference, grid, log_density), method, tolerance=ALGEBRAIC * self.tolerance,
                              max_steps=MAX_STEPS, threads=self.threads)
-            return Sampler(self._locator, reference, solution)
+            return Sampler(self._locator, reference, solution, log_masses)
 
     def _evidence_error(self, sampler, previous):
         change = abs(sampler.log_mass - previous) if previous is not None else 0.0
@@ -204,7 +214,8 @@ class BrenierPosterior:
 
     def _adopt(self, sampler, previous):
         self._sampler = sampler
-        for name in ("solution", "log_evidence", "mean", "covariance", "moment_error", "kl_gap", "pareto_k"):
+        for name in ("solution", "log_evidence", "mean", "covariance", "moment_error", "kl_gap", "pareto_k",
+                     "accepted"):
             setattr(self, name, getattr(sampler, name))
         self.log_evidence_error = self._evidence_error(sampler, previous)
         self.status = self._status(sampler, previous)
@@ -214,31 +225,33 @@ class BrenierPosterior:
         return self.status.success
 
     def sample(self, n, rng=None, *, sequence="independent"):
-        """``n`` draws of the posterior, (n, d): the reference's, through the inverse map.
+        """``n`` draws of the posterior, (n, d): the reference's, through the inverse map, those beyond an edge of the
+        density rejected.
 
         ``rng``: a numpy.random.Generator. ``sequence="sobol"``: scrambled Sobol' points (any n, best a power of two)
         instead of independent draws; without ``rng`` a fixed scrambling.
         """
-        uniform = self._uniforms(n, rng, sequence)
-        return self._sampler.draw(uniform)[0]
+        numbers = self._uniforms(n, rng, sequence)
+        return self._sampler.draw(n, numbers)
 
     def _uniforms(self, n, rng, sequence):
+        """A function of m that returns the next m uniform numbers, (m, d)."""
         self._fitted()
         if not (rng is None and sequence == "sobol" or isinstance(rng, np.random.Generator)):
             raise TypeError(f"`rng` must be a numpy.random.Generator, for instance numpy.random.default_rng(), "
                             f"got {type(rng).__name__}.")
         if not isinstance(n, Integral) or n < 0:
             raise ValueError(f"`n` must be a number of draws, zero or more, got {n!r}.")
-        return uniforms(n, len(self.start), np.random.default_rng(0) if rng is None else rng, sequence)
+        return stream(len(self.start), np.random.default_rng(0) if rng is None else rng, sequence)
 
     def importance(self, n, rng=None, *, sequence="independent"):
         """``(x, log_weights)``: draws and the logarithms of ``density / sampler's density``, exact, (n, d) and (n,).
 
         The sampler's density is ``nu(T(x)) det DT(x)`` with the piecewise affine map itself, so that weighted means are
-        unbiased whatever the error of the map; the mean weight estimates the evidence in the box.
+        unbiased whatever the error of the map; the mean weight estimates the evidence in the box. Nothing is rejected:
+        draws beyond an edge of the density have the weight zero.
         """
-        uniform = self._uniforms(n, rng, sequence)
-        return self._sampler.importance(uniform)
+        return self._sampler.importance(self._uniforms(n, rng, sequence)(n))
 
     def marginal(self, axis, points=120):
         """``(values, density)`` of one parameter in the box, (points,) each, by quadrature over the others."""
@@ -261,13 +274,14 @@ class BrenierPosterior:
         """The flow from the affine map of the boxes: its :class:`Trajectory`, whose ledger has KL(rho_t | posterior).
 
         On a grid of ``cells`` per axis in the mean (64 or 32 by default). ``ledger["kl_reverse"]`` is the gap of the
-        evidence lower bound at ``ledger["time"]``.
+        evidence lower bound at ``ledger["time"]``. A density that jumps to zero stands as continued beyond its edge.
         """
         self._fitted()
         from .trajectory import flow  # what draws the flow in is needed here only
         grid = self.solution.problem.grid
         coarse = Grid(_shape(grid.lengths, cells or {2: 64, 3: 32}[grid.ndim]), grid.box)
-        return flow(self._problem(self._sampler.reference, coarse), times, ledger="densities", threads=self.threads)
+        problem = self._problem(self._sampler.reference, coarse, self._on(coarse)[1])
+        return flow(problem, times, ledger="densities", threads=self.threads)
 
     def to_arviz(self, n, rng, names=None):
         """``n`` independent draws as one chain of an ArviZ data set (needs ``arviz``)."""
@@ -294,7 +308,7 @@ class BrenierPosterior:
         """The scalars as a dict that JSON can hold."""
         self._fitted()
         names = ("success", "log_evidence", "log_evidence_quadrature", "log_evidence_error", "tail_mass",
-                 "moment_error", "kl_gap", "pareto_k")
+                 "moment_error", "kl_gap", "pareto_k", "accepted")
         rows = {name: getattr(self, name) for name in names}
         rows = {name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in rows.items()}
@@ -307,13 +321,14 @@ class BrenierPosterior:
             return "BrenierPosterior, not fitted"
         sd = np.sqrt(np.diag(self.covariance))
         shape = "x".join(map(str, self.solution.problem.grid.shape))
+        rejected = f", {1 - self.accepted:.1%} of the draws rejected" if self.accepted < 1 else ""
         rows = [("status", f"{self.status.name}: {self.status.value}"),
                 ("evidence", f"log {self.log_evidence:.6f} +- {self.log_evidence_error:.1e} (quadrature "
                              f"{self.log_evidence_quadrature:.6f})"),
                 ("mean", ", ".join(f"{value:.5g}" for value in self.mean)),
                 ("sd", ", ".join(f"{value:.5g}" for value in sd)),
                 ("sampler", f"moments within {self.moment_error:.1e} sd, KL gap {self.kl_gap:.1e}, Pareto k "
-                            f"{self.pareto_k:.2f}"),
+                            f"{self.pareto_k:.2f}{rejected}"),
                 ("outside", f"{self.tail_mass:.1e} of the mass is outside the box"),
                 ("grid", f"{shape} cells, {len(self.modes)} mode(s) found, reference {self._sampler.reference.name}")]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)

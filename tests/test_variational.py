@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from bench_posterior import exact as by_quadrature
-from scipy import stats
+from scipy import integrate, stats
 
 import pmapde
 from pmapde.importance import pareto_k
@@ -15,6 +15,7 @@ from pmapde.locate import Locator
 from pmapde.models import MODELS
 from pmapde.sampler import Sampler
 from pmapde.samples import uniforms
+from pmapde.support import log_masses
 
 EVIDENCE = {"banana": 0.0, "two_modes": 0.0, "funnel": np.log(2 * stats.norm.cdf(1) - 1)}
 """Logarithms of the masses, known exactly."""
@@ -62,7 +63,7 @@ def test_weighted_draws_are_unbiased_whatever_the_map():
     rough = model.posterior(max_cells=24**2, reference="gaussian").fit()  # one grid only: the first
     solution = pmapde.solve(rough.solution.problem, pmapde.PseudoTransient(scheme="centred", conserve=False),
                             max_steps=3)
-    rough = Sampler(rough._locator, rough._sampler.reference, solution)
+    rough = Sampler(rough._locator, rough._sampler.reference, solution, rough._on(solution.problem.grid)[0])
     x, log_weights = rough.importance(uniforms(2**17, 2, np.random.default_rng(0), "sobol"))
     weights = np.exp(log_weights)
     assert abs(np.mean(weights) - 1) < 0.01
@@ -234,8 +235,8 @@ def test_parameters_of_very_different_scales():
 
 
 def test_box_reaches_the_edge_of_a_density_that_jumps_to_zero():
-    locator, _, _, outside = located(lambda x: np.where(x[:, 0] > -0.5, normal(x, 0, 1), -np.inf))
-    assert outside < 1e-4 and locator.error > 1e-3  # and that the quadrature is rough there is known
+    locator, _, log_mass, outside = located(lambda x: np.where(x[:, 0] > -0.5, normal(x, 0, 1), -np.inf))
+    assert outside < 1e-4 and locator.error < 1e-3 and abs(log_mass - stats.norm.logcdf(0.5)) < 1e-3
 
 
 def test_infinite_weights_are_not_good_ones():
@@ -251,3 +252,59 @@ def test_bad_draws_and_marginals_get_one_sentence(fits):
         posterior.marginal(-1)
     with pytest.raises(ValueError, match="`points` must be"):
         posterior.marginal(0, 1)
+
+
+def triangle(x):
+    """Dirichlet(2, 1, 1), the last share left out: mean (1/2, 1/4), variances 1/20, 3/80, evidence 1/6."""
+    inside = (x[:, 0] > 0) & (x[:, 1] > 0) & (x.sum(axis=1) < 1)
+    return np.where(inside, np.log(np.maximum(x[:, 0], 1e-300)), -np.inf)
+
+
+EDGES = {  # log density, start, log evidence, mean, variances
+    "disc": (lambda x: np.where((x**2).sum(axis=1) < 1, 0.0, -np.inf), (0, 0), np.log(np.pi), (0, 0), (1 / 4, 1 / 4)),
+    "triangle": (triangle, (0.3, 0.3), -np.log(6), (1 / 2, 1 / 4), (1 / 20, 3 / 80)),
+    "quadrant": (lambda x: np.where(x.min(axis=1) > 0, normal(x, 0, 1), -np.inf), (1, 1), -np.log(4),
+                 (np.sqrt(2 / np.pi),) * 2, (1 - 2 / np.pi,) * 2),
+    "order": (lambda x: np.where(x[:, 0] < x[:, 1], normal(x, 0, 1), -np.inf), (0, 1), -np.log(2),
+              (-np.pi**-0.5, np.pi**-0.5), (1 - 1 / np.pi,) * 2),
+    "two squares": (lambda x: np.where(np.abs(np.abs(x[:, 0]) - 2) + np.abs(x[:, 1]) < 1, 0.0, -np.inf), (2, 0),
+                    np.log(4), (0, 0), (4 + 1 / 6, 1 / 6)),
+    "ball": (lambda x: np.where((x**2).sum(axis=1) < 1, 0.0, -np.inf), (0, 0, 0), np.log(4 * np.pi / 3), (0, 0, 0),
+             (1 / 5,) * 3)}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_densities_that_jump_to_zero(name):
+    """Edges that no bounds describe: mass continued beyond them for the map, draws from there rejected."""
+    log_density, start, evidence, mean, variances = EDGES[name]
+    posterior = pmapde.BrenierPosterior(log_density, start=start).fit()
+    assert posterior.success, str(posterior)
+    error = abs(posterior.log_evidence - evidence)
+    assert error < posterior.tolerance and error < posterior.log_evidence_error + 5e-4
+    assert abs(posterior.log_evidence_quadrature - evidence) < posterior.tolerance
+    sd = np.sqrt(variances)
+    assert (np.abs(posterior.mean - mean) < 2e-3 * sd).all()
+    np.testing.assert_allclose(np.sqrt(np.diag(posterior.covariance)), sd, rtol=2e-3)
+    assert 0.4 < posterior.accepted < 1 and posterior.pareto_k < 0.5 and abs(posterior.kl_gap) < 2e-3
+    draws = posterior.sample(2**14, sequence="sobol")
+    assert len(draws) == 2**14 and np.isfinite(log_density(draws)).all()
+    assert (np.abs(draws.mean(axis=0) - mean) < 7e-3 * sd).all()
+    assert len(posterior.sample(1001, np.random.default_rng(0))) == 1001
+    _, log_weights = posterior.importance(2**16, sequence="sobol")  # nothing rejected: the evidence, with no map error
+    assert abs(np.log(np.exp(log_weights).mean()) - evidence) < 2e-3
+    assert np.mean(log_weights > -np.inf) == pytest.approx(posterior.accepted, abs=3e-3)
+
+
+def test_masses_of_cells_at_an_edge():
+    """Second order in the width of the parts, wherever the edge lies in its cell, the outermost ones included."""
+    def axes(axis, n):
+        ends = np.linspace(-1, 1, n + 1)
+        return ends, (ends[1:] + ends[:-1]) / 2, np.log(np.diff(ends))
+    for radius in (0.6, 0.997, 1.2):
+        def log_density(x, radius=radius):
+            return np.where((x**2).sum(axis=1) < radius**2, x[:, 0], -np.inf)
+        masses, values = log_masses(log_density, axes, (100, 80))
+        exact = integrate.quad(lambda x, r=radius: 2 * np.exp(x) * min(1, np.sqrt(max(0, r**2 - x**2))), -1, 1,
+                               points=(-radius, radius) if radius < 1 else None)[0]
+        assert values.shape == masses.shape == (100, 80)
+        assert abs(np.exp(masses).sum() / exact - 1) < 1e-4 < abs(np.exp(values).sum() / 2000 / exact - 1)

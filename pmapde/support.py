@@ -1,0 +1,73 @@
+"""Densities that jump to zero: the masses of the cells at the edge, and a continuation beyond it."""
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+PARTS = {2: 16, 3: 4}
+"""Points per axis in a cell at an edge."""
+TAPER = 5.0
+"""Standard deviation, in cells, of the Gaussian by which a density falls off beyond its edge."""
+NEAR = 1 / 32
+"""How close to a face it is looked for an edge, in half cells."""
+CHUNK = 2**18
+"""Points at a time."""
+
+
+def log_masses(log_density, axes, shape):
+    """Logarithms of the masses of the cells of a product grid, and of the values behind them, both ``shape``.
+
+    One point a cell, of second order where the density is smooth; ``PARTS`` per axis in the cells at an edge, where
+    one would be of first order.
+
+    Parameters
+    ----------
+    log_density : callable
+        (n, d) to (n,), ``-inf`` where the density is zero.
+    axes : callable
+        ``axes(axis, n)``: edges (n + 1,), the outermost possibly infinite, centres and logarithms of the widths of
+        ``n`` cells, (n,) each; those of a multiple of ``n`` are parts of them.
+    shape : tuple of int
+    """
+    d, parts = len(shape), PARTS[len(shape)]
+    covers = [axes(axis, n) for axis, n in enumerate(shape)]
+    mesh = np.stack(np.meshgrid(*[_with_faces(ends, centres) for ends, centres, _ in covers], indexing="ij"), -1)
+    values = log_density(mesh.reshape(-1, d)).reshape([n + 2 for n in shape])
+    cells = np.argwhere(_at_edge(values == -np.inf))
+    values = values[(slice(1, -1),) * d]
+    masses = values.copy()
+    for axis, (_, _, widths) in enumerate(covers):
+        masses += widths.reshape([-1 if a == axis else 1 for a in range(d)])
+    if len(cells) == 0:
+        return masses, values
+    fine = [axes(axis, parts * n)[1:] for axis, n in enumerate(shape)]
+    inside = np.stack(np.meshgrid(*[np.arange(parts)] * d, indexing="ij"), -1).reshape(-1, d)
+    step = max(1, CHUNK // len(inside))
+    for some in (cells[start:start + step] for start in range(0, len(cells), step)):
+        index = (parts * some[:, None] + inside).reshape(-1, d)
+        logs = log_density(np.stack([fine[axis][0][index[:, axis]] for axis in range(d)], -1))
+        logs = (logs + sum(fine[axis][1][index[:, axis]] for axis in range(d))).reshape(len(some), -1)
+        masses[tuple(some.T)] = np.logaddexp.reduce(logs, axis=1)
+    return masses, values
+
+
+def _with_faces(ends, centres):
+    """One point more at either face, just inside: an edge may lie beyond the outermost centre."""
+    first, last = (end + NEAR * (centre - end) if np.isfinite(end) else centre
+                   for end, centre in ((ends[0], centres[0]), (ends[-1], centres[-1])))
+    return np.concatenate([[first], centres, [last]])
+
+
+def _at_edge(zero):
+    """Cells, all but the outermost, next to which the density is zero, and next to which it is not."""
+    return (ndimage.maximum_filter(zero, 3) & ~ndimage.minimum_filter(zero, 3))[(slice(1, -1),) * zero.ndim]
+
+
+def continued(values):
+    """Logarithms of a density on the cells of a grid, those of zeros replaced: by the value of the nearest cell where
+    it is positive, falling off as a Gaussian of the distance, so that a grid resolves what is left of the edge."""
+    zero = values == -np.inf
+    if not zero.any() or zero.all():
+        return values
+    distance, nearest = ndimage.distance_transform_edt(zero, return_indices=True)
+    return values[tuple(nearest)] - 0.5 * (distance / TAPER) ** 2
