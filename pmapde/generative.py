@@ -12,6 +12,7 @@ import numpy as np
 from . import schedules
 from .density import GridDensity
 from .ledger import Bookkeeper
+from .marginals import Coordinates, long_tailed, straightened
 from .problem import TransportProblem
 from .ratios import DensityRatio, LogisticRatio, ScoreRatio, kernel_estimate
 from .samples import Reference, checked_samples, sample_box, whitening
@@ -71,6 +72,9 @@ class BrenierGenerator:
         Room around the data, in widths of theirs.
     tail_mass : float
         Share of the samples that may be left outside the box, see :func:`pmapde.samples.sample_box`.
+    marginals : {"auto", "affine"}
+        Columns with long tails (1.4 times the range of as many normal samples) are brought near the normal one by one
+        before they are whitened, see :class:`pmapde.marginals.JohnsonSU`; or never.
     ledger : {"densities", "full", None}
         Book-keeping of the last training against a fixed density: ``ledger_density`` or a kernel estimate of the data.
         ``"full"`` has Bregman divergences and the regret identity, with ``ratio_error`` its error term.
@@ -88,7 +92,7 @@ class BrenierGenerator:
         up to 64.
     density_ : GridDensity
         The model's density in whitened coordinates.
-    whitening_ : Whitening
+    whitening_ : Whitening or Coordinates
     tail_mass_ : float
         Mass of the data that may be outside the box, in expectation.
     n_iter_ : int
@@ -120,8 +124,8 @@ class BrenierGenerator:
     """
 
     def __init__(self, ratio="logistic", *, reference="gaussian", scheme="implicit", schedule=None, max_iterations=None,
-                 validation_fraction=0.2, cells=None, background=1e-3, margin=0.1, tail_mass=0.0, ledger="densities",
-                 ledger_density=None, random_state=None):
+                 validation_fraction=0.2, cells=None, background=1e-3, margin=0.1, tail_mass=0.0, marginals="auto",
+                 ledger="densities", ledger_density=None, random_state=None):
         self.ratio = ratio
         self.reference = reference
         self.scheme = scheme
@@ -132,6 +136,7 @@ class BrenierGenerator:
         self.background = background
         self.margin = margin
         self.tail_mass = tail_mass
+        self.marginals = marginals
         self.ledger = ledger
         self.ledger_density = ledger_density
         self.random_state = random_state
@@ -175,21 +180,22 @@ class BrenierGenerator:
         X = checked_samples(X)
         X = checked_samples(X, LEAST[X.shape[1]])
         method, settings = self._checked(X.shape[1])
-        coordinates = whitening(X)
+        coordinates = self._coordinates(X)
         Z = coordinates.forward(X)
         grid, inside, tail = sample_box(Z, settings["cells"], self.margin, self.tail_mass)
         reference = Reference(self.reference, grid)
         problem = TransportProblem(GridDensity(np.ones(grid.shape), grid), reference.density,
                                    target_grid=reference.grid, floor=1e-9)
         training = Training(problem, reference, method, settings)
-        Z = Z[inside]
+        X, Z = X[inside], Z[inside]
         rng = _generator(self.random_state, "random_state")
         held = int(self.validation_fraction * len(Z))
         steps, scores, notes = settings["iterations"], [], ()
         if held:
             order = rng.permutation(len(Z))
             first = training.run(Z[order[held:]], steps, rng, validation=Z[order[:held]])
-            steps, scores = first.chosen(), [score - coordinates.log_determinant for score in first.scores]
+            volume = coordinates.log_volume(X[order[:held]]).mean()
+            steps, scores = first.chosen(), [score - volume for score in first.scores]
             notes = first.notes
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # what counts is the misplaced mass, which is checked
@@ -218,6 +224,8 @@ class BrenierGenerator:
             raise ValueError(f"`scheme` must be 'implicit' or 'explicit', got {self.scheme!r}.")
         if self.ledger not in ("densities", "full", None):
             raise ValueError(f"`ledger` must be 'densities', 'full' or None, got {self.ledger!r}.")
+        if self.marginals not in ("auto", "affine"):
+            raise ValueError(f"`marginals` must be 'auto' or 'affine', got {self.marginals!r}.")
         for name, low, high in (("validation_fraction", 0, 0.9), ("tail_mass", 0, 0.5), ("margin", 0, 10),
                                 ("background", 1e-6, 0.5)):
             value = getattr(self, name)
@@ -237,6 +245,11 @@ class BrenierGenerator:
             schedule = schedules.constant(schedule)
         return ratio, {"cells": cells, "iterations": iterations, "schedule": schedule, "scheme": self.scheme,
                        "background": self.background}
+
+    def _coordinates(self, X):
+        affine = whitening(X)  # checks the columns first
+        columns = long_tailed(X) if self.marginals == "auto" else ()
+        return Coordinates(columns, whitening(straightened(X, columns))) if any(columns) else affine
 
     def _final(self, state, problem):
         """The transport of the model's density to the reference, and the latter, on finer cells if there is room.
@@ -265,8 +278,9 @@ class BrenierGenerator:
         if self.ledger_density is None:
             values = kernel_estimate(Z, grid, self.background)[0]
         else:
-            centres = grid.cell_centres().reshape(grid.ndim, -1).T
-            values = np.asarray(self.ledger_density(coordinates.backward(centres)), float).reshape(grid.shape)
+            x = coordinates.backward(grid.cell_centres().reshape(grid.ndim, -1).T)
+            values = np.asarray(self.ledger_density(x), float) * np.exp(coordinates.log_volume(x))
+            values = values.reshape(grid.shape)
             values = values / (values.sum() * grid.cell_volume)
             values = (1 - self.background) * values + self.background / grid.lengths.prod()
         return Bookkeeper(problem.with_source(values, "ledger_density"), training.operator.scheme, self.scheme,
@@ -322,7 +336,7 @@ class BrenierGenerator:
         X = self._fitted(X, "X")
         Z = self.whitening_.forward(X)
         inside = ((self.grid_.lower <= Z) & (self.grid_.lower + self.grid_.lengths >= Z)).all(axis=1)
-        return np.where(inside, self.density_.log_density(Z) - self.whitening_.log_determinant, -math.inf)
+        return np.where(inside, self.density_.log_density(Z) - self.whitening_.log_volume(X), -math.inf)
 
     def score(self, X, y=None):
         """Mean log-density at ``X``."""

@@ -141,7 +141,7 @@ class _Likelihood:
         self.sampled, self.background = self.design.order < len(data), share
 
     def value(self, logits):
-        with np.errstate(over="ignore"):  # of a trial that Newton's line search will refuse
+        with np.errstate(over="ignore", invalid="ignore"):  # of a trial that Newton's line search will refuse
             return float(self.real @ logits + self.model @ np.exp(-logits))
 
     def slopes(self, logits):

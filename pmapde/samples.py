@@ -17,6 +17,8 @@ LARGEST = 1e100
 """Numbers whose squares are far from overflow."""
 LEVELS = 8
 """Different values that a column must have: splines resolve fewer as spikes, of which likelihood is never tired."""
+REACH = 5.0
+"""Deviations where a Gaussian reference ends; a wider box of the data holds rarer samples than its tails would be."""
 QUARTILES = 4
 """Cells that the middle half of the data must span along every axis."""
 
@@ -125,6 +127,8 @@ class Reference:
         elif isinstance(kind, LogDensity):
             self.density = kind
         elif isinstance(kind, str) and kind in ("gaussian", "uniform"):
+            if kind == "gaussian":
+                self.grid = grid = Grid(grid.shape, [(max(low, -REACH), min(high, REACH)) for low, high in grid.box])
             values = np.zeros(grid.shape) if kind == "uniform" else -0.5 * (grid.cell_centres() ** 2).sum(axis=0)
             self.density = GridDensity(np.exp(values - values.max()), grid)
         else:

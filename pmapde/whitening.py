@@ -33,3 +33,7 @@ class Whitening:
     def backward(self, z):
         """``x`` for ``z``, both (n, d)."""
         return self.mean + z @ self.root.T
+
+    def log_volume(self, x):
+        """Logarithm of the determinant of ``dx/dz`` at ``x`` (n, d), (n,): constant."""
+        return np.full(len(x), self.log_determinant)
