@@ -60,11 +60,10 @@ class GridDensity:
     grid : Grid, optional
         Where the cells are; the unit square or cube if omitted.
     interpolation : {"cubic", "linear"}
-        ``"linear"``: multilinear, continuous, second order. ``"cubic"``: the cubic spline that has the values for its
-        averages over the cells, twice continuously differentiable, fourth order; coefficients below half the smallest
-        of the values around are raised to it (the mass is restored by a factor), so it stays positive and smooth data
-        are left alone. A rough target (``ROUGH``) is multilinear for the solver whatever is chosen, and averaged
-        exactly.
+        ``"linear"``: multilinear, continuous. ``"cubic"``: cubic B-spline through the values, twice continuously
+        differentiable; coefficients below half the smallest of the values around are raised to it (the mass is
+        restored by a factor), so it stays positive and smooth data are left alone. Second-order accurate both, as cell
+        averages are. A rough target (``ROUGH``) is multilinear for the solver whatever is chosen, and averaged exactly.
 
     Raises
     ------
@@ -180,15 +179,10 @@ def _extended(values, width, periodic):
 
 
 def spline_coefficients(values, periodic):
-    """Of the cubic spline with the cell averages ``values``, those below half the smallest of the values around raised
-    to it.
-
-    The average of a cubic B-spline over a cell is the quartic one at its centre (Schoenberg 1973, Splines and
-    histograms): the coefficients are those of the quartic spline through the values.
-    """
+    """Of the cubic spline through ``values``, those below half the smallest of the values around raised to it."""
     coefficients = values
     for axis, wraps in enumerate(periodic):
-        coefficients = ndimage.spline_filter1d(coefficients, 4, axis, mode="grid-wrap" if wraps else "reflect")
+        coefficients = ndimage.spline_filter1d(coefficients, 3, axis, mode="grid-wrap" if wraps else "reflect")
     lowest = ndimage.minimum_filter(values, 3, mode=["wrap" if wraps else "nearest" for wraps in periodic])
     return np.maximum(coefficients, lowest / 2)
 
