@@ -4,17 +4,20 @@
 
 Matrices are linearisations of the Monge-Ampère operator at potentials that solve their problem: ``smooth`` (Hessian
 eigenvalues 1 -+ 0.5, not separable), ``stretched r`` (box r : 1, couplings r^2 : 1 in index space), ``contrast c``
-(separable, determinant varying by c). One right-hand side of white noise, relative residual 1e-8, at most 200
-applications; a solve that does not get there is reported as FAILED with the residual it reached. Full run about two
-minutes; results in benchmarks/results/linear.{txt,csv}.
+(separable, determinant varying by c), ``two Gaussians f`` (to uniform in 3D, floor f times the mean). One right-hand
+side of white noise, relative residual 1e-8, at most 200 applications; a solve that does not get there is reported as
+FAILED with the residual it reached. Lines against planes in 3D: ``planes.py``, at 32^3. Full run about two minutes;
+results in benchmarks/results/linear.{txt,csv}.
 """
 import argparse
 import time
 
 import numpy as np
+from bench_scaling import build
 from common import report
+from planes import BlackBoxPlanes
 
-from pmapde import GridDensity, TransportProblem
+from pmapde import GridDensity, TransportProblem, solve
 from pmapde.equation import new_stats
 from pmapde.gallery import displacement_potential
 from pmapde.grid import Grid
@@ -62,6 +65,15 @@ def contrast(shape, ratio):
     return stencil_at(Grid(shape), phi)
 
 
+def two_gaussians(shape, floor):
+    problem, _ = build(f"two gaussians {floor}", shape[0], len(shape))
+    return MongeAmpere(problem, "centred").linearise(solve(problem).displacement_potential)
+
+
+def methods(stencil):
+    return (*METHODS, BlackBoxPlanes()) if stencil.shape == (32, 32, 32) else METHODS
+
+
 def problems(quick):
     flat = [(n, n) for n in ((64, 128) if quick else (64, 128, 256, 512, 1024))]
     cube = [(n, n, n) for n in ((16,) if quick else (16, 32, 64))]
@@ -72,6 +84,9 @@ def problems(quick):
             yield f"stretched {ratio}", stretched(shape, ratio)
         for ratio in (1e2, 1e4, 1e6):
             yield f"contrast {ratio:.0e}", contrast(shape, ratio)
+    for shape in () if quick else ((32, 32, 32), (64, 64, 64)):
+        for floor in (0.25, 1e-2, 1e-4):
+            yield f"two Gaussians {floor}", two_gaussians(shape, floor)
 
 
 def measure(problem, stencil, method, threads):
@@ -104,7 +119,7 @@ def main(arguments=None):
                 measure("warm-up", warm, method, threads)
         begin = time.perf_counter()
         rows = [measure(problem, stencil, method, threads) for problem, stencil in problems(quick)
-                for method in METHODS]
+                for method in methods(stencil)]
     report("linear", f"Preconditioned BiCGSTAB to 1e-8, {threads} numba threads (pyamg: one), "
            f"{time.perf_counter() - begin:.0f} s in all", rows, write=not quick)
 
