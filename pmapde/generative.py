@@ -15,7 +15,7 @@ from .ledger import Bookkeeper
 from .marginals import Coordinates, long_tailed, straightened
 from .problem import TransportProblem
 from .ratios import DensityRatio, LogisticRatio, ScoreRatio, kernel_estimate
-from .samples import Reference, checked_samples, sample_box, whitening
+from .samples import Reference, checked_columns, checked_samples, sample_box, whitening
 from .solution import StencilWarning
 from .solver import solve
 from .status import SolverError
@@ -247,9 +247,9 @@ class BrenierGenerator:
                        "background": self.background}
 
     def _coordinates(self, X):
-        affine = whitening(X)  # checks the columns first
+        checked_columns(X)
         columns = long_tailed(X) if self.marginals == "auto" else ()
-        return Coordinates(columns, whitening(straightened(X, columns))) if any(columns) else affine
+        return Coordinates(columns, whitening(straightened(X, columns))) if any(columns) else whitening(X)
 
     def _final(self, state, problem):
         """The transport of the model's density to the reference, and the latter, on finer cells if there is room.

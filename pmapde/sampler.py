@@ -145,7 +145,7 @@ class Sampler:
         x, y, z = self.map(uniform)
         with np.errstate(divide="ignore", invalid="ignore"):
             log_model = self.reference.log_density(y) + np.log(np.linalg.det(self.solution.jacobian(z)))
-        return x, self.locator.values(x) + self.locator.whitening.log_determinant - log_model
+            return x, self.locator.values(x) + self.locator.whitening.log_determinant - log_model
 
 
 def _weighted(x, weights):

@@ -43,15 +43,13 @@ def checked_samples(X, least=1):
     return array
 
 
-def whitening(X):
-    """The :class:`Whitening` of samples by the symmetric root of their covariance, which is the Brenier map between the
-    Gaussians N(0, I) and N(mean, covariance)."""
+def checked_columns(X):
+    """One sentence where a column of samples is constant, has few values or is out of range."""
     size = np.abs(X).max(axis=0)
     odd = np.flatnonzero((size > LARGEST) | (size > 0) & (size < 1 / LARGEST))
     if len(odd):
         raise ValueError(f"`X` must be of moderate size, column {odd[0]} reaches {size[odd[0]]:g}; change its unit.")
-    mean, scale = X.mean(axis=0), X.std(axis=0)
-    constant = np.flatnonzero(scale <= 1e-14 * size)
+    constant = np.flatnonzero(X.std(axis=0) <= 1e-14 * size)
     if len(constant):
         raise ValueError(f"`X` must vary along every column, column {constant[0]} is constant at "
                          f"{X[0, constant[0]]:g}; leave it out.")
@@ -59,6 +57,12 @@ def whitening(X):
     if min(levels) < LEVELS:
         raise ValueError(f"`X` must vary continuously, column {np.argmin(levels)} has only {min(levels)} different "
                          f"values; leave it out, or add noise as wide as their distance.")
+
+
+def whitening(X):
+    """The :class:`Whitening` of samples by the symmetric root of their covariance, which is the Brenier map between the
+    Gaussians N(0, I) and N(mean, covariance)."""
+    mean, scale = X.mean(axis=0), X.std(axis=0)
     eigenvalues = np.linalg.eigvalsh(np.cov(((X - mean) / scale).T))
     if eigenvalues[0] <= DEGENERATE * eigenvalues[-1]:
         raise ValueError("`X` lies on a line or a plane (its covariance is singular), a density needs all "

@@ -58,7 +58,8 @@ class BrenierPosterior:
     reference : {"auto", "gaussian", "uniform"}
         Standard normal, truncated to the same tails as the box (a map between boxes of different tails would move
         mass), which suits what is nearly normal; or uniform, for hard bounds and narrow necks. "auto" tries the first
-        (with finite bounds the second), and the other on a grid where its map is not good enough.
+        (with finite bounds, or where the density jumps to zero, the second), and the other on a grid where its map is
+        not good enough.
     tail : float
         Mass outside the box, by quadrature over the whole space. It is not in the samples.
     tolerance : float, optional
@@ -153,18 +154,16 @@ class BrenierPosterior:
         self._locator = Locator(function.log_density, self.start, self.scale, self.bounds)
         self.whitening, self.modes = self._locator.whitening, np.array([x for _, x in self._locator.modes])
         box, self.log_evidence_quadrature, self.tail_mass = self._locator.box(self.tail)
-        names = (self.reference,)
-        if self.reference == "auto":
-            names = ("uniform", "gaussian") if self._locator.bounded else ("gaussian", "uniform")
-        references = [MatchedReference(name, d, self.tail / (2 * d)) for name in names]
         lengths = np.array([high - low for low, high in box])
-        cells, previous = CELLS[d][0], None
+        cells, previous, references = CELLS[d][0], None, None
         while True:
             grid, found = Grid(_shape(lengths, cells), box), []
-            on_grid = self._on(grid)
+            log_masses, log_density = self._on(grid)
+            cut = self._is_cut(log_density, grid)
+            references = references or self._references(cut)
             for reference in references:
-                found.append(self._solved(reference, grid, *on_grid))
-                if found[-1].maps_well:
+                found.append(self._solved(reference, grid, log_masses, log_density))
+                if found[-1].maps_well or cut and found[-1].solution.success:
                     break  # what is missing is the grid's
             self._adopt(min(found, key=lambda one: (not self._status(one, previous).success, one.moment_error)),
                         previous)
@@ -181,13 +180,26 @@ class BrenierPosterior:
             return ends, (ends[1:] + ends[:-1]) / 2, np.log(np.diff(ends))
         return log_masses(lambda z: self._locator.values(self.whitening.backward(z)), axes, grid.shape)
 
+    def _lowest(self, grid):
+        """Logarithm of the uniform background, in z."""
+        return self.log_evidence_quadrature + math.log(BACKGROUND * self.tail / np.prod(grid.lengths))
+
+    def _is_cut(self, log_density, grid):
+        """Whether the density jumps to zero inside the box, from more than the background."""
+        beyond = continued(log_density)[log_density == -np.inf]
+        return len(beyond) > 0 and float(beyond.max()) + self.whitening.log_determinant > self._lowest(grid)
+
+    def _references(self, cut):
+        names = (self.reference,)
+        if self.reference == "auto":
+            names = ("uniform", "gaussian") if self._locator.bounded or cut else ("gaussian", "uniform")
+        return [MatchedReference(name, len(self.start), self.tail / (2 * len(self.start))) for name in names]
+
     def _problem(self, reference, grid, log_density):
         """From the posterior on a grid in z, continued beyond its edges, to the reference, both no lower than a uniform
         background."""
-        background = BACKGROUND * self.tail
-        lowest = self.log_evidence_quadrature + math.log(background / np.prod(grid.lengths))
-        values = np.logaddexp(continued(log_density) + self.whitening.log_determinant, lowest).ravel()
-        return TransportProblem(LogDensity(lambda z: values), reference.density(background), grid=grid,
+        values = np.logaddexp(continued(log_density) + self.whitening.log_determinant, self._lowest(grid)).ravel()
+        return TransportProblem(LogDensity(lambda z: values), reference.density(BACKGROUND * self.tail), grid=grid,
                                 target_grid=reference.grid(grid.shape))
 
     def _solved(self, reference, grid, log_masses, log_density):
@@ -267,7 +279,8 @@ class BrenierPosterior:
         share = np.cumsum(mass[order]) / mass.sum()
         low, high = x[order][np.searchsorted(share, [self.tail, 1 - self.tail])]
         values = np.linspace(low, high, points)
-        density = np.exp(self._locator.marginal(axis, values) - self._locator.marginal(axis, [self.mean[axis]]))
+        logs = self._locator.marginal(axis, values)
+        density = np.exp(logs - logs.max())
         return values, density / (density.sum() * (values[1] - values[0]))
 
     def decay(self, times, cells=None):

@@ -270,6 +270,12 @@ def test_transform_of_one_column():
     np.testing.assert_allclose(found.forward(transform.backward(z)), z, atol=0.15)
 
 
+def test_an_outlier_does_not_make_a_line_of_the_rest():
+    X = np.vstack([np.random.default_rng(0).standard_normal((500, 2)), [[1e8, -1e8]]])
+    generator = pmapde.BrenierGenerator("density", cells=64, max_iterations=3, random_state=0, ledger=None).fit(X)
+    assert np.abs(np.quantile(generator.sample(4000, 0), [0.25, 0.75], axis=0) - [[-0.67], [0.67]]).max() < 0.2
+
+
 def test_short_tails_are_only_whitened():
     X = drawn("mixture3d", 500, 0)
     assert not any(long_tailed(X)) and not any(long_tailed(np.random.default_rng(0).standard_normal((100_000, 2))))

@@ -308,3 +308,10 @@ def test_masses_of_cells_at_an_edge():
                                points=(-radius, radius) if radius < 1 else None)[0]
         assert values.shape == masses.shape == (100, 80)
         assert abs(np.exp(masses).sum() / exact - 1) < 1e-4 < abs(np.exp(values).sum() / 2000 / exact - 1)
+
+
+def test_marginal_whose_mean_lies_in_a_gap():
+    posterior = pmapde.BrenierPosterior(EDGES["two squares"][0], start=(2, 0)).fit()
+    values, density = posterior.marginal(0, 400)
+    exact = np.maximum(1 - np.abs(np.abs(values) - 2), 0) / 2
+    np.testing.assert_allclose(density, exact, atol=0.02)
