@@ -19,6 +19,8 @@ SETTLED = 0.02
 APART = 0.05
 FLAT = 1e-4
 """Curvature at a mode, in given scales, below which it says nothing: a hundred scales."""
+REACHED = 2.0
+"""Fall of the logarithm from a mode where a density that is not curved there has reached its scale."""
 ASIDE = 0.1
 """Lengths of the box beyond its faces from which on a mode is outside, not at an edge of the density."""
 RELEVANT = 25.0
@@ -156,6 +158,8 @@ class Locator:
                 step = step * 2
             else:
                 break
+        else:  # a jump beside the mode, however near: or flat as far as it was looked
+            return self._reaches(mode, scale)
         unit = np.eye(d) * step
         pairs = [(i, j) for i in range(d) for j in range(i + 1)]
         points = np.array([mode + a * unit[i] + b * unit[j] for i, j in pairs for a in (1, -1) for b in (1, -1)])
@@ -169,14 +173,20 @@ class Locator:
                 reach = [self._reach(mode, scale * v) if value < FLAT else value**-0.5
                          for value, v in zip(eigenvalues, vectors.T)]
                 return (vectors * np.square(reach) @ vectors.T) * np.outer(scale, scale)
-        reach = [self._reach(mode, scale * v) for v in np.eye(d)]
-        return np.diag(np.where(np.array(reach) < FLAT**-0.5, reach, 1.0) * scale)**2
+        return self._reaches(mode, scale)
+
+    def _reaches(self, mode, scale):
+        """A covariance by how far the density reaches along the axes, the given scales where it does not end."""
+        reach = np.array([self._reach(mode, scale * v) for v in np.eye(self.dimension)])
+        return np.diag(np.where(reach < FLAT**-0.5, reach, 1.0) * scale)**2
 
     def _reach(self, mode, direction):
-        """How far from ``mode`` the density is positive both ways, in lengths of ``direction``: 100 at most, 1e-4 at
-        least. At a flat or wrongly curved mode it says more of the scale than derivatives."""
+        """How far from ``mode`` the logarithm of the density is ``REACHED`` lower, either way, in lengths of
+        ``direction``: 100 at most, 1e-4 at least. Where there is an edge, or nothing is curved, it says more than
+        derivatives."""
         steps = np.geomspace(1e-4, FLAT**-0.5, 61)
-        sides = np.isfinite(self.values(mode + np.outer(np.r_[steps, -steps], direction))).reshape(2, -1)
+        values = self.values(np.vstack([mode[None], mode + np.outer(np.r_[steps, -steps], direction)]))
+        sides = (values[1:] > values[0] - REACHED).reshape(2, -1)
         return max(steps[-1] if side.all() else steps[max(0, np.argmin(side) - 1)] for side in sides)
 
     def _whitening(self, mean, covariance):

@@ -315,3 +315,12 @@ def test_marginal_whose_mean_lies_in_a_gap():
     values, density = posterior.marginal(0, 400)
     exact = np.maximum(1 - np.abs(np.abs(values) - 2), 0) / 2
     np.testing.assert_allclose(density, exact, atol=0.02)
+
+
+@pytest.mark.parametrize("penalty", [1e10, 300.0])
+def test_a_penalty_is_an_edge_too(penalty):
+    """A finite step at the mode is not taken for its curvature."""
+    posterior = pmapde.BrenierPosterior(lambda x: np.where(x[:, 0] > 0, 0, -penalty) + normal(x, 0, 1),
+                                        start=(1, 0)).fit()
+    assert abs(posterior.log_evidence - np.log(0.5)) < max(posterior.log_evidence_error, 1e-3) < 0.02
+    assert posterior.mean == pytest.approx([np.sqrt(2 / np.pi), 0], abs=0.01)
