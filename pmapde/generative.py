@@ -55,7 +55,7 @@ class BrenierGenerator:
     ----------
     ratio : {"logistic", "density", "score"} or DensityRatio, LogisticRatio, ScoreRatio
     reference : {"gaussian", "uniform"}, LogDensity or GridDensity
-        The noise, in whitened coordinates; the first three on the box of the data.
+        The noise, in whitened coordinates; the first three on the box of the data, the Gaussian to five deviations.
     scheme : {"implicit", "explicit"}
     schedule : float or callable, optional
         ``(k, limit) -> eta_k``, see :mod:`pmapde.schedules`; default ``geometric(1e-3, 4)`` implicitly, ``automatic()``
