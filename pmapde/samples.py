@@ -116,9 +116,9 @@ def uniforms(n, d, rng, sequence):
 class Reference:
     """The noise: a density on a box in whitened coordinates, and draws from it.
 
-    ``"gaussian"``: standard normal, cut off at the box of the data, at ``REACH`` at the latest; ``"uniform"`` on that box; a
-    :class:`~pmapde.LogDensity` on that box, or a :class:`~pmapde.GridDensity` on its own; both are drawn as their
-    averages over the cells.
+    ``"gaussian"``: standard normal, cut off at the box of the data, at ``REACH`` at the latest; ``"uniform"`` on that
+    box; a :class:`~pmapde.LogDensity` on that box, or a :class:`~pmapde.GridDensity` on its own; both are drawn as
+    their averages over the cells.
     """
 
     def __init__(self, kind, grid):
