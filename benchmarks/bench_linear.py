@@ -37,7 +37,7 @@ def stencil_at(grid, phi):
     scheme = "monotone" if grid.ndim == 2 else "centred"
     ones = GridDensity(np.ones(grid.shape), grid)
     determinant = MongeAmpere(TransportProblem(ones, ones, grid=grid), scheme).log_determinant(phi)
-    problem = TransportProblem(GridDensity(np.exp(determinant), grid), ones, grid=grid)
+    problem = TransportProblem(GridDensity(np.exp(determinant), grid, points=True), ones, grid=grid)
     return MongeAmpere(problem, scheme).linearise(phi)
 
 

@@ -199,6 +199,7 @@ def packed_problem(problem):
                     "periodic": list(grid.periodic)}
              for name, grid in (("grid", problem.grid), ("target_grid", problem.target_grid))}
     header = {**grids, "floor": problem.floor, "interpolation": problem.target.interpolation,
+              "points": [problem.source_is_pointwise, problem.target_is_pointwise],
               "source_log_mass": problem.source_log_mass, "target_log_mass": problem.target_log_mass}
     return header, {"source": problem.source_values, "source_support": problem.source_support,
                     "target": problem.target_values}
@@ -208,13 +209,15 @@ def rebuilt_problem(header, arrays):
     """The problem again, to the last bit."""
     grids = [Grid(**header[name]) for name in ("grid", "target_grid")]
     source, target = field(arrays["source"], grids[0].shape), field(arrays["target"], grids[1].shape)
-    problem = TransportProblem(GridDensity(source, grids[0]), GridDensity(target, grids[1], header["interpolation"]),
-                               floor=0.0)
+    source_points, target_points = map(bool, header["points"])
+    densities = (GridDensity(source, grids[0], points=source_points),
+                 GridDensity(target, grids[1], header["interpolation"], target_points))
+    problem = TransportProblem(*densities, floor=0.0)
     if arrays["source_support"].shape != grids[0].shape or arrays["source_support"].dtype != bool:
         raise ValueError("the support of the source does not fit its grid")
     source.flags.writeable = False
     problem.source_values = source  # normalising twice would change the last bits
-    problem.target = GridDensity(target, grids[1], header["interpolation"])
+    problem.target = densities[1]
     problem.source_support = arrays["source_support"]
     problem.floor = float(header["floor"])
     problem.source_log_mass, problem.target_log_mass = header["source_log_mass"], header["target_log_mass"]

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import ndimage
 
-from .ghosts import fold
+from .cell_splines import at_images, at_knots, centre_values, extended, multilinear, over_images, spline_coefficients
 from .grid import Grid
 from .threads import refuse_forked
 from .transfer import average
@@ -46,12 +45,19 @@ def floored(values, floor):
     return np.maximum(values, floor * values.max()) if floor else values
 
 
+def largest_jump(values):
+    """Between neighbouring cells, of the logarithm; infinity next to a zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(values)
+        jumps = [np.abs(np.diff(logs, axis=axis)).max(initial=0.0) for axis in range(logs.ndim)]
+    return float(np.nan_to_num(max(jumps), nan=np.inf))
+
+
 @dataclass(frozen=True, eq=False)
 class GridDensity:
-    """A density given by its cell averages on a grid, any normalisation.
+    """A density given by its cell averages on a grid, or its values at the cell centres, any normalisation.
 
-    Between the cell centres the *density* (not its logarithm) is interpolated, by a positive spline that is even about
-    no-flux faces and wraps around periodic axes: its integral is exactly the sum over the cells.
+    Between the cell centres the *density* (not its logarithm) is interpolated by a positive spline.
 
     Parameters
     ----------
@@ -60,10 +66,15 @@ class GridDensity:
     grid : Grid, optional
         Where the cells are; the unit square or cube if omitted.
     interpolation : {"cubic", "linear"}
-        ``"linear"``: multilinear, continuous. ``"cubic"``: cubic B-spline through the values, twice continuously
-        differentiable; coefficients below half the smallest of the values around are raised to it (the mass is
-        restored by a factor), so it stays positive and smooth data are left alone. Second-order accurate both, as cell
-        averages are. A rough target (``ROUGH``) is multilinear for the solver whatever is chosen, and averaged exactly.
+        ``"linear"``: multilinear through the values, even about no-flux faces, continuous, second order. ``"cubic"``:
+        the cubic spline through the values at the cell centres (:meth:`at_centres`), twice continuously
+        differentiable, fourth order (third at no-flux faces, where it ends as a parabola); coefficients below half the
+        smallest of the values around are raised to it (the mass is restored by a factor), so it stays positive and
+        smooth data are left alone. A rough target (``ROUGH``) is multilinear for the solver whatever is chosen, and
+        averaged exactly.
+    points : bool
+        The values are those of a smooth density at the cell centres, a function that was sampled, say. Averages differ
+        from them by a 24th of the second differences.
 
     Raises
     ------
@@ -81,6 +92,7 @@ class GridDensity:
     values: np.ndarray
     grid: Grid | None = None
     interpolation: str = "cubic"
+    points: bool = False
 
     def __post_init__(self):
         values = checked_values(self.values, "values")
@@ -92,6 +104,8 @@ class GridDensity:
             raise ValueError(f"`values` of shape {values.shape} do not fit `grid` of shape {grid.shape}.")
         if self.interpolation not in ("linear", "cubic"):
             raise ValueError(f"`interpolation` must be 'linear' or 'cubic', got {self.interpolation!r}.")
+        if not isinstance(self.points, (bool, np.bool_)):
+            raise TypeError(f"`points` must be True or False, got {self.points!r}.")
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "grid", grid)
 
@@ -103,10 +117,7 @@ class GridDensity:
     @cached_property
     def roughness(self):
         """Largest jump of the log-density between neighbouring cells (infinity next to a zero)."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            logs = np.log(self.values)
-            jumps = [np.abs(np.diff(logs, axis=axis)).max() for axis in range(logs.ndim)]
-        return float(np.nan_to_num(max(jumps), nan=np.inf))
+        return largest_jump(self.values)
 
     def is_rough(self, ratio=1.0):
         """Whether the logarithm may jump by more than ``ROUGH`` between cells that are ``ratio`` as wide as the
@@ -120,7 +131,18 @@ class GridDensity:
     def normalised(self, floor=0.0):
         """The probability density, after raising values below ``floor * max``."""
         values = floored(self.values / self.values.max(), floor)
-        return GridDensity(values / (values.sum() * self.grid.cell_volume), self.grid, self.interpolation)
+        return GridDensity(values / (values.sum() * self.grid.cell_volume), self.grid, self.interpolation, self.points)
+
+    def at_centres(self):
+        """The same density by its values at the cell centres, fourth order, where it is smooth.
+
+        Rough ones, and what is interpolated linearly, stay as they are: averages do not say what is inside a cell.
+        """
+        if self.points or self.interpolation != "cubic" or self.is_uniform or self.is_rough():
+            return self
+        padded = extended(self.values, self.grid.periodic)[(slice(1, -1),) * self.grid.ndim]
+        values = centre_values(padded, [(not wraps, not wraps) for wraps in self.grid.periodic])
+        return GridDensity(values, self.grid, self.interpolation, True)
 
     def on_grid(self, grid):
         """Cell averages on another grid of the same box (exact overlaps)."""
@@ -128,12 +150,14 @@ class GridDensity:
 
     @cached_property
     def _coefficients(self):
-        """Spline coefficients with their ghost layer."""
-        values, width = self.values, 2
-        if self.interpolation == "cubic":
-            values = spline_coefficients(values, self.grid.periodic)
-            values *= self.values.sum() / values.sum()
-        return _extended(values, width, self.grid.periodic)
+        """Spline coefficients with their ghost layers."""
+        if self.interpolation == "linear":
+            return extended(self.values, self.grid.periodic)
+        values = self.at_centres().values
+        coefficients, clipped = spline_coefficients(values, self.grid.periodic)
+        if clipped:
+            coefficients *= values.sum() / at_knots(coefficients).sum()
+        return coefficients
 
     def log_density(self, points, gradient=False):
         """Log of the interpolated density at points ``(n, d)``; with ``gradient``, also its gradient ``(n, d)``.
@@ -159,79 +183,16 @@ class GridDensity:
         return self._coefficients, self.grid.shape, self.grid.periodic, self.interpolation == "cubic"
 
     def at_images(self, *images_and_out):
-        """:func:`at_images` of this density."""
+        """:func:`pmapde.cell_splines.at_images` of this density."""
         at_images(self._spline, self.grid, *images_and_out)
 
     @cached_property
     def _multilinear(self):
-        return multilinear(_extended(self.values, 2, self.grid.periodic))
+        return multilinear(extended(self.values, self.grid.periodic))
 
     def over_images(self, *images_and_out):
-        """:func:`over_images` of this density."""
+        """:func:`pmapde.cell_splines.over_images` of this density."""
         over_images(self._multilinear, self.grid, *images_and_out)
-
-
-def _extended(values, width, periodic):
-    """``values`` with their ghost layers."""
-    for axis, (n, wraps) in enumerate(zip(values.shape, periodic)):
-        values = np.take(values, fold(np.arange(-width, n + width), n, wraps), axis=axis)
-    return np.ascontiguousarray(values)
-
-
-def spline_coefficients(values, periodic):
-    """Of the cubic spline through ``values``, those below half the smallest of the values around raised to it."""
-    coefficients = values
-    for axis, wraps in enumerate(periodic):
-        coefficients = ndimage.spline_filter1d(coefficients, 3, axis, mode="grid-wrap" if wraps else "reflect")
-    lowest = ndimage.minimum_filter(values, 3, mode=["wrap" if wraps else "nearest" for wraps in periodic])
-    return np.maximum(coefficients, lowest / 2)
-
-
-def multilinear(values):
-    """Of cell averages ``values`` with two ghost layers: values at the centres, with one ghost layer, whose multilinear
-    interpolant has these averages, nearly, and their integrals along the last axis up to the centres.
-
-    Interpolating the averages themselves would add an eighth of their second difference along every axis; what would
-    flow over each face to undo that is bounded by an eighth of the smaller side: positive, and no mass lost.
-    """
-    inside = (slice(1, -1),) * values.ndim
-    cells = values[inside].copy()
-    for axis in range(values.ndim):
-        line = values[tuple(slice(None) if a == axis else slice(1, -1) for a in range(values.ndim))]
-        low, high = (np.take(line, np.arange(k, line.shape[axis] - 1 + k), axis=axis) for k in (0, 1))
-        bound = np.minimum(low, high)
-        cells -= np.diff(np.clip(high - low, -bound, bound), axis=axis) / 8
-    sums = np.zeros(cells.shape)
-    np.cumsum(0.5 * (cells[..., 1:] + cells[..., :-1]), axis=-1, out=sums[..., 1:])
-    sums -= sums[..., 1:2] - 0.125 * (3 * cells[..., 1:2] + cells[..., :1])  # from the lower face on
-    return cells, sums
-
-
-def _in_cells(grid, face, step, scale):
-    """Positions ``face + step i + scale (phi[i] - phi[i - 1])`` in index coordinates."""
-    return (face - grid.lower) / grid.spacing, step / grid.spacing, scale / grid.spacing
-
-
-def at_images(spline, grid, phi, face, step, scale, derivatives, value, drift):
-    """A density at the images of the cells of another grid, midway between ``face + step i + scale (phi[i] -
-    phi[i - 1])`` and the same at ``i + 1`` along every axis; with ``derivatives`` those of its logarithm in the
-    differences ``phi[i + 1] - phi[i - 1]``.
-
-    ``spline``: coefficients with two ghost layers, cells, periodic axes, and whether it is cubic, on ``grid``. ``phi``
-    has one ghost layer. Written to ``value`` (*shape) and ``drift`` (d, *shape).
-    """
-    from .kernels.interpolation import images_2d, images_3d
-    kernel = images_2d if grid.ndim == 2 else images_3d
-    kernel(*spline, *_in_cells(grid, face, step, scale), phi, derivatives, value, drift)
-
-
-def over_images(cells_and_sums, grid, phi, face, step, scale, derivatives, value, drift, moment):
-    """The same for the exact mean of the density, :func:`multilinear` between its cell centres, over the whole images
-    (boxes); ``moment`` (d, *shape): derivatives in the second differences along the axes."""
-    from .kernels.averages import average_2d, average_3d
-    kernel = average_2d if grid.ndim == 2 else average_3d
-    kernel(*cells_and_sums, np.array(grid.periodic), *_in_cells(grid, face, step, scale), phi, derivatives, value,
-           drift, moment)
 
 
 @dataclass(frozen=True, eq=False)

@@ -361,8 +361,8 @@ def _coarse(problem, epsilon):
     target = coarser(problem.target_values, problem.target_grid, 1 / stretch)
     if source is None and target is None:
         return problem
-    return TransportProblem(source or GridDensity(problem.source_values, problem.grid),
-                            target or GridDensity(problem.target_values, problem.target_grid), floor=0.0)
+    return TransportProblem(source or GridDensity(problem.source_values, problem.grid, points=True),
+                            target or GridDensity(problem.target_values, problem.target_grid, points=True), floor=0.0)
 
 
 def _annealed(problem, epsilon, settings, clock):

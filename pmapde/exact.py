@@ -134,8 +134,8 @@ def manufactured(shape, strength=0.5, periodic=False, uniform_target=False, arra
     uniform_target : bool
         ``g = 1`` instead.
     array_target : bool
-        The target as a :class:`GridDensity` sampled on ``shape``, interpolated by ``interpolation``, instead of the
-        formula: the known map is then that of the limit, met with the order of the interpolation.
+        The target as a :class:`GridDensity` of its averages over the cells of ``shape``, interpolated by
+        ``interpolation``, instead of the formula: the known map is then that of the limit.
 
     Notes
     -----
@@ -161,7 +161,7 @@ def manufactured(shape, strength=0.5, periodic=False, uniform_target=False, arra
     if uniform_target:
         target = _uniform(grid)
     elif array_target:
-        target = GridDensity(1 + g.value(_centres(grid)).reshape(grid.shape), grid, interpolation)
+        target = GridDensity(cell_averages(lambda y: 1 + g.value(y), shape), grid, interpolation)
     else:
         target = LogDensity(lambda y: np.log1p(g.value(y)), lambda y: g.gradient(y) / (1 + g.value(y))[:, None])
     points = _centres(grid.with_shape((64 if grid.ndim == 2 else 48,) * grid.ndim))

@@ -206,7 +206,7 @@ class BrenierGenerator:
             raise SolverError(solution.status, solution)
         self.n_features_in_ = X.shape[1]
         self.whitening_, self.grid_, self.tail_mass_ = coordinates, solution.problem.grid, tail
-        self.solution_, self.density_ = solution, GridDensity(solution.problem.source_values, self.grid_)
+        self.solution_, self.density_ = solution, GridDensity(solution.problem.source_values, self.grid_, points=True)
         self.n_iter_, self.etas_ = len(last.etas), np.array(last.etas)
         self.ratios_, self.status_ = last.notes, last.status
         self.validation_scores_ = np.array(scores)
@@ -262,8 +262,10 @@ class BrenierGenerator:
         reference = Reference(self.reference, fine)
         centres = fine.cell_centres()
         points = centres.reshape(grid.ndim, -1).T
-        values = np.exp(GridDensity(state.source, grid).log_density(points)).reshape(fine.shape)
-        problem = TransportProblem(GridDensity(values, fine), reference.density, target_grid=reference.grid, floor=1e-9)
+        density = GridDensity(state.source, grid, points=True)
+        values = np.exp(density.log_density(points)).reshape(fine.shape)
+        problem = TransportProblem(GridDensity(values, fine, points=True), reference.density,
+                                   target_grid=reference.grid, floor=1e-9)
         if fine.shape != grid.shape:
             phi = interpolate_cubic(phi, fine.shape, fine.periodic)
         solution = solve(problem, start=phi + problem.quadratic(centres))

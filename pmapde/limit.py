@@ -266,7 +266,7 @@ def _interior(grid):
 
 def _distance(grid, first, second, threads):
     """W2 of two densities."""
-    pair = TransportProblem(GridDensity(first, grid), GridDensity(second, grid))
+    pair = TransportProblem(*(GridDensity(density, grid, points=True) for density in (first, second)))
     return solve(pair, PseudoTransient(conserve=False), threads=threads, throw=True).w2
 
 

@@ -19,8 +19,11 @@ class TransportProblem:
     Parameters
     ----------
     source, target : array_like, GridDensity or LogDensity
-        Densities, any normalisation. An array holds cell averages; source and target may have different shapes.
-        The source is needed at the cell centres of ``grid`` only; the target is evaluated at ``grad u``.
+        Densities, any normalisation. An array holds cell averages (values at the cell centres: pass a
+        :class:`GridDensity` with ``points=True``); source and target may have different shapes.
+        The source is needed at the cell centres of ``grid`` only; the target is evaluated at ``grad u``. Averages of
+        smooth densities are turned into values at the centres (:meth:`GridDensity.at_centres`), those of a source only
+        where the target is smooth too: the equation holds at the centres, or on the average over cells.
     grid : Grid, optional
         The source's box, spacing and boundary, and the grid of the solution. An array without it lives on the unit
         square or cube with no-flux faces. Required where the source is a :class:`LogDensity`.
@@ -40,7 +43,10 @@ class TransportProblem:
     ----------
     grid, target_grid : Grid
     source_values : ndarray
-        The normalised source at the cells: ``source_values.sum() * grid.cell_volume == 1``.
+        The normalised source at the cells, at their centres if it is smooth:
+        ``source_values.sum() * grid.cell_volume == 1``.
+    source_is_pointwise, target_is_pointwise : bool
+        Whether the values are those at the centres of the cells, not averages.
     source_log_mass, target_log_mass : float
         Logarithms of the masses before normalisation.
     source_support : ndarray of bool
@@ -75,16 +81,18 @@ class TransportProblem:
         self.source_support = (source.values > 0 if isinstance(source, GridDensity)
                                else np.ones(self.grid.shape, bool))
         self._check_boxes()
-        self.source_values, self.source_log_mass = _sampled(source, self.grid, self.floor, "source")
-        self.source_values.flags.writeable = False
-        self._source = source
         if isinstance(target, GridDensity):
             self.target_log_mass = target.log_mass
-            self.target = target.normalised(self.floor)
+            self.target = target.normalised(self.floor).at_centres().normalised()
         else:
-            values, self.target_log_mass = _sampled(target, self.target_grid, self.floor, "target")
+            values, self.target_log_mass, _ = _sampled(target, self.target_grid, self.floor, "target")
             self.target = _Normalised(target, self.target_log_mass, np.log(values.min()) if self.floor else -np.inf)
             self._target_samples = values
+        averages = not (self.target_is_pointwise or self.target.is_uniform)
+        self.source_values, self.source_log_mass, self.source_is_pointwise = _sampled(
+            source, self.grid, self.floor, "source", averages)
+        self.source_values.flags.writeable = False
+        self._source = source
         self._zeros = {"source": _zeros(self.source_values), "target": _zeros(self.target_values)}
 
     def refuse_zeros(self):
@@ -117,8 +125,13 @@ class TransportProblem:
         return isinstance(self._source, LogDensity)
 
     @property
+    def target_is_pointwise(self):
+        """As ``source_is_pointwise``."""
+        return not isinstance(self.target, GridDensity) or self.target.points
+
+    @property
     def target_values(self):
-        """The normalised target at the cells of ``target_grid``."""
+        """The normalised target at the cells of ``target_grid``, at their centres if it is smooth."""
         return self.target.values if isinstance(self.target, GridDensity) else self._target_samples
 
     @property
@@ -147,14 +160,15 @@ class TransportProblem:
 
     def swapped(self):
         """The problem from target to source, whose map is the inverse."""
-        target = GridDensity(self.source_values, self.grid)
-        source = GridDensity(self.target_values, self.target_grid)
+        target = GridDensity(self.source_values, self.grid, points=self.source_is_pointwise)
+        source = GridDensity(self.target_values, self.target_grid, points=self.target_is_pointwise)
         return TransportProblem(source, target, grid=self.target_grid, target_grid=self.grid, floor=0.0)
 
     def with_source(self, values, name="source"):
-        """The same grid and target with another source, given by its cell averages."""
-        other, density = copy.copy(self), GridDensity(checked_values(values, name), self.grid)
-        other.source_values, other.source_log_mass = _sampled(density, self.grid, 0.0, name)
+        """The same grid and target with another source, given by what :attr:`source_values` are: nothing is done to
+        ``values`` but that they are normalised."""
+        other, density = copy.copy(self), GridDensity(checked_values(values, name), self.grid, points=True)
+        other.source_values, other.source_log_mass, _ = _sampled(density, self.grid, 0.0, name, False)
         other.source_values.flags.writeable = False
         other._source, other._zeros = density, {name: _zeros(other.source_values), "target": self._zeros["target"]}
         return other
@@ -179,26 +193,28 @@ class TransportProblem:
         changed = copy.copy(self)
         values = raised(self.source_values)
         changed.source_values = values / (values.sum() * self.grid.cell_volume)
-        changed.target = GridDensity(raised(self.target.values), self.target.grid,
-                                     self.target.interpolation).normalised()
+        changed.target = GridDensity(raised(self.target.values), self.target.grid, self.target.interpolation,
+                                     self.target.points).normalised()
         return changed
 
     def on_grid(self, grid, pointwise=False):
         """The same problem on a coarser grid of the source box; from grid to grid, each from the next finer one.
 
-        Cell averages are averaged, values of a function (or, ``pointwise``, all) interpolated (fourth order, in the
-        logarithm). A target that is rough on the scale of the coarser cells is averaged too; a smooth one stays as
-        it is, so that solutions on successive grids differ by the discretisation of one and the same problem.
+        Values at the centres of the cells (or, ``pointwise``, all) are interpolated (fourth order, in the logarithm),
+        averages are averaged. So is a target that is rough on the scale of the coarser cells, and the source with it; a
+        smooth one stays as it is, so that solutions on successive grids differ by the discretisation of one and the
+        same problem.
         """
         coarse = copy.copy(self)
         coarse.grid = grid
-        if pointwise or self.source_is_function:
+        ratio = max(m / n for m, n in zip(self.target_grid.shape, grid.shape))  # target cells in the image of a cell
+        averaged = isinstance(self.target, GridDensity) and self.target.is_rough(ratio)
+        if pointwise or self.source_is_function or self.source_is_pointwise and not averaged:
             values = np.exp(interpolate_inside(np.log(self.source_values), grid.shape, grid.periodic))
             coarse.source_values = values / (values.sum() * grid.cell_volume)
         else:
             coarse.source_values = average(self.source_values, grid.shape)
-        ratio = max(m / n for m, n in zip(self.target_grid.shape, grid.shape))  # target cells in the image of a cell
-        if isinstance(self.target, GridDensity) and self.target.is_rough(ratio):
+        if averaged:
             shape = tuple(max(2, min(m, -(-m * n // full))) for m, n, full
                           in zip(self.target_grid.shape, grid.shape, self.grid.shape))
             coarse.target_grid = self.target_grid.with_shape(shape)
@@ -258,7 +274,7 @@ def placed(density, grid, box_from, name, interpolation):
             raise ValueError(f"`{name}` is a GridDensity on its own grid; leave its `grid` argument out "
                              f"or pass the same grid.")
         if interpolation is not None and interpolation != density.interpolation:
-            density = GridDensity(density.values, density.grid, interpolation)
+            density = GridDensity(density.values, density.grid, interpolation, density.points)
         return density, density.grid
     values = checked_values(density, name)
     if grid is None and box_from is not None and values.ndim == box_from.ndim:
@@ -269,11 +285,15 @@ def placed(density, grid, box_from, name, interpolation):
     return GridDensity(values, grid, interpolation or "cubic"), grid
 
 
-def _sampled(density, grid, floor, name):
-    """Normalised values at the cells of ``grid`` and the log mass before floor and normalisation."""
+def _sampled(density, grid, floor, name, averages=True):
+    """Normalised values at the cells of ``grid``, the log mass before floor and normalisation, and whether these are
+    values at the centres of the cells: not where ``averages`` are to stay such."""
     if isinstance(density, GridDensity):
         log_mass = density.log_mass
-        values = density.normalised(floor).values
+        density = density.normalised(floor)
+        if not averages:
+            density = density.at_centres().normalised()
+        values, pointwise = density.values, density.points
     else:
         log_values = density.log_density(grid.cell_centres().reshape(grid.ndim, -1).T).reshape(grid.shape)
         bad = ~np.isfinite(log_values)
@@ -284,5 +304,5 @@ def _sampled(density, grid, floor, name):
         highest = log_values.max()
         values = np.exp(log_values - highest)
         log_mass = float(highest + np.log(values.sum() * grid.cell_volume))
-        values = GridDensity(values, grid).normalised(floor).values
-    return np.array(values), log_mass
+        values, pointwise = GridDensity(values, grid).normalised(floor).values, True
+    return np.array(values), log_mass, pointwise

@@ -248,7 +248,7 @@ class ScoreRatio:
 def _calibration(learner, model, theta):
     """Coefficients, free of penalty, that make up for what ``theta`` leaves of low moments."""
     log_density = np.log(model.values) - learner.splines.on_grid(theta, learner.grid)
-    loss = _Likelihood(learner, GridDensity(np.exp(log_density - log_density.max()), learner.grid))
+    loss = _Likelihood(learner, GridDensity(np.exp(log_density - log_density.max()), learner.grid, points=True))
     return _newton(loss, STIFF * _scale(loss, learner) * learner.penalty, np.zeros(learner.splines.size))[0]
 
 

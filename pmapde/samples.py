@@ -134,7 +134,7 @@ class Reference:
             if kind == "gaussian":
                 self.grid = grid = Grid(grid.shape, [(max(low, -REACH), min(high, REACH)) for low, high in grid.box])
             values = np.zeros(grid.shape) if kind == "uniform" else -0.5 * (grid.cell_centres() ** 2).sum(axis=0)
-            self.density = GridDensity(np.exp(values - values.max()), grid)
+            self.density = GridDensity(np.exp(values - values.max()), grid, points=True)
         else:
             raise ValueError(f"`reference` must be 'gaussian', 'uniform', a LogDensity or a GridDensity, got {kind!r}.")
 

@@ -12,7 +12,7 @@ from .solution import Solution, at_centres, plain
 from .status import Status
 from .transport import PiecewiseAffineMap
 
-FORMAT = "pmapde solution 4"
+FORMAT = "pmapde solution 5"
 PLAN = "pmapde sinkhorn plan 2"
 TRAJECTORY = "pmapde trajectory 2"
 DESCENT = "pmapde mirror descent 1"

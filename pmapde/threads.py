@@ -5,12 +5,15 @@ import contextlib
 import os
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from numbers import Integral
 
 SERIAL_BELOW = 128 * 128
 """Grids with fewer cells run on one thread: a parallel region costs more than it saves,
 most of all on a busy machine."""
+IN_PARTS_FROM = 2**17
+"""Elements from which starting threads of Python pays."""
 
 
 def checked_threads(threads):
@@ -90,3 +93,17 @@ def thread_settings(threads):
     finally:
         numba.set_num_threads(before)
         _told.count = told
+
+
+def in_parts(work, length, size):
+    """Call ``work`` on slices that make up ``range(length)``: for functions of libraries that compute without Python's
+    lock, on an array of ``size`` elements; as many at a time as numba has threads."""
+    import numba
+    parts = min(length, numba.get_num_threads()) if size >= IN_PARTS_FROM else 1
+    ends = [length * part // parts for part in range(parts + 1)]
+    slices = [slice(first, last) for first, last in zip(ends, ends[1:])]
+    if parts == 1:
+        work(slices[0])
+        return
+    with ThreadPoolExecutor(parts) as pool:
+        list(pool.map(work, slices))

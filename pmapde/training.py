@@ -63,7 +63,7 @@ class Training:
     def _source(self, learner, state, rng, penalty=None):
         """The data's density as the ratio learnt at the state has it, and how the ratio was regularised."""
         generated = state.generated(learner.generated, rng) if learner.generated else None
-        model = GridDensity(state.rho, self.problem.grid)
+        model = GridDensity(state.rho, self.problem.grid, points=True)
         with serial_blas():  # its threads gain little on systems this small, and stall on a busy machine
             log_source, note = learner.log_source(model, generated, penalty)
         return self.mixed(log_source), note
@@ -95,7 +95,7 @@ class State:
 
     def judged(self, validation):
         """Book the held-out likelihoods; whether their mean has not been better for a while."""
-        self.held.append(GridDensity(self.rho, self.problem.grid).log_density(validation))
+        self.held.append(GridDensity(self.rho, self.problem.grid, points=True).log_density(validation))
         return len(self.held) - 1 - self._first_best() >= PATIENCE
 
     @property

@@ -6,11 +6,10 @@ import numba
 import numpy as np
 import pytest
 from bench_linear import contrast, stretched
-from bench_scaling import build
 from numpy.polynomial import Chebyshev as Polynomial
 
 import pmapde
-from pmapde import exact
+from pmapde import exact, gallery
 from pmapde.equation import new_stats
 from pmapde.gallery import displacement_potential
 from pmapde.linear.algebraic import AlgebraicMultigrid
@@ -172,7 +171,11 @@ def test_a_slower_part_is_recognised_by_its_rate():
 
 @pytest.mark.parametrize("rate", [None, 0.6])  # as a first grid finds it, and as the grid before has found it
 def test_combined_cycles_leave_the_error_that_is_said(rate):
-    coarse, problem = (build("two gaussians 0.25", n, 3)[0] for n in (32, 64))
+    def two_gaussians(n):
+        bumps = gallery.load("two_gaussians", (n,) * 3) - 0.25
+        source = pmapde.GridDensity(bumps + 0.25 * bumps.mean(), points=True)
+        return pmapde.TransportProblem(source, np.ones((n,) * 3))
+    coarse, problem = (two_gaussians(n) for n in (32, 64))
     phi = pmapde.solve(problem).displacement_potential
     error = phi - interpolate_cubic(pmapde.solve(coarse).displacement_potential, phi.shape, (False,) * 3)
     stencil, spacing = MongeAmpere(problem, "centred").linearise(phi), problem.grid.spacing

@@ -140,6 +140,12 @@ class Layout:
         return interpolate_by_tables(field, self.shape, tables)
 
     @property
+    def faces(self):
+        """Per axis, whether this rank's box begins and ends at a no-flux face."""
+        return [(not wraps and first == 0, not wraps and last == n) for (first, last), n, wraps
+                in zip(self.ranges, self.grid.shape, self.grid.periodic)]
+
+    @property
     def slices(self):
         return tuple(slice(*pair) for pair in self.ranges)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..density import GridDensity, LogDensity
+from ..cell_splines import centre_values
+from ..density import ROUGH, GridDensity, LogDensity, largest_jump
 from ..grid import Grid
 from ..memory import BYTES_PER_CELL, available_memory
 from ..problem import TransportProblem
@@ -75,6 +76,7 @@ class SampledProblem:
     source : LogDensity or array-like
         A function, evaluated by every rank at the cells of its box; or cell averages that are read in slices, for
         instance ``numpy.load(path, mmap_mode="r")``, of the grid's or any other shape. Positive, any normalisation.
+        Turned into values at the centres as in a :class:`~pmapde.TransportProblem`.
     target : LogDensity, SlicedDensity, GridDensity or array_like
         A function, or a :class:`~pmapde.distributed.SlicedDensity`, of which every rank reads what the images of its
         cells touch; others as for :class:`~pmapde.TransportProblem`, and whole on every rank.
@@ -130,23 +132,36 @@ class SampledProblem:
 
     def values(self, layout):
         """The normalised source in this rank's box; collective."""
-        error, highest = None, -np.inf
-        if isinstance(self.source, LogDensity):
+        return self._sampled(layout)[0]
+
+    def _sampled(self, layout):
+        """The same, and whether these are values at the centres of the cells."""
+        pointwise = isinstance(self.source, LogDensity)
+        if pointwise:
             box = layout.box()
             logs = self.source.log_density(box.cell_centres().reshape(box.ndim, -1).T).reshape(box.shape)
-            good = np.isfinite(logs)
         else:
+            averages = self._averages(layout)
             with np.errstate(divide="ignore", invalid="ignore"):
-                logs = np.log(self._averages(layout))
-            good = np.isfinite(logs)
+                logs = np.log(averages)
+        good, error = np.isfinite(logs), None
         if not good.all():
             where = tuple(int(first + i) for i, (first, _) in zip(np.argwhere(~good)[0], layout.ranges))
             error = ValueError(f"`source` must be positive and finite, it is not at cell {where} of "
                                f"{'x'.join(map(str, layout.grid.shape))}; add a floor to it.")
         agree(layout.comm, error)
-        highest = layout.largest(float(logs.max()))
-        values = np.exp(logs - highest)
-        return values / (layout.sum(float(values.sum())) * layout.grid.cell_volume)
+        if not pointwise and (self.target.is_uniform or self._target_is_pointwise):
+            padded = layout.pad(averages, np.empty([n + 2 for n in layout.shape]))
+            pointwise = layout.largest(largest_jump(padded[_without_ends(layout)])) < ROUGH
+            if pointwise:
+                logs = np.log(centre_values(padded, layout.faces))
+        values = np.exp(logs - layout.largest(float(logs.max())))
+        return values / (layout.sum(float(values.sum())) * layout.grid.cell_volume), pointwise
+
+    @property
+    def _target_is_pointwise(self):
+        return not self._target.is_rough() if isinstance(self._target, SlicedDensity) else (
+            self.frame.target_is_pointwise)
 
     def _averages(self, layout):
         """Cell averages over this rank's cells of an array that may be of another shape."""
@@ -165,12 +180,20 @@ class SampledProblem:
             return None
         else:
             layout = Layout(self.grid, MPI.COMM_SELF)
-        values = layout.gather(self.values(layout))
+        values, pointwise = self._sampled(layout)
+        values = layout.gather(values)
         if values is None:
             return None
         function = isinstance(self._target, LogDensity)
-        return TransportProblem(GridDensity(values, layout.grid), self._target if function else self.frame.target,
+        return TransportProblem(GridDensity(values, layout.grid, points=pointwise),
+                                self._target if function else self.frame.target,
                                 target_grid=self.frame.target_grid if function else None)
+
+
+def _without_ends(layout):
+    """What of a padded field is in the grid."""
+    return tuple(slice(first == 0, n + 2 - (last == total)) for (first, last), n, total
+                 in zip(layout.ranges, layout.shape, layout.grid.shape))
 
 
 def refuse_oversized(grid, comm):

@@ -6,14 +6,23 @@ import math
 
 import numpy as np
 
-from ..density import ROUGH, GridDensity, at_images, multilinear, over_images, spline_coefficients
+from ..cell_splines import (
+    DECAY,
+    at_images,
+    at_knots,
+    centre_values,
+    multilinear,
+    over_images,
+    spline_coefficients,
+)
+from ..density import ROUGH, GridDensity, largest_jump
 from ..ghosts import fold
 from ..grid import Grid
 from ..transfer import apply_axes, averaging_matrix
 from .launch import agree, communicator, together
 
-HALO = 32
-"""Cells read around a window: what a spline coefficient depends on decays like 0.27 a cell, to 5e-19 there."""
+HALO = DECAY + 1
+"""Cells read around a window."""
 MARGIN = 1 / 16
 """Of its width, by which a window is larger than the images need: Newton steps move them a little."""
 CHUNK = 2**24
@@ -54,34 +63,42 @@ class SlicedDensity:
         self._measure()
 
     def _measure(self):
-        """Sum, extremes and roughness of all values, and what the clipping of coefficients does to their sum."""
+        """Sum, extremes and roughness of all values, and the sum of their spline at the centres of the cells."""
         from mpi4py import MPI
-        total, clipped, lowest, highest, jump, error = 0.0, 0.0, math.inf, 0.0, 0.0, None
+        total, splined, lowest, highest, jump, error = 0.0, 0.0, math.inf, 0.0, 0.0, None
         try:
             for first, last in self._chunks():
-                ranges = [(first, last), *((0, n) for n in self.grid.shape[1:])]
-                around, inside = self._read(ranges, HALO), (slice(HALO, -HALO),) * self.grid.ndim
+                around, inside, faces = self._around([(first, last), *((0, n) for n in self.grid.shape[1:])])
                 own = around[inside]
                 if not (np.isfinite(own).all() and own.min() > 0):
                     raise ValueError("`values` must be positive and finite, they are not "
                                      f"in rows {first} to {last - 1}; add a floor to them.")
                 total, lowest, highest = total + own.sum(), min(lowest, own.min()), max(highest, own.max())
-                clipped += spline_coefficients(around, (False,) * around.ndim)[inside].sum()
-                onwards = slice(HALO, HALO + min(last + 1, self.grid.shape[0]) - first)
-                logs = np.log(around[(onwards, *inside[1:])])
-                jump = max(jump, *(np.abs(np.diff(logs, axis=axis)).max(initial=0.0) for axis in range(logs.ndim)))
+                splined += at_knots(self._splined(around, faces))[inside].sum()
+                onwards = slice(inside[0].start, inside[0].stop + (last < self.grid.shape[0]))
+                jump = max(jump, largest_jump(around[(onwards, *inside[1:])]))
         except Exception as found:  # whatever reading brings
             error = found
         agree(self._comm, error)
-        total, clipped = (self._comm.allreduce(value) for value in (total, clipped))
+        total, splined = (self._comm.allreduce(value) for value in (total, splined))
         self.lowest = self._comm.allreduce(lowest, op=MPI.MIN)
         self.highest = self._comm.allreduce(highest, op=MPI.MAX)
         self.roughness = self._comm.allreduce(float(jump), op=MPI.MAX)
         with np.errstate(all="ignore"):
-            self._scale, self._restored = 1 / np.float64(total * self.grid.cell_volume), total / clipped
-        if not (0 < self._scale < math.inf and math.isfinite(self._restored)):
+            self._scale = 1 / np.float64(total * self.grid.cell_volume)
+            self._scale_of_spline = 1 / np.float64(splined * self.grid.cell_volume)
+        if not all(0 < scale < math.inf for scale in (self._scale, self._scale_of_spline)):
             raise ValueError(f"`values` between {self.lowest:.3g} and {self.highest:.3g} have a sum out of range; "
                              f"scale them first.")
+
+    @staticmethod
+    def _centred(around, faces):
+        """Values at the centres of the cells of a window, were it smooth."""
+        return centre_values(np.pad(around, 1, mode="edge"), faces)
+
+    def _splined(self, around, faces):
+        """Coefficients of the spline through them."""
+        return spline_coefficients(self._centred(around, faces), (False,) * around.ndim)[0]
 
     def _chunks(self):
         """Ranges of this rank along the first axis."""
@@ -89,6 +106,17 @@ class SlicedDensity:
         begin, end = n * rank // ranks, n * (rank + 1) // ranks
         step = max(HALO, CHUNK // math.prod(self.grid.shape[1:]))
         return [(first, min(first + step, end)) for first in range(begin, end, step)]
+
+    def _around(self, ranges):
+        """Values in ``ranges`` and ``HALO`` cells around as far as the grid goes, the slices of the ranges in them, and
+        whether they end at faces, per axis."""
+        wide, inside, faces = [], [], []
+        for (first, last), n, wraps in zip(ranges, self.grid.shape, self.grid.periodic):
+            low, high = (HALO, HALO) if wraps else (min(HALO, first), min(HALO, n - last))
+            wide.append((first - low, last + high))
+            inside.append(slice(low, low + last - first))
+            faces.append((not wraps and first == low, not wraps and last + high == n))
+        return self._read(wide, 0), tuple(inside), faces
 
     def _read(self, ranges, halo):
         """Values in ``ranges`` and ``halo`` cells around, continued evenly about no-flux faces; a periodic range may
@@ -120,7 +148,10 @@ class SlicedDensity:
         """Its :class:`GridDensity`, normalised, on small grids of the same box, on all ranks; collective."""
         totals = [np.zeros(grid.shape) for grid in grids]
         for first, last in self._chunks():
-            values = self._scale * self._read([(first, last), *((0, n) for n in self.grid.shape[1:])], 0)
+            around, inside, faces = self._around([(first, last), *((0, n) for n in self.grid.shape[1:])])
+            values = self._scale * around[inside]
+            if not (self.is_uniform or self.is_rough()):  # as a TransportProblem takes them
+                values = self._scale_of_spline * self._centred(around, faces)[inside]
             for grid, total in zip(grids, totals):
                 along, *across = [averaging_matrix(m, n) for m, n in zip(self.grid.shape, grid.shape)]
                 total += apply_axes([along[:, first:last], *across], values)
@@ -175,14 +206,12 @@ class SlicedDensity:
                 wider.append((max(first - margin, 0), min(last + margin, n)))
         whole = tuple(wraps and last - first == n for (first, last), n, wraps
                       in zip(wider, self.grid.shape, self.grid.periodic))
-        values = self._scale * self._read(wider, HALO)
-
-        def cropped(array, ghosts):
-            return np.ascontiguousarray(array[(slice(HALO - ghosts, ghosts - HALO),) * array.ndim])
         if interpolated:
-            arrays = (cropped(self._restored * spline_coefficients(values, (False,) * values.ndim), 2),)
+            around, inside, faces = self._around(wider)
+            coefficients = self._scale_of_spline * self._splined(around, faces)
+            arrays = (np.ascontiguousarray(coefficients[tuple(slice(own.start, own.stop + 4) for own in inside)]),)
         else:
-            arrays = multilinear(cropped(values, 2))
+            arrays = multilinear(self._scale * self._read(wider, 2))
         lower, h = self.grid.lower, self.grid.spacing
         box = Grid(tuple(last - first for first, last in wider), [(lower[a] + first * h[a], lower[a] + last * h[a])
                                                                   for a, (first, last) in enumerate(wider)], whole)

@@ -221,7 +221,7 @@ def sliced(comm, folder):
     notes["refused"] = comm.allgather(told)
     # images that go round the torus: a window is never more than a period
     torus = pmapde.Grid((24, 24), periodic=True)
-    density = distributed.SlicedDensity(1 + np.random.default_rng(0).random((24, 24)), torus)
+    density = distributed.SlicedDensity(2 + np.random.default_rng(0).random((24, 24)), torus)
     phi = np.pad(np.random.default_rng(1).standard_normal((12, 12)), 1, mode="wrap")
     scale = np.full(2, 12.0)
     arguments = (phi, np.zeros(2), np.full(2, 1 / 12), scale, True)
