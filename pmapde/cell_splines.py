@@ -14,10 +14,10 @@ POLE = math.sqrt(3) - 2
 DECAY = 32
 
 
-def extended(values, periodic):
-    """``values`` with two ghost layers, even about no-flux faces."""
+def extended(values, periodic, width=2):
+    """``values`` with ghost layers, even about no-flux faces."""
     for axis, (n, wraps) in enumerate(zip(values.shape, periodic)):
-        values = np.take(values, fold(np.arange(-2, n + 2), n, wraps), axis=axis)
+        values = np.take(values, fold(np.arange(-width, n + width), n, wraps), axis=axis)
     return np.ascontiguousarray(values)
 
 
@@ -44,14 +44,16 @@ def centre_values(padded, faces):
 
 def spline_coefficients(values, periodic):
     """Of the cubic spline through ``values``, with two ghost layers, and whether some were clipped: those below half
-    the smallest of the values around are raised to it."""
+    the smallest of the values around, or above twice the largest: beyond a face, noise is extrapolated."""
     coefficients = values
     for axis, wraps in enumerate(periodic):
         coefficients = _filtered(coefficients, axis, wraps)
     around = extended(values, periodic)
-    clipped = bool((coefficients < 0.5 * around).any())  # hardly ever, and the filter takes longer than the spline
-    if clipped:
-        np.maximum(coefficients, 0.5 * ndimage.minimum_filter(around, 3), out=coefficients)
+    clipped = bool((coefficients < 0.5 * around).any() or (coefficients > 2 * around).any())
+    if clipped:  # hardly ever, and the filters take longer than the spline
+        around, inside = extended(values, periodic, 3), (slice(1, -1),) * values.ndim
+        lowest, highest = (find(around, 3)[inside] for find in (ndimage.minimum_filter, ndimage.maximum_filter))
+        np.clip(coefficients, lowest / 2, 2 * highest, out=coefficients)
     return coefficients, clipped
 
 

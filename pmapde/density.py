@@ -57,7 +57,7 @@ def largest_jump(values):
 class GridDensity:
     """A density given by its cell averages on a grid, or its values at the cell centres, any normalisation.
 
-    Between the cell centres the *density* (not its logarithm) is interpolated by a positive spline.
+    Between the cell centres the *density*, not its logarithm, is interpolated by a positive spline.
 
     Parameters
     ----------
@@ -69,9 +69,9 @@ class GridDensity:
         ``"linear"``: multilinear through the values, even about no-flux faces, continuous, second order. ``"cubic"``:
         the cubic spline through the values at the cell centres (:meth:`at_centres`), twice continuously
         differentiable, fourth order (third at no-flux faces, where it ends as a parabola); coefficients below half the
-        smallest of the values around are raised to it (the mass is restored by a factor), so it stays positive and
-        smooth data are left alone. A rough target (``ROUGH``) is multilinear for the solver whatever is chosen, and
-        averaged exactly.
+        smallest or above twice the largest of the values around are moved there (the mass is restored by a factor), so
+        it stays positive and smooth data are left alone. A rough target (``ROUGH``) is multilinear for the solver
+        whatever is chosen, and averaged exactly.
     points : bool
         The values are those of a smooth density at the cell centres, a function that was sampled, say. Averages differ
         from them by a 24th of the second differences.
@@ -140,8 +140,8 @@ class GridDensity:
         """
         if self.points or self.interpolation != "cubic" or self.is_uniform or self.is_rough():
             return self
-        padded = extended(self.values, self.grid.periodic)[(slice(1, -1),) * self.grid.ndim]
-        values = centre_values(padded, [(not wraps, not wraps) for wraps in self.grid.periodic])
+        faces = [(not wraps, not wraps) for wraps in self.grid.periodic]
+        values = centre_values(extended(self.values, self.grid.periodic, 1), faces)
         return GridDensity(values, self.grid, self.interpolation, True)
 
     def on_grid(self, grid):
