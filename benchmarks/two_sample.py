@@ -21,7 +21,8 @@ def sliced_w2(x, y, directions=100):
 
 def nearest_ks(generated, fresh, training):
     """Kolmogorov-Smirnov distance and p-value between the distances to the training set of generated and fresh
-    samples: memorised samples are nearer."""
+    samples, and the p-value against generated ones being nearer, as memorised samples are."""
     tree = cKDTree(training)
-    result = ks_2samp(tree.query(generated)[0], tree.query(fresh)[0])
-    return float(result.statistic), float(result.pvalue)
+    distances = tree.query(generated)[0], tree.query(fresh)[0]
+    result = ks_2samp(*distances)
+    return float(result.statistic), float(result.pvalue), float(ks_2samp(*distances, alternative="greater").pvalue)

@@ -47,8 +47,7 @@ class Solution:
     cost_error, map_error : float
         Estimates of the discretisation error of ``cost`` and of the map (L2 under the source), extrapolated or not,
         from the solutions on the coarser grids; NaN where there are not enough of them, or an axis is too short to be
-        coarsened. Without the error of taking the averages of a smooth target array for values at the centres, of
-        second order and the same on all grids: a function has none.
+        coarsened.
     algebraic_error : float
         Estimate of what the iteration left: the distance (RMS of the map) to the solution of the discrete equations.
         Infinite where the residual alone ended the iteration.
