@@ -127,7 +127,7 @@ class TransportProblem:
     @property
     def target_is_pointwise(self):
         """As ``source_is_pointwise``."""
-        return not isinstance(self.target, GridDensity) or self.target.points
+        return not isinstance(self.target, GridDensity) or self.target.points and not self.target.is_rough()
 
     @property
     def target_values(self):

@@ -30,7 +30,7 @@ def checked_threads(threads):
 
 _told = threading.local()
 """``count``: what numba was told last by this thread, 0 for nothing; None outside :func:`thread_settings`, where others
-may tell it something else."""
+may tell it something else. ``most``: the threads there are, None outside."""
 
 
 def use_threads(threads, size):
@@ -85,21 +85,20 @@ def thread_settings(threads):
     """Within: numba on ``threads`` threads; restored after."""
     refuse_forked()
     import numba
-    before, told = numba.get_num_threads(), getattr(_told, "count", None)
+    before, told = numba.get_num_threads(), (getattr(_told, "count", None), getattr(_told, "most", None))
     try:
         count = checked_threads(threads)
-        _told.count = 0
+        _told.count, _told.most = 0, count
         yield count
     finally:
         numba.set_num_threads(before)
-        _told.count = told
+        _told.count, _told.most = told
 
 
 def in_parts(work, length, size):
     """Call ``work`` on slices that make up ``range(length)``: for functions of libraries that compute without Python's
-    lock, on an array of ``size`` elements; as many at a time as numba has threads."""
-    import numba
-    parts = min(length, numba.get_num_threads()) if size >= IN_PARTS_FROM else 1
+    lock, on an array of ``size`` elements; as many at a time as numba may have threads."""
+    parts = min(length, getattr(_told, "most", None) or checked_threads(None)) if size >= IN_PARTS_FROM else 1
     ends = [length * part // parts for part in range(parts + 1)]
     slices = [slice(first, last) for first, last in zip(ends, ends[1:])]
     if parts == 1:
