@@ -81,10 +81,9 @@ class BrenierPosterior:
     log_evidence_quadrature : float
         The same by plain quadrature over the whole space, tails included.
     log_evidence_error : float
-        Distance of the two, at least the change of the grid's own quadrature from the last grid to this one, and
-        that of the other from fewer points, and what modes outside the box would add by Laplace's approximation. Modes
-        that were never seen (far from ``start`` and
-        narrow) are not in it.
+        Distance of the two, the error of the quadrature as fewer points and the cells at an edge tell it, and what modes
+        outside the box would add by Laplace's approximation; at least the change of the grid's own quadrature from the
+        last grid to this one. Modes that were never seen (far from ``start`` and narrow) are not in it.
     tail_mass : float
         Fraction of the mass outside the box, by quadrature over the whole space.
     mean, covariance : ndarray, (d,), (d, d)
@@ -158,7 +157,7 @@ class BrenierPosterior:
         cells, previous, references = CELLS[d][0], None, None
         while True:
             grid, found = Grid(_shape(lengths, cells), box), []
-            log_masses, log_density = self._on(grid)
+            log_masses, log_density, _ = self._on(grid)
             cut = self._is_cut(log_density, grid)
             references = references or self._references(cut)
             for reference in references:
@@ -214,8 +213,8 @@ class BrenierPosterior:
 
     def _evidence_error(self, sampler, previous):
         change = abs(sampler.log_mass - previous) if previous is not None else 0.0
-        return max(abs(sampler.log_evidence - self.log_evidence_quadrature), change,
-                   self._locator.error, math.log1p(self._locator.unseen))
+        apart = abs(sampler.log_evidence - self.log_evidence_quadrature)
+        return max(change, apart + self._locator.error + math.log1p(self._locator.unseen))
 
     def _status(self, sampler, previous):
         if not sampler.solution.success:

@@ -280,7 +280,7 @@ def test_densities_that_jump_to_zero(name):
     posterior = pmapde.BrenierPosterior(log_density, start=start).fit()
     assert posterior.success, str(posterior)
     error = abs(posterior.log_evidence - evidence)
-    assert error < posterior.tolerance and error < posterior.log_evidence_error + 5e-4
+    assert error < posterior.tolerance and error < 2 * posterior.log_evidence_error  # observed at most 1.6
     assert abs(posterior.log_evidence_quadrature - evidence) < posterior.tolerance
     sd = np.sqrt(variances)
     assert (np.abs(posterior.mean - mean) < 2e-3 * sd).all()
@@ -303,11 +303,14 @@ def test_masses_of_cells_at_an_edge():
     for radius in (0.6, 0.997, 1.2):
         def log_density(x, radius=radius):
             return np.where((x**2).sum(axis=1) < radius**2, x[:, 0], -np.inf)
-        masses, values = log_masses(log_density, axes, (100, 80))
+        masses, values, error = log_masses(log_density, axes, (100, 80))
         exact = integrate.quad(lambda x, r=radius: 2 * np.exp(x) * min(1, np.sqrt(max(0, r**2 - x**2))), -1, 1,
                                points=(-radius, radius) if radius < 1 else None)[0]
         assert values.shape == masses.shape == (100, 80)
-        assert abs(np.exp(masses).sum() / exact - 1) < 1e-4 < abs(np.exp(values).sum() / 2000 / exact - 1)
+        found = abs(np.exp(masses).sum() / exact - 1)
+        assert found < 1e-4 < abs(np.exp(values).sum() / 2000 / exact - 1)
+        assert found < 3 * error < 3e-4
+    assert log_masses(lambda x: x[:, 0], axes, (20, 20))[2] == 0.0
 
 
 def test_marginal_whose_mean_lies_in_a_gap():
