@@ -14,6 +14,9 @@ from .samples import stream
 DIAGNOSED, COUNTED = 2**14, 2**17
 """Draws (quasi-Monte Carlo) behind the KL gap and Pareto's k, and behind the share that edges reject."""
 
+EQUAL = 1.05
+"""Importance weights that are all below this multiple of their mean are as good as equal, the tail of their differences
+says nothing."""
 AT_A_TIME = 2**20
 """Draws of which some are rejected."""
 
@@ -75,7 +78,7 @@ class Sampler:
         By quadrature on the solution's grid; the mass of the source less the solution's drift, and of what is accepted.
     accepted : float
         Share of the draws that are not rejected.
-    mean, covariance, moment_error, kl_gap, pareto_k
+    mean, covariance, moment_error, kl_gap, pareto_k, largest_weight
         See :class:`~pmapde.variational.BrenierPosterior`.
     """
 
@@ -100,6 +103,7 @@ class Sampler:
         gaps = self.log_mass - log_weights[inside]
         self.kl_gap = float(gaps.mean()) - rejected if len(gaps) and np.isfinite(gaps).all() else math.inf
         self.pareto_k = pareto_k(log_weights[inside])
+        self.largest_weight = _largest(log_weights[inside])
         self.moment_error = self._moment_error()
 
     def _moment_error(self):
@@ -114,7 +118,11 @@ class Sampler:
 
     @property
     def maps_well(self):
-        return self.solution.success and not self.pareto_k > 0.5
+        return self.solution.success and self.weighs_well
+
+    @property
+    def weighs_well(self):
+        return not (self.pareto_k > 0.5 and not self.largest_weight < EQUAL)
 
     def _inside(self, x):
         return self.locator.values(x) > -np.inf
@@ -146,6 +154,14 @@ class Sampler:
         with np.errstate(divide="ignore", invalid="ignore"):
             log_model = self.reference.log_density(y) + np.log(np.linalg.det(self.solution.jacobian(z)))
             return x, self.locator.values(x) + self.locator.whitening.log_determinant - log_model
+
+
+def _largest(log_weights):
+    """In units of the mean; NaN where there are none, or one is infinite or not a number."""
+    if not len(log_weights) or not log_weights.max() < np.inf:
+        return math.nan
+    weights = np.exp(log_weights - log_weights.max())
+    return float(1 / weights.mean())
 
 
 def _weighted(x, weights):

@@ -81,9 +81,10 @@ class BrenierPosterior:
     log_evidence_quadrature : float
         The same by plain quadrature over the whole space, tails included.
     log_evidence_error : float
-        Distance of the two, the error of the quadrature as fewer points and the cells at an edge tell it, and what modes
-        outside the box would add by Laplace's approximation; at least the change of the grid's own quadrature from the
-        last grid to this one. Modes that were never seen (far from ``start`` and narrow) are not in it.
+        Distance of the two, the error of the quadrature as fewer points and the cells at an edge tell it (where a
+        density is cut it may be twice that), and what modes outside the box would add by Laplace's approximation; at
+        least the change of the grid's own quadrature from the last grid to this one. Modes that were never seen (far
+        from ``start`` and narrow) are not in it.
     tail_mass : float
         Fraction of the mass outside the box, by quadrature over the whole space.
     mean, covariance : ndarray, (d,), (d, d)
@@ -93,8 +94,9 @@ class BrenierPosterior:
     kl_gap : float
         KL(sampler | posterior in the box), by 2^14 quasi-Monte Carlo draws with the exact density of the sampler;
         known to some 1e-4.
-    pareto_k : float
-        Of its importance weights; below 0.5 is good.
+    pareto_k, largest_weight : float
+        Of its importance weights, the latter in units of their mean. A k below 0.5 is good; it says nothing where no
+        weight is above 1.05.
     accepted : float
         Share of the draws of the map that are where the density is positive: 1 but for edges inside the box.
     modes : ndarray, (m, d)
@@ -220,13 +222,13 @@ class BrenierPosterior:
         if not sampler.solution.success:
             return sampler.solution.status
         resolved = (self._evidence_error(sampler, previous) <= self.tolerance and sampler.moment_error <= MOMENTS
-                    and not sampler.pareto_k > 0.5)
+                    and sampler.weighs_well)
         return Status.CONVERGED if resolved else Status.NOT_RESOLVED
 
     def _adopt(self, sampler, previous):
         self._sampler = sampler
         for name in ("solution", "log_evidence", "mean", "covariance", "moment_error", "kl_gap", "pareto_k",
-                     "accepted"):
+                     "largest_weight", "accepted"):
             setattr(self, name, getattr(sampler, name))
         self.log_evidence_error = self._evidence_error(sampler, previous)
         self.status = self._status(sampler, previous)
@@ -320,7 +322,7 @@ class BrenierPosterior:
         """The scalars as a dict that JSON can hold."""
         self._fitted()
         names = ("success", "log_evidence", "log_evidence_quadrature", "log_evidence_error", "tail_mass",
-                 "moment_error", "kl_gap", "pareto_k", "accepted")
+                 "moment_error", "kl_gap", "pareto_k", "largest_weight", "accepted")
         rows = {name: getattr(self, name) for name in names}
         rows = {name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in rows.items()}
@@ -340,7 +342,7 @@ class BrenierPosterior:
                 ("mean", ", ".join(f"{value:.5g}" for value in self.mean)),
                 ("sd", ", ".join(f"{value:.5g}" for value in sd)),
                 ("sampler", f"moments within {self.moment_error:.1e} sd, KL gap {self.kl_gap:.1e}, Pareto k "
-                            f"{self.pareto_k:.2f}{rejected}"),
+                            f"{self.pareto_k:.2f}, largest weight {self.largest_weight:.3g}{rejected}"),
                 ("outside", f"{self.tail_mass:.1e} of the mass is outside the box"),
                 ("grid", f"{shape} cells, {len(self.modes)} mode(s) found, reference {self._sampler.reference.name}")]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)

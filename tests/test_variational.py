@@ -267,6 +267,7 @@ EDGES = {  # log density, start, log evidence, mean, variances
                  (np.sqrt(2 / np.pi),) * 2, (1 - 2 / np.pi,) * 2),
     "order": (lambda x: np.where(x[:, 0] < x[:, 1], normal(x, 0, 1), -np.inf), (0, 1), -np.log(2),
               (-np.pi**-0.5, np.pi**-0.5), (1 - 1 / np.pi,) * 2),
+    "square": (lambda x: np.where(np.abs(x).max(axis=1) < 1, 0.0, -np.inf), (0, 0), np.log(4), (0, 0), (1 / 3,) * 2),
     "two squares": (lambda x: np.where(np.abs(np.abs(x[:, 0]) - 2) + np.abs(x[:, 1]) < 1, 0.0, -np.inf), (2, 0),
                     np.log(4), (0, 0), (4 + 1 / 6, 1 / 6)),
     "ball": (lambda x: np.where((x**2).sum(axis=1) < 1, 0.0, -np.inf), (0, 0, 0), np.log(4 * np.pi / 3), (0, 0, 0),
@@ -285,7 +286,8 @@ def test_densities_that_jump_to_zero(name):
     sd = np.sqrt(variances)
     assert (np.abs(posterior.mean - mean) < 2e-3 * sd).all()
     np.testing.assert_allclose(np.sqrt(np.diag(posterior.covariance)), sd, rtol=2e-3)
-    assert 0.4 < posterior.accepted < 1 and posterior.pareto_k < 0.5 and abs(posterior.kl_gap) < 2e-3
+    assert 0.4 < posterior.accepted < 1 and abs(posterior.kl_gap) < 2e-3
+    assert posterior.pareto_k < 0.5 or posterior.largest_weight < 1.05  # the square's weights: 0.9999 to 1.01
     draws = posterior.sample(2**14, sequence="sobol")
     assert len(draws) == 2**14 and np.isfinite(log_density(draws)).all()
     assert (np.abs(draws.mean(axis=0) - mean) < 7e-3 * sd).all()
