@@ -305,7 +305,10 @@ class BrenierPosterior:
             raise ImportError("to_arviz needs the package arviz: pip install arviz.") from None
         names = names or [f"x{axis}" for axis in range(len(self.start))]
         draws = self.sample(n, rng).T
-        return arviz.from_dict({"posterior": {name: column[None] for name, column in zip(names, draws)}})
+        posterior = {name: column[None] for name, column in zip(names, draws)}
+        if int(arviz.__version__.split(".")[0]) < 1:  # groups were arguments
+            return arviz.from_dict(posterior=posterior)
+        return arviz.from_dict({"posterior": posterior})
 
     def throw(self):
         """Raise a :class:`SolverError` if the fit has failed; returns the object itself."""
