@@ -232,7 +232,8 @@ class BrenierGenerator:
             if not (isinstance(value, Real) and low <= value <= high):
                 raise ValueError(f"`{name}` must be a number in [{low:g}, {high:g}], got {value!r}.")
         implicit = self.scheme == "implicit"
-        cells, iterations = self.cells or CELLS[d], self.max_iterations or (9 if implicit else 200)
+        cells = CELLS[d] if self.cells is None else self.cells
+        iterations = (9 if implicit else 200) if self.max_iterations is None else self.max_iterations
         for name, value, least in (("cells", cells, 16), ("max_iterations", iterations, 1)):
             if not (isinstance(value, (int, np.integer)) and value >= least):
                 raise ValueError(f"`{name}` must be a whole number >= {least}, got {value!r}.")
