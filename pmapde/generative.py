@@ -81,7 +81,7 @@ class BrenierGenerator:
     ledger_density : callable, optional
         The data's density, known for toys, at points (n, d), unnormalised.
     random_state : int or numpy.random.Generator, optional
-        Fixes the split and the generated samples.
+        Fixes the split and the samples generated in training; those of :meth:`sample` its own ``rng``.
 
     Attributes
     ----------

@@ -17,6 +17,7 @@ DIAGNOSED, COUNTED = 2**14, 2**17
 EQUAL = 1.05
 """Importance weights that are all below this multiple of their mean are as good as equal, the tail of their differences
 says nothing."""
+
 AT_A_TIME = 2**20
 """Draws of which some are rejected."""
 

@@ -453,3 +453,9 @@ def test_the_map_in_3d_is_solved_on_finer_cells():
     assert len(generator.ratios_) == generator.n_iter_ + 1
     mass = np.exp(generator.score_samples(generator.sample(1, 0)))  # a density inside the box, and of mass one
     assert mass > 0 and generator.density_.values.mean() * generator.grid_.lengths.prod() == pytest.approx(1, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cells", "max_iterations"])
+def test_zero_is_not_the_default(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be a whole number >= "):
+        pmapde.BrenierGenerator(**{name: 0}).fit(np.random.default_rng(0).standard_normal((200, 2)))
