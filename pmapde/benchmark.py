@@ -235,7 +235,7 @@ def _family(name, solver, runner, family, largest):
     about, slow = FAMILIES[family], []
     most = math.inf if largest is None else largest if about.ndim == 2 else max(16, largest // 8)
     for n in solver.grids(about.ndim):
-        if not about.smallest <= n <= most:
+        if n > most or not about.fits(n):
             continue
         for setting in solver.settings:
             if setting in slow:

@@ -21,6 +21,8 @@ BLOCKS = {2: 8, 3: 4}
 """Nodes per axis over which masses are compared, on every grid."""
 POINTS = {2: 4, 3: 2}
 """Points of a source cell, per axis, that carry its mass."""
+FINEST = {2: 512, 3: 64}
+"""Cells per axis on which answers about pixels are computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,7 +278,7 @@ def _cut(values, shape):
 def _photographs_reference():
     def pixels(name):
         return 0.05 * 255 + average(gallery.load(name, (256, 256)), (32, 32))
-    return PixelReference(pixels("mri"), pixels("grace_hopper"), 512)
+    return PixelReference(pixels("mri"), pixels("grace_hopper"), FINEST[2])
 
 
 @cache
@@ -286,7 +288,7 @@ def _noise_reference():
     def noise():
         field = gaussian_filter(rng.standard_normal((4, 4, 4)), 0.5, mode="reflect")
         return np.exp(0.6 * field / field.std())
-    return PixelReference(noise(), noise(), 64)
+    return PixelReference(noise(), noise(), FINEST[3])
 
 
 def _photographs(shape):
@@ -299,12 +301,17 @@ def _noise(shape):
 
 @dataclass(frozen=True)
 class Family:
-    """A problem on any grid: number of axes, what kind of data, the smallest grid it makes sense on, and the cases."""
+    """A problem on many grids: number of axes, kind of data, the smallest grid, the cases, and what grids divide."""
 
     ndim: int
     kind: str
     smallest: int
     build: object
+    finest: int = 0
+
+    def fits(self, n):
+        """Whether it can be had on ``n`` cells per axis; pixels only where these are cut or averaged whole."""
+        return n >= self.smallest and self.finest % n == 0
 
     def case(self, n):
         return self.build((n,) * self.ndim)
@@ -315,10 +322,10 @@ FAMILIES = {
     "array": Family(2, "smooth", 8, _manufactured),
     "gaussians": Family(2, "smooth", 8, _two_gaussians),
     "contrast": Family(2, "high contrast", 8, _contrast),
-    "photographs": Family(2, "rough", 32, _photographs),
+    "photographs": Family(2, "rough", 32, _photographs, FINEST[2]),
     "zeros": Family(2, "zeros", 8, _zeros),
     "cosine3d": Family(3, "smooth", 8, _cosine),
     "contrast3d": Family(3, "high contrast", 8, _contrast),
-    "noise3d": Family(3, "rough", 8, _noise),
+    "noise3d": Family(3, "rough", 8, _noise, FINEST[3]),
     "zeros3d": Family(3, "zeros", 8, _zeros),
 }

@@ -220,3 +220,10 @@ def test_peers_give_answers(name, family):
     errors = case.errors(call(**solver.settings[-1]))
     assert errors[0] < 0.12 and errors[1] < 0.05 and errors[2] < 0.05
     assert isinstance(solver, Solver)
+
+
+def test_pixels_are_cut_whole():
+    """Grids that neither cut nor average whole pixels are left out: 48 for photographs, 12 for noise."""
+    assert [n for n in (16, 32, 48, 64) if FAMILIES["photographs"].fits(n)] == [32, 64]
+    assert [n for n in (8, 12, 16) if FAMILIES["noise3d"].fits(n)] == [8, 16]
+    assert FAMILIES["cosine"].fits(48) and not FAMILIES["cosine"].fits(4)
