@@ -5,11 +5,17 @@ import numpy as np
 from scipy import ndimage
 from scipy.optimize import minimize
 
-from .support import log_masses
+from .support import ZERO, log_masses
 from .whitening import Whitening
 
 QUADRATURE = {2: 320, 3: 112}
 """Points per axis of the quadrature over the whole space."""
+SUMMITS, WITHIN, AS_FAR_AS = 160, 0.3, 1e3
+"""Points per axis (in 2D, fewer in 3D) of the first look around, in scales: about evenly spread up to ``WITHIN``, in a
+geometric sequence from there on."""
+SPACING, MORE = {2: 0.04, 3: 0.12}, 3.0
+"""Twice their distance, about, where there are modes aside; up to how many more along an axis, and in all, there are for
+modes that are narrower than that."""
 FEWER = 0.8
 """Share of them on the grid that it is compared with."""
 STARTS = 12
@@ -27,22 +33,33 @@ ASIDE = 0.1
 """Lengths of the box beyond its faces from which on a mode is outside, not at an edge of the density."""
 RELEVANT = 25.0
 """Modes lower than the highest by more (in the logarithm) do not count."""
+COUNTS = 7.0
+"""The same of modes' masses, a thousandth, where cells are shared out."""
+SEPARATE = 4.0
+"""Standard deviations between modes that are masses of their own."""
+PENALTY = 1e8
+"""Fall of the logarithm that stands for minus infinity: what codes give where they are not defined."""
+SLOPE = 1e-2
+"""Error of a directional derivative, in the largest value around, from which on a gradient is taken for a wrong one."""
 
 
 class Locator:
     """Finds the mass of ``exp(log_density)`` in d = 2 or 3 dimensions, within ``bounds`` (d, 2), infinite where open.
 
-    Modes by quasi-Newton searches from scattered starts, their curvatures; then quadrature on a product grid that
-    covers the whole support, ``z = t / (1 - t^2)`` along open axes, from whose local maxima modes are searched for
-    again, and from which mean, covariance, and the grid itself are improved until they settle. Everything is
-    deterministic. A mode whose basin lies between the points is not found.
+    Modes by quasi-Newton searches from scattered starts (with ``gradient``, (n, d) to (n, d), or differences), and from
+    the local maxima of a product grid of ``AS_FAR_AS`` scales; their curvatures; then quadrature on a product grid that
+    covers the whole support, ``z = t / (1 - t^2)`` along open axes, from which mean, covariance, and the grid itself
+    are improved until they settle. Everything is deterministic. A mode whose basin lies between the points is not
+    found.
     """
 
-    def __init__(self, log_density, start, scale, bounds):
-        self.log_density, self.bounds = log_density, bounds
-        self.dimension = len(start)
+    def __init__(self, log_density, start, scale, bounds, gradient=None):
+        self.log_density, self.bounds, self.gradient = log_density, bounds, gradient
+        self.dimension, self.floor = len(start), -np.inf
         self.bounded = bool(np.isfinite(bounds).any())
         scale = np.asarray(scale, float)
+        if gradient is not None:
+            self._check_gradient(np.asarray(start, float), scale)
         self.modes = self._modes(self._starts(np.asarray(start, float), scale))
         guess = self._first_guess(scale)
         far = self._summits(guess)
@@ -56,16 +73,32 @@ class Locator:
         return ((x >= self.bounds[:, 0]) & (x <= self.bounds[:, 1])).all(axis=1)
 
     def values(self, x):
-        """Log density at (n, d), -inf outside the bounds."""
-        inside = self._inside(x)
-        out = np.full(len(x), -np.inf)
-        if inside.any():
-            out[inside] = self.log_density(x[inside])
+        """Log density at (n, d), -inf outside the bounds, and where it is below ``floor``."""
+        out = self._raw(x)
         if np.isnan(out).any() or (out == np.inf).any():
             where = x[np.isnan(out) | (out == np.inf)][0]
             raise ValueError(f"`log_density` must be a number or -inf, got {self.log_density(where[None])[0]} at "
                              f"{where.tolist()}; mend it there or exclude the point by bounds=.")
+        out[out < self.floor] = -np.inf
         return out
+
+    def _raw(self, x):
+        inside = self._inside(x)
+        out = np.full(len(x), -np.inf)
+        if inside.any():
+            out[inside] = self.log_density(x[inside])
+        return out
+
+    def _check_gradient(self, start, scale):
+        """One sentence where the gradient is not the density's at the start."""
+        step = 1e-5 * scale
+        points = start + np.vstack([np.zeros(self.dimension), np.diag(step), -np.diag(step)])
+        values, given = self.values(points), self.gradient(start[None])[0]
+        differences = (values[1:self.dimension + 1] - values[self.dimension + 1:]) / 2
+        largest = max(np.abs(differences).max(), np.abs(np.diff(values)).max(), 1e-10 * np.abs(values).max())
+        if np.isfinite(values).all() and not np.abs(differences - given * step).max() <= SLOPE * largest + 1e-12:
+            raise ValueError(f"`gradient` is not that of `log_density`: at {start.tolist()} it is {given.tolist()}, "
+                             f"differences give {(differences / step).tolist()}; mend it or leave it out.")
 
     def _starts(self, start, scale):
         """Scattered points where the density is positive, (n, d)."""
@@ -80,15 +113,18 @@ class Locator:
         return starts[finite]
 
     def _summits(self, whitening):
-        """Local maxima of the log density on a product grid as far out as the quadrature, the highest first, (m, d): a
-        mode far away shows there, however small the density is at the points around it."""
-        n = QUADRATURE[self.dimension] // 2
+        """Local maxima of the log density on a product grid, the highest first, (m, d): a mode far away shows there,
+        however small the density is at the points around it."""
+        n = int(SUMMITS * QUADRATURE[self.dimension] / QUADRATURE[2])
         centres = []
         for (low, high), mean, scale in zip(self.bounds, whitening.mean, np.diag(whitening.root)):
             low, high = ((low - mean) / scale, (high - mean) / scale) if self.bounded else (-np.inf, np.inf)
-            centres.append(_covering(max(low, -n / 2), min(high, n / 2), n)[1])
+            ends = np.arcsinh(np.clip([low, high], -AS_FAR_AS, AS_FAR_AS) / WITHIN)
+            centres.append(WITHIN * np.sinh(ends[0] + (np.arange(n) + 0.5) / n * (ends[1] - ends[0])))
         mesh = whitening.backward(np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, self.dimension))
-        logs = self.values(mesh).reshape((n,) * self.dimension)
+        with np.errstate(all="ignore"):  # nobody asked for numbers as far out
+            logs = np.nan_to_num(self._raw(mesh), nan=-np.inf, posinf=-np.inf, neginf=-np.inf)
+        logs = logs.reshape((n,) * self.dimension)
         inner = (slice(1, -1),) * self.dimension
         highest = (logs == ndimage.maximum_filter(logs, 3)) & np.isfinite(logs)
         outer = np.zeros_like(highest)
@@ -104,12 +140,15 @@ class Locator:
         def negative(x):
             nonlocal beyond
             value = self.values(np.atleast_2d(x))[0]
-            beyond = beyond or value == -np.inf
-            return offset - value if np.isfinite(value) else 1e30
+            beyond = beyond or value < offset - PENALTY
+            return offset - value if value >= offset - PENALTY else 1e30
+
+        def slope(x):
+            return np.nan_to_num(-self.gradient(np.atleast_2d(x))[0])
         modes = []
         for point in starts:
             beyond = False
-            found = minimize(negative, point, method="L-BFGS-B",
+            found = minimize(negative, point, method="L-BFGS-B", jac=None if self.gradient is None else slope,
                              bounds=[(None if np.isinf(a) else a, None if np.isinf(b) else b) for a, b in self.bounds])
             if beyond or not found.success:  # no gradient leads along the edge of a support
                 found = minimize(negative, found.x, method="Nelder-Mead", bounds=list(zip(low, high)),
@@ -142,6 +181,7 @@ class Locator:
             covariances.append(covariance)
             weights.append(value + 0.5 * np.linalg.slogdet(covariance)[1])
         self._laplace = [(x, weight + 0.5 * self.dimension * np.log(2 * np.pi)) for x, weight in zip(means, weights)]
+        self._covariances = covariances
         weights = np.exp(np.array(weights) - max(weights))
         weights /= weights.sum()
         mean = weights @ np.array(means)
@@ -198,20 +238,21 @@ class Locator:
         covariance += 1e-12 * np.diag(np.diag(covariance))
         return Whitening(mean, np.linalg.cholesky(covariance))
 
-    def quadrature(self, whitening, n):
-        """``(edges, log_masses, z, error)``: per axis the edges of n cells in z, masses in the logarithm, centres (n);
+    def quadrature(self, whitening, shape):
+        """``(edges, log_masses, z, error)``: per axis the edges of its cells in z, masses in the logarithm, centres;
         error of the whole mass for what is cut, relative."""
         def axes(axis, n):
             low, high = (self.bounds[axis] - whitening.mean[axis]) / whitening.root[axis, axis]
             return _covering(low, high, n) if self.bounded else _covering(-np.inf, np.inf, n)
-        log_mass, _, error = log_masses(lambda z: self.values(whitening.backward(z)), axes, (n,) * self.dimension)
-        edges, centres, _ = zip(*(axes(axis, n) for axis in range(self.dimension)))
+        log_mass, logs, error = log_masses(lambda z: self.values(whitening.backward(z)), axes, shape)
+        self.floor = max(self.floor, logs.max() - ZERO)
+        edges, centres, _ = zip(*(axes(axis, n) for axis, n in enumerate(shape)))
         return edges, log_mass, centres, error
 
     def _settled(self, whitening):
         """The whitening improved by the moments of the quadrature until they change little."""
         for _ in range(ROUNDS):
-            edges, log_mass, z, _ = self.quadrature(whitening, QUADRATURE[self.dimension] // 2)
+            edges, log_mass, z, _ = self.quadrature(whitening, (QUADRATURE[self.dimension] // 2,) * self.dimension)
             if log_mass.max() == -np.inf:
                 raise ValueError("`log_density` is -inf wherever it was looked at: pass start= and scale= that fit it.")
             mass = np.exp(log_mass - log_mass.max())
@@ -231,6 +272,22 @@ class Locator:
                 break
         return whitening
 
+    def narrowest(self):
+        """Per whitened axis the smallest standard deviation of a mode that counts, (d,); ones unless there are modes
+        that are ``SEPARATE``: to a single mass the whitening has been fitted, its bends included."""
+        order = sorted(range(len(self._laplace)), key=lambda k: -self._laplace[k][1])
+        separate = []
+        for k in order:
+            mode, weight = self._laplace[k]
+            inverse = np.linalg.inv(self._covariances[k])
+            apart = [(mode - self._laplace[other][0]) for other in separate]
+            if weight > self._laplace[order[0]][1] - COUNTS and all(v @ inverse @ v > SEPARATE**2 for v in apart):
+                separate.append(k)
+        if len(separate) == 1:
+            return np.ones(self.dimension)
+        inverse = np.linalg.inv(self.whitening.root)
+        return np.sqrt([np.diag(inverse @ self._covariances[k] @ inverse.T) for k in separate]).min(axis=0)
+
     def box(self, tail):
         """``(box, log_mass, outside)``: per whitened axis the interval that leaves ``tail / (2 d)`` of the mass on
         either side, up to a finite bound that is no farther away than its length; the log mass of the whole space in x;
@@ -242,8 +299,10 @@ class Locator:
         the quadrature misses. A ValueError where the quadrature does not settle: improper or with tails that no box
         holds.
         """
-        edges, log_mass, z, error = self.quadrature(self.whitening, QUADRATURE[self.dimension])
-        highest, d = log_mass.max(), self.dimension
+        d, more = self.dimension, np.clip(SPACING[self.dimension] / self.narrowest(), 1, MORE)
+        points = QUADRATURE[d] * more * min(1.0, MORE / more.prod()) ** (1 / d)
+        edges, log_mass, z, error = self.quadrature(self.whitening, tuple(points.astype(int)))
+        highest = log_mass.max()
         mass = np.exp(log_mass - highest)
         total = mass.sum()
         inner = tuple(slice(2 if np.isinf(ends[0]) else None, -2 if np.isinf(ends[-1]) else None) for ends in edges)
@@ -253,27 +312,30 @@ class Locator:
             raise ValueError(f"`log_density` has {border:.1e} of its mass more than {reach:.0f} scales away: it is "
                              f"improper or its tails are too heavy for a box that leaves out {tail:.0e}; pass bounds=, "
                              f"a larger tail=, or a parameter with lighter tails (a logarithm, for instance).")
-        box, share = [], tail / (2 * d)
+        box, share, inside = [], tail / (2 * d), mass / total
         for axis in range(d):
             marginal = mass.sum(axis=tuple(a for a in range(d) if a != axis)) / total
             cumulative = np.concatenate([[0.0], np.cumsum(marginal)])
             ends = edges[axis]
             low, high = _leaves(share, cumulative, ends), -_leaves(share, (1 - cumulative)[::-1], -ends[::-1])
             near = high - low
-            box.append((float(ends[0] if low - ends[0] <= near else low),
-                        float(ends[-1] if ends[-1] - high <= near else high)))
-        inside = mass[np.ix_(*[(c > low) & (c < high) for c, (low, high) in zip(z, box)])].sum() / total
+            whole = low - ends[0] <= near, ends[-1] - high <= near
+            box.append((float(ends[0] if whole[0] else low), float(ends[-1] if whole[1] else high)))
+            left, right = (0.0 if one else share for one in whole)
+            with np.errstate(invalid="ignore", divide="ignore"):  # parts of the cells' masses that are inside
+                part = (np.minimum(cumulative[1:], 1 - right) - np.maximum(cumulative[:-1], left)) / marginal
+            inside = inside * np.nan_to_num(np.clip(part, 0, 1)).reshape([-1 if a == axis else 1 for a in range(d)])
         log_mass = float(highest + np.log(total)) + self.whitening.log_determinant
         low, high = np.array(box).T
         gaps = [np.maximum(low - z, z - high) / (high - low)
                 for z in (self.whitening.forward(x[None])[0] for x, _ in self._laplace)]
         beyond = [weight - log_mass for gap, (_, weight) in zip(gaps, self._laplace) if gap.max() > ASIDE]
-        _, fewer, *_ = self.quadrature(self.whitening, int(FEWER * QUADRATURE[d]))
+        _, fewer, *_ = self.quadrature(self.whitening, tuple((FEWER * points).astype(int)))
         # of second order where the density is cut, with such widths of cells; far smaller elsewhere
         change = abs(float(np.log(np.exp(fewer - highest).sum() / total)))
         self.error = change / (FEWER**-2 - 1) + error
         self.unseen = float(np.exp(np.minimum(beyond, 700)).sum()) if beyond else 0.0
-        return box, log_mass, max(0.0, float(1 - inside))
+        return box, log_mass, max(0.0, float(1 - inside.sum()))
 
     def marginal(self, axis, values):
         """Log density of one parameter at ``values`` (n,), up to a constant: the others integrated over their support,

@@ -112,6 +112,7 @@ def build_parser():
     posterior.add_argument("--tail", type=float, default=1e-5, metavar="P", help="mass outside the box (default 1e-5)")
     posterior.add_argument("--tolerance", type=float, metavar="TOL",
                            help="of the log evidence (default 1e-3 in 2D, 1e-2 in 3D)")
+    posterior.add_argument("--max-seconds", type=float, default=120.0, metavar="S", help="time limit (default 120)")
     posterior.add_argument("--seed", type=int, default=0, metavar="S")
     posterior.add_argument("--threads", type=int, metavar="N")
     posterior.add_argument("--no-figures", action="store_true")

@@ -11,6 +11,8 @@ TAPER = 5.0
 """Standard deviation, in cells, of the Gaussian by which a density falls off beyond its edge."""
 NEAR = 1 / 32
 """How close to a face it is looked for an edge, in half cells."""
+ZERO, TINY = 100.0, 16.0
+"""How much lower than the highest a logarithm is taken for minus infinity; and from where on edges do not count."""
 CHUNK = 2**18
 """Points at a time."""
 
@@ -22,6 +24,8 @@ def log_masses(log_density, axes, shape):
 
     One point a cell, of second order where the density is smooth; those of ``LATTICE`` in the cells at an edge, where
     one would be of first order.
+
+    Values lower than the highest by more than ``ZERO`` are taken for zeros, so that a penalty is an edge too.
 
     Parameters
     ----------
@@ -37,7 +41,9 @@ def log_masses(log_density, axes, shape):
     covers = [axes(axis, n) for axis, n in enumerate(shape)]
     mesh = np.stack(np.meshgrid(*[_with_faces(ends, centres) for ends, centres, _ in covers], indexing="ij"), -1)
     values = log_density(mesh.reshape(-1, d)).reshape([n + 2 for n in shape])
-    cells = np.argwhere(_at_edge(values == -np.inf))
+    highest = values.max()
+    values[values < highest - ZERO] = -np.inf
+    cells = np.argwhere(_at_edge(values == -np.inf, values > highest - TINY))
     values = values[(slice(1, -1),) * d]
     masses = values.copy()
     for axis, (_, _, widths) in enumerate(covers):
@@ -69,9 +75,9 @@ def _with_faces(ends, centres):
     return np.concatenate([[first], centres, [last]])
 
 
-def _at_edge(zero):
-    """Cells, all but the outermost, next to which the density is zero, and next to which it is not."""
-    return (ndimage.maximum_filter(zero, 3) & ~ndimage.minimum_filter(zero, 3))[(slice(1, -1),) * zero.ndim]
+def _at_edge(zero, high):
+    """Cells, all but the outermost, next to which the density is zero, and next to which it is high."""
+    return (ndimage.maximum_filter(zero, 3) & ndimage.maximum_filter(high, 3))[(slice(1, -1),) * zero.ndim]
 
 
 def continued(values):

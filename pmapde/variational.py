@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import time
 import warnings
 from numbers import Integral, Real
 
@@ -22,6 +23,9 @@ from .support import continued, log_masses
 
 CELLS = {2: (128, 1024), 3: (32, 128)}
 """Cells per axis, in the mean: at first, and at most."""
+FEWEST = 16
+PER_SCALE = 3.0
+"""Cells per standard deviation of the narrowest mode, that no coarser grid is tried for."""
 EVIDENCE = {2: 1e-3, 3: 1e-2}
 """Default tolerance of the log evidence."""
 ALGEBRAIC = 0.1
@@ -48,6 +52,9 @@ class BrenierPosterior:
     ----------
     log_density : callable
         (n, d) to (n,), any normalisation, ``-inf`` where the density is zero.
+    gradient : callable, optional
+        Of ``log_density``, (n, d) to (n, d): the searches for modes take it instead of differences. Compared with
+        differences at the start.
     start : array_like, (d,), optional
         A point where it is finite; zeros by default. Two or three parameters.
     scale : float or array_like, (d,), optional
@@ -66,13 +73,17 @@ class BrenierPosterior:
         Of the log evidence: 1e-3 in two, 1e-2 in three dimensions. Means and standard deviations of the sampler are
         asked to be within half a per cent of the posterior standard deviations.
     max_cells : int, optional
-        Largest number of cells of the grid (1024^2 or 128^3).
+        Largest number of cells of the grid (1024^2 or 128^3); at least 16^2 or 16^3, about.
+    max_seconds : float
+        No grid is begun after so long, and no equation solved on; two minutes. ``math.inf`` where the density itself
+        takes long.
     threads : int, optional
 
     Attributes
     ----------
     status : Status
-        ``CONVERGED``, ``NOT_RESOLVED`` where the tolerances were not met, or why the equation was not solved.
+        ``CONVERGED``, ``NOT_RESOLVED`` where the tolerances were not met, ``MAX_SECONDS`` where time ran out before
+        they were, or why the equation was not solved.
     success : bool
     solution : Solution
         In whitened coordinates ``z``, ``x = mean + root z`` (``whitening``).
@@ -83,7 +94,7 @@ class BrenierPosterior:
     log_evidence_error : float
         Distance of the two, the error of the quadrature as fewer points and the cells at an edge tell it (where a
         density is cut it may be twice that), and what modes outside the box would add by Laplace's approximation; at
-        least the change of the grid's own quadrature from the last grid to this one. Modes that were never seen (far
+        least a third of what the grid's own quadrature changed by from the last grid to this one. Modes that were never seen (far
         from ``start`` and narrow) are not in it.
     tail_mass : float
         Fraction of the mass outside the box, by quadrature over the whole space.
@@ -112,10 +123,11 @@ class BrenierPosterior:
     ((5, 2), array([0. , 1.2]))
     """
 
-    def __init__(self, log_density, *, start=None, scale=1.0, bounds=None, reference="auto", tail=1e-5,
-                 tolerance=None, max_cells=None, threads=None):
-        if not callable(log_density):
-            raise TypeError(f"`log_density` must be a function of points (n, d), got {type(log_density).__name__}.")
+    def __init__(self, log_density, *, gradient=None, start=None, scale=1.0, bounds=None, reference="auto", tail=1e-5,
+                 tolerance=None, max_cells=None, max_seconds=120.0, threads=None):
+        for name, value in (("log_density", log_density), ("gradient", gradient)):
+            if not callable(value) and not (name == "gradient" and value is None):
+                raise TypeError(f"`{name}` must be a function of points (n, d), got {type(value).__name__}.")
         self.bounds = _bounds(bounds)
         given = 2 if start is None and bounds is None else len(self.bounds) if start is None else np.size(start)
         self.start = np.zeros(given) if start is None else _numbers(start, "start")
@@ -136,9 +148,13 @@ class BrenierPosterior:
             raise ValueError(f"`tail` must be between 0 and 0.05, the mass to leave out, got {tail!r}.")
         if tolerance is not None and not (isinstance(tolerance, Real) and 0 < tolerance < 1):
             raise ValueError(f"`tolerance` of the log evidence must be between 0 and 1, got {tolerance!r}.")
-        if max_cells is not None and not (isinstance(max_cells, Real) and 0 < max_cells < math.inf):
-            raise ValueError(f"`max_cells` must be a positive number of cells, got {max_cells!r}.")
-        self.log_density, self.reference, self.tail, self.threads = log_density, reference, float(tail), threads
+        if max_cells is not None and not (isinstance(max_cells, Real) and FEWEST**given <= max_cells < math.inf):
+            raise ValueError(f"`max_cells` must be a number of cells, at least {FEWEST**given}, got {max_cells!r}.")
+        if not (isinstance(max_seconds, Real) and max_seconds > 0):
+            raise ValueError(f"`max_seconds` must be a positive time, got {max_seconds!r}.")
+        self.log_density, self.gradient = log_density, gradient
+        self.reference, self.tail, self.threads = reference, float(tail), threads
+        self.max_seconds = float(max_seconds)
         self.tolerance = EVIDENCE[given] if tolerance is None else float(tolerance)
         self.max_cells = CELLS[given][1] ** given if max_cells is None else int(max_cells)
 
@@ -150,29 +166,40 @@ class BrenierPosterior:
         ValueError
             With the reason where the density cannot be put into a box: improper, heavy-tailed, nowhere finite.
         """
-        d = len(self.start)
-        function = LogDensity(self.log_density)
-        self._locator = Locator(function.log_density, self.start, self.scale, self.bounds)
+        d, deadline = len(self.start), time.perf_counter() + self.max_seconds
+        function, slope = LogDensity(self.log_density, self.gradient), None
+        if self.gradient is not None:
+            def slope(x):
+                return function.log_density(x, True)[1]
+        self._locator = Locator(function.log_density, self.start, self.scale, self.bounds, slope)
         self.whitening, self.modes = self._locator.whitening, np.array([x for _, x in self._locator.modes])
         box, self.log_evidence_quadrature, self.tail_mass = self._locator.box(self.tail)
-        lengths = np.array([high - low for low, high in box])
-        cells, previous, references = CELLS[d][0], None, None
+        lengths = np.array([high - low for low, high in box]) / self._locator.narrowest()  # in scales to be resolved
+        cells = min(CELLS[d][0], int(self.max_cells ** (1 / d)))
+        while ((np.array(_shape(lengths, cells)) < PER_SCALE * lengths).any()
+               and math.prod(_shape(lengths, 2 * cells)) <= self.max_cells):
+            cells *= 2
+        previous, references = None, None
         while True:
             grid, found = Grid(_shape(lengths, cells), box), []
             log_masses, log_density, _ = self._on(grid)
             cut = self._is_cut(log_density, grid)
             references = references or self._references(cut)
             for reference in references:
-                found.append(self._solved(reference, grid, log_masses, log_density))
-                if found[-1].maps_well or cut and found[-1].solution.success:
+                found.append(self._solved(reference, grid, log_masses, log_density, deadline))
+                if found[-1].maps_well or cut and found[-1].solution.success or time.perf_counter() > deadline:
                     break  # what is missing is the grid's
-            self._adopt(min(found, key=lambda one: (not self._status(one, previous).success, one.moment_error)),
-                        previous)
+            late = time.perf_counter() > deadline
+            one = min(found, key=lambda one: (not self._status(one, previous).success, one.moment_error))
+            if previous is None or one.solution.success or not self.solution.success:
+                self._adopt(one, previous)
             if len(found) > 1:  # one whose equation was not solved is not tried again if the other's was
                 references = [one.reference for one in found if one.solution.success] or references
-            if self.success or math.prod(_shape(lengths, 2 * cells)) > self.max_cells:
+            if late and not self.success:
+                self.status = Status.MAX_SECONDS
+            if late or self.success or math.prod(_shape(lengths, 2 * cells)) > self.max_cells:
                 return self
-            cells, previous = 2 * cells, self._sampler.log_mass
+            cells, previous = 2 * cells, one.log_mass
 
     def _on(self, grid):
         """Logarithms of the posterior's masses in the cells of a grid in z, and of its density there."""
@@ -203,19 +230,22 @@ class BrenierPosterior:
         return TransportProblem(LogDensity(lambda z: values), reference.density(BACKGROUND * self.tail), grid=grid,
                                 target_grid=reference.grid(grid.shape))
 
-    def _solved(self, reference, grid, log_masses, log_density):
+    def _solved(self, reference, grid, log_masses, log_density, deadline):
         """The sampler of a reference, on a grid in z."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # the errors of the sampler are measured
             # centred: of second order even where the Hessian is anisotropic; what fails is seen by the sampler
             method = PseudoTransient(scheme="centred", conserve=False, subdivision=1)
             solution = solve(self._problem(reference, grid, log_density), method, tolerance=ALGEBRAIC * self.tolerance,
-                             max_steps=MAX_STEPS, threads=self.threads)
+                             max_steps=MAX_STEPS, max_seconds=max(0.0, deadline - time.perf_counter()),
+                             threads=self.threads)
             return Sampler(self._locator, reference, solution, log_masses)
 
     def _evidence_error(self, sampler, previous):
-        change = abs(sampler.log_mass - previous) if previous is not None else 0.0
+        change = abs(sampler.log_mass - previous) / 3 if previous is not None else 0.0  # of second order
         apart = abs(sampler.log_evidence - self.log_evidence_quadrature)
+        if not apart < math.inf:
+            return math.inf
         return max(change, apart + self._locator.error + math.log1p(self._locator.unseen))
 
     def _status(self, sampler, previous):
@@ -235,6 +265,7 @@ class BrenierPosterior:
 
     @property
     def success(self):
+        self._fitted()
         return self.status.success
 
     def sample(self, n, rng=None, *, sequence="independent"):
@@ -287,10 +318,12 @@ class BrenierPosterior:
     def decay(self, times, cells=None):
         """The flow from the affine map of the boxes: its :class:`Trajectory`, whose ledger has KL(rho_t | posterior).
 
-        On a grid of ``cells`` per axis in the mean (64 or 32 by default). ``ledger["kl_reverse"]`` is the gap of the
+        On a grid of ``cells`` per axis in the mean (64 or 32 by default), 8 at least. ``ledger["kl_reverse"]`` is the gap of the
         evidence lower bound at ``ledger["time"]``. A density that jumps to zero stands as continued beyond its edge.
         """
         self._fitted()
+        if not (cells is None or isinstance(cells, Integral) and cells >= 8):
+            raise ValueError(f"`cells` must be a whole number of cells per axis, at least 8, got {cells!r}.")
         from .trajectory import flow  # what draws the flow in is needed here only
         grid = self.solution.problem.grid
         coarse = Grid(_shape(grid.lengths, cells or {2: 64, 3: 32}[grid.ndim]), grid.box)

@@ -3,6 +3,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -144,6 +145,8 @@ def test_unresolved_is_said_and_raised():
     (dict(scale=[1, 2, 3]), ValueError, "`scale` must be"),
     (dict(tail="x"), ValueError, "`tail` must be"),
     (dict(max_cells=-3), ValueError, "`max_cells` must be"),
+    (dict(max_cells=10), ValueError, "`max_cells` must be a number of cells, at least 256"),
+    (dict(max_seconds=0), ValueError, "`max_seconds` must be a positive time"),
 ])
 def test_bad_arguments_get_one_sentence(arguments, error, message):
     arguments = {"log_density": MODELS["banana"].log_density, **arguments}
@@ -217,10 +220,56 @@ def test_modes_far_from_the_start_are_seen(at, sd):
     assert len(locator.modes) == 2 and abs(log_mass - np.log(2)) < 1e-9
 
 
-def test_mode_that_the_quadrature_misses_is_no_success():
+def test_mode_too_narrow_for_the_grid_is_no_success():
     posterior = pmapde.BrenierPosterior(lambda x: np.logaddexp(normal(x, 0, 1), normal(x, [30, 7], 0.05)),
                                         max_cells=128**2).fit()
-    assert not posterior.success and posterior.log_evidence_error > 0.69
+    assert not posterior.success and posterior.log_evidence_error > 0.1
+    assert abs(posterior.log_evidence_quadrature - np.log(2)) < 0.03
+
+
+@pytest.mark.parametrize("at", [(80, 0), (30, 74)])
+def test_equal_modes_eighty_scales_apart(at):
+    """The cells go along the axis on which the modes are narrow, the quadrature's points too."""
+    posterior = pmapde.BrenierPosterior(lambda x: np.logaddexp(normal(x, 0, 1), normal(x, at, 1))).fit()
+    assert posterior.success and len(posterior.modes) == 2, str(posterior)
+    assert abs(posterior.log_evidence - np.log(2)) < 2 * posterior.log_evidence_error < 2e-3
+    np.testing.assert_allclose(posterior.mean, np.array(at) / 2, atol=1e-3 * np.linalg.norm(at))
+
+
+def test_time_limit_is_a_status():
+    def slow(x):
+        time.sleep(0.01)
+        return normal(x, 0, 1)
+    posterior = pmapde.BrenierPosterior(slow, max_seconds=1e-3).fit()
+    assert posterior.status is pmapde.Status.MAX_SECONDS and not posterior.success
+    assert abs(posterior.log_evidence_quadrature) < 1e-6 and posterior.log_evidence_error > 1e-3
+
+
+def test_gradient_saves_calls_and_is_checked():
+    calls, covariance = [], np.array([[2.0, 1.2], [1.2, 1.0]])
+    inverse = np.linalg.inv(covariance)
+
+    def log_density(x):
+        calls.append(len(x))
+        return -0.5 * ((x - 3) @ inverse * (x - 3)).sum(axis=1)
+    plain = pmapde.BrenierPosterior(log_density).fit()
+    without = len(calls)
+    calls.clear()
+    posterior = pmapde.BrenierPosterior(log_density, gradient=lambda x: -(x - 3) @ inverse).fit()
+    assert posterior.success and len(calls) < 0.8 * without
+    np.testing.assert_allclose(posterior.mean, plain.mean, atol=1e-6)
+    np.testing.assert_allclose(posterior.covariance, covariance, rtol=1e-3)
+    with pytest.raises(ValueError, match="`gradient` is not that of `log_density`"):
+        pmapde.BrenierPosterior(log_density, gradient=lambda x: (x - 3) @ inverse).fit()
+    with pytest.raises(ValueError, match="`gradient` of a LogDensity must return shape"):
+        pmapde.BrenierPosterior(log_density, gradient=lambda x: x[:, 0]).fit()
+    with pytest.raises(TypeError, match="`gradient` must be a function"):
+        pmapde.BrenierPosterior(log_density, gradient=1.0)
+
+
+def test_nothing_to_be_had_before_the_fit():
+    with pytest.raises(ValueError, match="not fitted yet"):
+        pmapde.BrenierPosterior(lambda x: normal(x, 0, 1)).success  # noqa: B018
 
 
 def test_bounds_far_beyond_the_mass():
@@ -252,6 +301,8 @@ def test_bad_draws_and_marginals_get_one_sentence(fits):
         posterior.marginal(-1)
     with pytest.raises(ValueError, match="`points` must be"):
         posterior.marginal(0, 1)
+    with pytest.raises(ValueError, match="`cells` must be a whole number"):
+        posterior.decay([1.0], cells=3)
 
 
 def triangle(x):
@@ -322,10 +373,14 @@ def test_marginal_whose_mean_lies_in_a_gap():
     np.testing.assert_allclose(density, exact, atol=0.02)
 
 
-@pytest.mark.parametrize("penalty", [1e10, 300.0])
-def test_a_penalty_is_an_edge_too(penalty):
-    """A finite step at the mode is not taken for its curvature."""
-    posterior = pmapde.BrenierPosterior(lambda x: np.where(x[:, 0] > 0, 0, -penalty) + normal(x, 0, 1),
-                                        start=(1, 0)).fit()
-    assert abs(posterior.log_evidence - np.log(0.5)) < max(posterior.log_evidence_error, 1e-3) < 0.02
-    assert posterior.mean == pytest.approx([np.sqrt(2 / np.pi), 0], abs=0.01)
+@pytest.mark.parametrize("penalty", [1e30, 1e10, 300.0])
+@pytest.mark.parametrize("normal_to", [(1.0, 0.0), (0.6, 0.8)])
+def test_a_penalty_is_an_edge_too(penalty, normal_to):
+    """A finite step at the mode is not taken for its curvature, and draws beyond it are rejected."""
+    def log_density(x):
+        return np.where(x @ normal_to > 0, 0, -penalty) + normal(x, 0, 1)
+    posterior = pmapde.BrenierPosterior(log_density, start=(1, 0)).fit()
+    assert posterior.success and posterior.accepted < 1, str(posterior)
+    assert abs(posterior.log_evidence - np.log(0.5)) < 1e-3
+    assert posterior.mean == pytest.approx(np.sqrt(2 / np.pi) * np.array(normal_to), abs=2e-3)
+    assert log_density(posterior.sample(1000, np.random.default_rng(0))).min() > -50
