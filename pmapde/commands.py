@@ -252,7 +252,7 @@ def _posterior(arguments):
     from . import models
     model = models.MODELS[arguments.model]
     fitted = model.posterior(reference=arguments.reference, tail=arguments.tail, tolerance=arguments.tolerance,
-                             threads=arguments.threads)
+                             max_seconds=arguments.max_seconds, threads=arguments.threads)
     with console.output(arguments.out, POSTERIORS) as temporary:
         with console.working("fitting"):
             fitted.fit()

@@ -24,6 +24,7 @@ from .support import continued, log_masses
 CELLS = {2: (128, 1024), 3: (32, 128)}
 """Cells per axis, in the mean: at first, and at most."""
 FEWEST = 16
+"""Cells per axis that a fit is begun with at least."""
 PER_SCALE = 3.0
 """Cells per standard deviation of the narrowest mode, that no coarser grid is tried for."""
 EVIDENCE = {2: 1e-3, 3: 1e-2}
@@ -94,8 +95,8 @@ class BrenierPosterior:
     log_evidence_error : float
         Distance of the two, the error of the quadrature as fewer points and the cells at an edge tell it (where a
         density is cut it may be twice that), and what modes outside the box would add by Laplace's approximation; at
-        least a third of what the grid's own quadrature changed by from the last grid to this one. Modes that were never seen (far
-        from ``start`` and narrow) are not in it.
+        least a third of what the grid's own quadrature changed by from the last grid to this one. Modes that were
+        never seen (far from ``start`` and narrow) are not in it.
     tail_mass : float
         Fraction of the mass outside the box, by quadrature over the whole space.
     mean, covariance : ndarray, (d,), (d, d)
@@ -318,8 +319,9 @@ class BrenierPosterior:
     def decay(self, times, cells=None):
         """The flow from the affine map of the boxes: its :class:`Trajectory`, whose ledger has KL(rho_t | posterior).
 
-        On a grid of ``cells`` per axis in the mean (64 or 32 by default), 8 at least. ``ledger["kl_reverse"]`` is the gap of the
-        evidence lower bound at ``ledger["time"]``. A density that jumps to zero stands as continued beyond its edge.
+        On a grid of ``cells`` per axis in the mean (64 or 32 by default), 8 at least. ``ledger["kl_reverse"]`` is the
+        gap of the evidence lower bound at ``ledger["time"]``. A density that jumps to zero stands as continued beyond
+        its edge.
         """
         self._fitted()
         if not (cells is None or isinstance(cells, Integral) and cells >= 8):
