@@ -1,6 +1,7 @@
 """Generative modelling: the inverse Brenier map of a reference, learnt from samples by mirror descent."""
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 import sys
@@ -8,6 +9,7 @@ import warnings
 from numbers import Real
 
 import numpy as np
+from scipy.stats import multivariate_t
 
 from . import schedules
 from .density import GridDensity
@@ -27,6 +29,8 @@ LEAST = {2: 40, 3: 80}
 CELLS = {2: 128, 3: 32}
 FINEST = {2: 128, 3: 64}
 """Cells per axis up to which the last solve halves those of the training: samples are drawn through its map."""
+TAIL_FREEDOM = 3
+"""Degrees of freedom of what stands for the data outside the box."""
 RATIOS = {"density": DensityRatio, "logistic": LogisticRatio, "score": ScoreRatio}
 
 
@@ -112,6 +116,11 @@ class BrenierGenerator:
     ValueError, TypeError
         From :meth:`fit`, one sentence: too few samples, not finite, not 2D or 3D, constant columns, data on a line.
 
+    Warns
+    -----
+    ResolutionWarning
+        From :meth:`fit`, where a tenth of the samples lies within a cell along an axis: clusters so narrow are smeared.
+
     Examples
     --------
     >>> import numpy as np, pmapde
@@ -192,7 +201,7 @@ class BrenierGenerator:
         held = int(self.validation_fraction * len(Z))
         steps, scores, notes = settings["iterations"], [], ()
         if held:
-            order = rng.permutation(len(Z))
+            order = _shuffled(Z, rng)
             first = training.run(Z[order[held:]], steps, rng, validation=Z[order[:held]])
             volume = coordinates.log_volume(X[order[:held]]).mean()
             steps, scores = first.chosen(), [score - volume for score in first.scores]
@@ -226,6 +235,8 @@ class BrenierGenerator:
             raise ValueError(f"`ledger` must be 'densities', 'full' or None, got {self.ledger!r}.")
         if self.marginals not in ("auto", "affine"):
             raise ValueError(f"`marginals` must be 'auto' or 'affine', got {self.marginals!r}.")
+        if not (self.ledger_density is None or callable(self.ledger_density)):
+            raise ValueError(f"`ledger_density` must be a function of points (n, d), got {self.ledger_density!r}.")
         for name, low, high in (("validation_fraction", 0, 0.9), ("tail_mass", 0, 0.5), ("margin", 0, 10),
                                 ("background", 1e-6, 0.5)):
             value = getattr(self, name)
@@ -282,8 +293,13 @@ class BrenierGenerator:
             values = kernel_estimate(Z, grid, self.background)[0]
         else:
             x = coordinates.backward(grid.cell_centres().reshape(grid.ndim, -1).T)
-            values = np.asarray(self.ledger_density(x), float) * np.exp(coordinates.log_volume(x))
-            values = values.reshape(grid.shape)
+            values = np.asarray(self.ledger_density(x))
+            if not (values.shape == (len(x),) and values.dtype.kind in "fiub" and np.isfinite(values).all()
+                    and values.min() >= 0 and values.max() > 0):
+                raise ValueError(f"`ledger_density` must give finite numbers, zero or more and not all zero, of shape "
+                                 f"{(len(x),)} for points of shape {x.shape}; got shape {values.shape}, dtype "
+                                 f"{values.dtype}.")
+            values = (values * np.exp(coordinates.log_volume(x))).reshape(grid.shape)
             values = values / (values.sum() * grid.cell_volume)
             values = (1 - self.background) * values + self.background / grid.lengths.prod()
         return Bookkeeper(problem.with_source(values, "ledger_density"), training.operator.scheme, self.scheme,
@@ -293,7 +309,10 @@ class BrenierGenerator:
 
     def _check_fitted(self):
         if not self.__sklearn_is_fitted__():
-            raise ValueError("this BrenierGenerator is not fitted yet; call fit(X) first.")
+            message = "this BrenierGenerator is not fitted yet; call fit(X) first."
+            if "sklearn" in sys.modules:  # its own kind of ValueError, for whoever uses it
+                raise importlib.import_module("sklearn.exceptions").NotFittedError(message)
+            raise ValueError(message)
 
     def _fitted(self, points, name):
         self._check_fitted()
@@ -302,6 +321,10 @@ class BrenierGenerator:
             raise ValueError(f"`{name}` has {points.shape[1]} features, but BrenierGenerator is expecting "
                              f"{self.n_features_in_} features as input.")
         return points
+
+    def fit_transform(self, X, y=None):
+        """The noise of the samples learnt from, (n, d): ``fit(X).transform(X)``."""
+        return self.fit(X, y).transform(X)
 
     def transform(self, X):
         """Data to noise, (n, d) to (n, d): the Brenier map, after whitening.
@@ -331,15 +354,19 @@ class BrenierGenerator:
         return self.inverse_transform(noise)
 
     def score_samples(self, X):
-        """Log-density of the model at ``X``, (n,); minus infinity outside the box.
+        """Log-density of the model at ``X``, (n,), finite everywhere.
 
-        That of ``density_`` on the grid, interpolated (positive, mass exactly one); what :meth:`sample` draws follows
-        it up to ``solution_.push_forward_error``.
+        ``(1 - t) rho + t s`` in whitened coordinates: ``rho`` is ``density_`` on the grid, interpolated (positive, mass
+        exactly one); what :meth:`sample` draws follows it up to ``solution_.push_forward_error``. The mass ``t =
+        tail_mass_`` that the data may have outside the box stands as a Student's t with three degrees of freedom,
+        without which a single sample there had no likelihood at all. It is not in the draws.
         """
         X = self._fitted(X, "X")
         Z = self.whitening_.forward(X)
         inside = ((self.grid_.lower <= Z) & (self.grid_.lower + self.grid_.lengths >= Z)).all(axis=1)
-        return np.where(inside, self.density_.log_density(Z) - self.whitening_.log_volume(X), -math.inf)
+        model = np.where(inside, self.density_.log_density(Z) + math.log1p(-self.tail_mass_), -math.inf)
+        tail = multivariate_t(np.zeros(Z.shape[1]), df=TAIL_FREEDOM).logpdf(Z) + math.log(self.tail_mass_)
+        return np.logaddexp(model, tail) - self.whitening_.log_volume(X)
 
     def score(self, X, y=None):
         """Mean log-density at ``X``."""
@@ -354,6 +381,13 @@ class BrenierGenerator:
                 "cells": list(self.grid_.shape), "push_forward_error": self.solution_.push_forward_error,
                 "folded_mass": self.solution_.folded_mass, "narrow_mass": self.solution_.narrow_mass,
                 "w2_to_reference": self.solution_.w2}
+
+
+def _shuffled(Z, rng):
+    """A permutation of the rows; equal ones stay together, so that few are on both sides of a split."""
+    _, groups = np.unique(Z, axis=0, return_inverse=True)
+    groups = groups.ravel()
+    return np.argsort(rng.permutation(groups.max() + 1)[groups], kind="stable")
 
 
 def _generator(seed, name):

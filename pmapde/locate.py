@@ -11,11 +11,11 @@ from .whitening import Whitening
 QUADRATURE = {2: 320, 3: 112}
 """Points per axis of the quadrature over the whole space."""
 SUMMITS, WITHIN, AS_FAR_AS = 160, 0.3, 1e3
-"""Points per axis (2D; fewer in 3D) of the first look around, evenly spread, in scales, up to ``WITHIN``, in a geometric
+"""Points per axis (2D; fewer in 3D) of the first look around: evenly spread up to ``WITHIN`` scales, in a geometric
 sequence from there on."""
 SPACING, MORE = {2: 0.04, 3: 0.12}, 3.0
-"""Twice their distance, about, where there are modes aside; up to how many more along an axis, and in all, there are for
-modes that are narrower than that."""
+"""Twice the distance of the quadrature's points, about, where modes lie aside; how many times as many there are along
+an axis, and in all, for modes narrower than that."""
 FEWER = 0.8
 """Share of the quadrature's points on the grid that it is compared with."""
 STARTS = 12

@@ -263,7 +263,7 @@ def _descended(run, book, schedule, iterations, kind, halvings, callback, thread
     """Take the steps that ``run`` has not taken yet; why it ended."""
     for k in range(len(run.etas), iterations):
         limit = run.limit(kind)
-        eta = _step_size(schedule, k, limit)
+        eta = step_size(schedule, k, limit)
         failure = run.implicit(eta) if kind == "implicit" else run.explicit(eta, halvings)
         if failure:
             return failure
@@ -280,17 +280,18 @@ def _descended(run, book, schedule, iterations, kind, halvings, callback, thread
     return Status.FINAL_TIME
 
 
-def _step_size(schedule, k, limit):
-    eta = float(schedule(k, limit))
-    if not (eta > 0 and math.isfinite(eta)):
+def step_size(schedule, k, limit):
+    """What a schedule gives, checked."""
+    eta = schedule(k, limit)
+    if not (isinstance(eta, Real) and eta > 0 and math.isfinite(eta)):
         raise ValueError(f"`schedule` must give positive step sizes, got {eta!r} in iteration {k}.")
-    return eta
+    return float(eta)
 
 
 def _check_schedule(schedule, run, shortened):
     """Refuse a schedule that would have made other steps than those of the interrupted run, which it is to go on."""
     for k, (limit, taken) in enumerate(zip(run.limits, run.etas)):
-        ratio = _step_size(schedule, k, limit) / taken
+        ratio = step_size(schedule, k, limit) / taken
         if not (ratio == 1 or (shortened and ratio > 1 and math.frexp(ratio)[0] == 0.5)):  # halved, perhaps
             raise ValueError(f"`schedule` must be the one of the interrupted run: it gives {ratio * taken:g} in "
                              f"iteration {k}, that was {taken:g}.")

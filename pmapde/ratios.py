@@ -307,9 +307,12 @@ def _inverse(factor):
 
 
 def _check(method):
-    values = np.asarray(method.penalties, float)
-    if values.ndim != 1 or not len(values) or not (values > 0).all():
-        raise ValueError(f"`penalties` must be positive numbers, got {method.penalties!r}.")
+    try:
+        values = np.asarray(method.penalties, float)
+    except (TypeError, ValueError):
+        values = np.zeros(0)
+    if values.ndim != 1 or not len(values) or not ((values > 0) & (values < math.inf)).all():
+        raise ValueError(f"`penalties` must be a sequence of positive numbers, got {method.penalties!r}.")
     for name, least in (("functions", 5), ("order", 1)):
         value = getattr(method, name)
         if value is not None and not (isinstance(value, (int, np.integer)) and least <= value):

@@ -15,12 +15,20 @@ DEGENERATE = 1e-12
 """Smallest eigenvalue of a covariance, relative to the largest, that is not taken for zero (columns scaled to one)."""
 LARGEST = 1e100
 """Numbers whose squares are far from overflow."""
+CONSTANT = 1e-12
+"""Deviation of a column, in its largest number, that rounding errors may have."""
 LEVELS = 8
 """Different values that a column must have: splines resolve fewer as spikes, of which likelihood is never tired."""
 REACH = 5.0
 """Deviations where a Gaussian reference ends; a wider box of the data holds rarer samples than its tails would be."""
 QUARTILES = 4
 """Cells that the middle half of the data must span along every axis."""
+TENTH, NARROW = 0.1, 0.5
+"""A share of the data, wherever it lies along an axis, that must span so many cells, or there is a warning."""
+
+
+class ResolutionWarning(UserWarning):
+    """Samples have details that the grid does not resolve."""
 
 
 def checked_samples(X, least=1):
@@ -49,7 +57,7 @@ def checked_columns(X):
     odd = np.flatnonzero((size > LARGEST) | (size > 0) & (size < 1 / LARGEST))
     if len(odd):
         raise ValueError(f"`X` must be of moderate size, column {odd[0]} reaches {size[odd[0]]:g}; change its unit.")
-    constant = np.flatnonzero(X.std(axis=0) <= 1e-14 * size)
+    constant = np.flatnonzero(X.std(axis=0) <= CONSTANT * size)
     if len(constant):
         raise ValueError(f"`X` must vary along every column, column {constant[0]} is constant at "
                          f"{X[0, constant[0]]:g}; leave it out.")
@@ -88,6 +96,13 @@ def sample_box(Z, cells, margin, tail_mass):
     if middle.min() < QUARTILES:
         raise ValueError(f"`X` has heavy tails or outliers: the middle half of it spans {middle.min():.1f} of {cells} "
                          f"cells of its box; leave some out with tail_mass=0.01, raise cells=, or transform the data.")
+    ordered, step = np.sort(Z, axis=0), max(1, int(TENTH * n))
+    span = ((ordered[step:] - ordered[:-step]) / grid.spacing).min(axis=0)
+    if span.min() < NARROW:
+        axis = int(np.argmin(span))
+        warnings.warn(f"a tenth of `X` lies within {span[axis]:.2f} cells of the grid along whitened axis {axis}: "
+                      f"clusters so narrow are smeared; fit distant clusters one by one, raise cells=, or spread values "
+                      f"that are repeated.", ResolutionWarning, stacklevel=3)
     return grid, inside, float((~inside).mean() + 2 * d / (n + 1))
 
 

@@ -9,7 +9,7 @@ from .density import GridDensity
 from .integrators import BackwardEuler
 from .linear.geometric import GeometricMultigrid
 from .linear.solver import Automatic
-from .mirror import mirror_descent
+from .mirror import mirror_descent, step_size
 from .monge_ampere import MongeAmpere
 from .status import Status
 from .threads import serial_blas
@@ -130,9 +130,10 @@ class State:
         settings, problem = self.training.settings, self.problem.with_source(source)
         modes = None if settings["scheme"] == "implicit" else learner.modes
         for linear, share in TRIALS if settings["scheme"] == "implicit" else TRIALS[:1]:
-            run = mirror_descent(problem, lambda _, limit, share=share: share * settings["schedule"](k, limit), 1,
-                                 scheme=settings["scheme"], start=self.phi + self.training.quadratic, modes=modes,
-                                 on_convexity_loss="shorten", ledger=None, tolerance=STEP_TOLERANCE,
+            def schedule(_, limit, share=share):
+                return share * step_size(settings["schedule"], k, limit)
+            run = mirror_descent(problem, schedule, 1, scheme=settings["scheme"],
+                                 start=self.phi + self.training.quadratic, modes=modes, on_convexity_loss="shorten", ledger=None, tolerance=STEP_TOLERANCE,
                                  method=BackwardEuler(linear=linear, max_iterations=25))
             if run.success:
                 self.phi = run.displacement_potential

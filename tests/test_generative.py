@@ -1,4 +1,5 @@
 """BrenierGenerator: statistics against fresh samples, the regret identity with learnt ratios, round trips, protocol."""
+import importlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ from scipy import linalg, stats
 from two_sample import energy_distance, nearest_ks
 
 import pmapde
-from pmapde import ratios, toys, training
+from pmapde import generative, ratios, toys, training
 from pmapde.marginals import JohnsonSU, long_tailed
 from pmapde.samples import Reference, whitening
 from pmapde.tensor_splines import Design, TensorSplines
@@ -67,7 +68,10 @@ def test_density_is_normalised_and_that_of_the_samples(ring):
     # the entropy by quadrature and over the samples
     entropy = float((density * np.log(np.maximum(density, 1e-300))).sum()) * grid.cell_volume
     assert ring.score(ring.sample(20000, np.random.default_rng(2))) == pytest.approx(entropy, abs=0.02)
-    assert ring.score_samples(np.array([[50.0, 0.0]]))[0] == -np.inf
+    far = ring.score_samples(np.array([[50.0, 0.0], [500.0, 0.0]]))  # as the tail of a Student's t
+    assert -30 < far[0] < -15 and far[0] - far[1] == pytest.approx(5 * np.log(10), abs=0.01)
+    inside = pmapde.BrenierGenerator("density", cells=32, max_iterations=2, margin=0, random_state=0)
+    assert np.isfinite(inside.fit(drawn("ring", 200, 0)).score_samples(drawn("ring", 200, 0))).all()
 
 
 @pytest.mark.parametrize("name", ["ring", "helix"])
@@ -155,8 +159,10 @@ def test_scikit_learn_protocol(ring):
     assert clone.get_params() == parameters and not clone.__sklearn_is_fitted__()
     assert clone.set_params(cells=32).cells == 32
     assert ring.n_features_in_ == 2
-    small = type(ring)("density", cells=16, max_iterations=1, validation_fraction=0)
+    small = type(ring)("density", cells=32, max_iterations=1, validation_fraction=0)
     assert small.fit(drawn("moons", 100, 0), y=None) is small
+    noise = small.fit_transform(drawn("moons", 100, 0))
+    np.testing.assert_array_equal(noise, small.transform(drawn("moons", 100, 0)))
     with pytest.raises(ValueError, match="invalid parameter 'colour'"):
         clone.set_params(colour=1)
     with pytest.raises(ValueError, match="not fitted yet"):
@@ -174,6 +180,9 @@ def test_with_scikit_learn_itself():
     assert base.clone(generator).get_params() == generator.get_params()
     search = selection.GridSearchCV(generator, {"background": [1e-3, 0.4]}, cv=2).fit(X)
     assert search.best_params_ == {"background": 1e-3}
+    with pytest.raises(importlib.import_module("sklearn.exceptions").NotFittedError):
+        generator.sample(3)
+    assert np.isfinite(selection.cross_val_score(generator, X, cv=4)).all()
     assert pipeline.make_pipeline(generator).fit(X).transform(X).shape == X.shape
 
 
@@ -204,6 +213,10 @@ LINE = np.linspace(0, 1, 100)
     (drawn("moons", 100, 0), {"ledger": "all"}, "`ledger` must be"),
     (drawn("moons", 100, 0), {"schedule": "fast"}, "`schedule` must be"),
     (drawn("moons", 100, 0), {"random_state": "one"}, "`random_state` must be"),
+    (drawn("moons", 100, 0), {"schedule": lambda k, limit: None}, "`schedule` must give positive"),
+    (drawn("moons", 100, 0), {"ledger_density": 1.0}, "`ledger_density` must be a function"),
+    (drawn("moons", 100, 0), {"ledger_density": lambda x: -np.ones(len(x))}, "`ledger_density` must give finite"),
+    (np.stack([LINE, 1 + 1e-14 * np.arange(100)], axis=1), {}, "column 1 is constant at 1"),
 ])
 def test_refusals_are_one_sentence(X, settings, message):
     with pytest.raises(ValueError, match=message) as caught:
@@ -211,12 +224,40 @@ def test_refusals_are_one_sentence(X, settings, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("penalties", ["ab", 1.0, (), (1.0, -1.0), (np.inf,)])
+def test_penalties_are_positive_numbers(penalties):
+    with pytest.raises(ValueError, match="`penalties` must be a sequence"):
+        ratios.LogisticRatio(penalties=penalties)
+
+
+def test_repeated_rows_stay_on_one_side_of_the_split():
+    Z = np.repeat(drawn("moons", 50, 0), np.arange(50) % 4 + 1, axis=0)
+    rng = np.random.default_rng(0)
+    order = generative._shuffled(rng.permutation(Z), rng)
+    assert sorted(order) == list(range(len(Z)))
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(Z)[order]
+    changes = (np.diff(rows, axis=0) != 0).any(axis=1).sum()
+    assert changes == 49  # equal rows follow each other
+
+
+def test_narrow_clusters_are_warned_of():
+    X = np.random.default_rng(0).standard_normal((400, 2))
+    X[:200, 0] += 300
+    generator = pmapde.BrenierGenerator("density", cells=32, max_iterations=1, ledger=None)
+    with pytest.warns(pmapde.ResolutionWarning, match="a tenth of `X` lies within 0.* cells .* axis 0"):
+        generator.fit(X)
+
+
 def test_tail_mass_is_kept_by_fresh_samples():
     X = drawn("moons", 500, 0)
     generator = pmapde.BrenierGenerator("density", cells=32, margin=0.0, tail_mass=0.1, max_iterations=2,
                                         ledger=None).fit(X)
     assert 0.1 <= generator.tail_mass_ <= 0.1 + 4 / 500 + 4 / 501 + 1e-12
-    assert np.isinf(generator.score_samples(drawn("moons", 20000, 1))).mean() <= generator.tail_mass_ + 0.02
+    Z, grid = generator.whitening_.forward(drawn("moons", 20000, 1)), generator.grid_
+    outside = ((Z < grid.lower) | (Z > grid.lower + grid.lengths)).any(axis=1).mean()
+    assert outside > 0.05
+    assert outside <= generator.tail_mass_ + 0.02
 
 
 def test_whitening_is_exact_both_ways():
