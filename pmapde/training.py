@@ -133,7 +133,8 @@ class State:
             def schedule(_, limit, share=share):
                 return share * step_size(settings["schedule"], k, limit)
             run = mirror_descent(problem, schedule, 1, scheme=settings["scheme"],
-                                 start=self.phi + self.training.quadratic, modes=modes, on_convexity_loss="shorten", ledger=None, tolerance=STEP_TOLERANCE,
+                                 start=self.phi + self.training.quadratic, modes=modes, on_convexity_loss="shorten",
+                                 ledger=None, tolerance=STEP_TOLERANCE,
                                  method=BackwardEuler(linear=linear, max_iterations=25))
             if run.success:
                 self.phi = run.displacement_potential
