@@ -7,6 +7,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from .density import GridDensity
 from .grid import Grid
 from .problem import ZERO_FLOOR, TransportProblem, placed
 from .solver import solve
@@ -56,13 +57,14 @@ class Barycentre:
         return self.status.success
 
 
-def wasserstein_barycentre(densities, weights=None, *, grid=None, grids=None, floor=FLOOR, tolerance=None,
+def wasserstein_barycentre(densities, weights=None, *, grid=None, grids=None, floor=None, tolerance=None,
                            max_iterations=30, threads=None, callback=None, throw=False):
     """The density that minimises ``sum_i w_i W2^2(density, density_i)`` (Agueh & Carlier 2011).
 
     Fixed point of ``rho -> (sum_i w_i T_i)_# rho`` with the Brenier maps ``T_i`` of ``rho`` to the given densities
-    (Alvarez-Esteban, del Barrio, Cuesta-Albertos & Matran 2016, Theorem 3.6), from the mixture of the densities on the
-    averaged box: a gradient step of length one, that converges in a few iterations. Every iteration solves one
+    (Alvarez-Esteban, del Barrio, Cuesta-Albertos & Matran 2016, Theorem 3.6): a gradient step of length one, that converges in a few iterations. From the mixture of the densities on
+    the averaged box; where they have zeros, which a mixture has on both sides of the maps, from the normal distribution
+    with the averaged mean and deviations. Every iteration solves one
     transport problem a density. Second order on smooth data (the grain of push-forwards on rough ones).
 
     Parameters
@@ -76,8 +78,8 @@ def wasserstein_barycentre(densities, weights=None, *, grid=None, grids=None, fl
         where the barycentre lives.
     grids : Grid or sequence of Grid, optional
         Boxes of the densities, where they are arrays off the unit box or LogDensities; one for all or one each.
-    floor : float
-        As in :class:`TransportProblem`, for the densities given.
+    floor : float, optional
+        As in :class:`TransportProblem`, for the densities given; 1e-7, or 1e-4 where they have zeros.
     tolerance : float, optional
         RMS of ``sum_i w_i T_i - id`` to stop at, in length units. By default a tenth of the estimated discretisation
         error of the maps, at most 0.003 cells; or where, far below a cell, it no longer falls.
@@ -122,9 +124,14 @@ def wasserstein_barycentre(densities, weights=None, *, grid=None, grids=None, fl
     targets = [placed(density, box, None, f"densities[{index}]", None)
                for index, (density, box) in enumerate(zip(densities, grids))]
     grid = _common_grid([own for _, own in targets], weights, grid)
+    zeros = any(isinstance(target, GridDensity) and target.values.min() == 0 for target, _ in targets)
+    floor = (ZERO_FLOOR if zeros else FLOOR) if floor is None else floor
     problems = [TransportProblem(np.ones(grid.shape), target, grid=grid, target_grid=own, floor=floor)
                 for target, own in targets]
-    values = sum(w * _on_common_grid(problem) for w, problem in zip(weights, problems))
+    parts = [_on_common_grid(problem) for problem in problems]
+    values = sum(w * part for w, part in zip(weights, parts))
+    if zeros and not any(grid.periodic):
+        values = _normal(weights, parts, grid)
     objective, gradient, goal, status = [], [], math.nan, Status.MAX_STEPS
     for _ in range(max_iterations):
         if values.min() == 0:
@@ -186,6 +193,19 @@ def _on_common_grid(problem):
         problem.grid.cell_centres(), problem.slopes, problem.grid.lower, problem.offsets))
     values = np.exp(problem.target.log_density_by_component(slopes * (x - lower) + offsets, False)[0])
     return values.reshape(problem.grid.shape) / (values.sum() * problem.grid.cell_volume)
+
+
+def _normal(weights, parts, grid):
+    """Independent normal distributions with the averaged means and deviations, on a grid, no lower than the floor."""
+    centres, moments = grid.cell_centres(), []
+    for part in parts:
+        mass = part / part.sum()
+        mean = (mass * centres).reshape(grid.ndim, -1).sum(axis=1)
+        square = (mass * centres**2).reshape(grid.ndim, -1).sum(axis=1)
+        moments.append((mean, np.sqrt(square - mean**2)))
+    mean, deviation = (weights @ np.array(rows) for rows in zip(*moments))
+    away = (centres - mean.reshape(-1, *[1] * grid.ndim)) / deviation.reshape(-1, *[1] * grid.ndim)
+    return np.maximum(np.exp(-0.5 * (away**2).sum(axis=0)), ZERO_FLOOR)
 
 
 def _moved(source, displacement, grid):

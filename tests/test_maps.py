@@ -216,6 +216,21 @@ def test_barycentre_on_boxes_tori_and_in_space():
     assert space.success and np.abs(moments(space.density, space.grid)[0] - 0.5).max() < 5e-3
 
 
+def test_barycentre_of_discs_is_the_disc_between():
+    """Zeros on both sides: the mixture of the discs would be the hardest of sources."""
+    x = pmapde.Grid((32, 32)).cell_centres()
+    discs = [(((x - np.array(at)[:, None, None])**2).sum(axis=0) < 0.15**2).astype(float)
+             for at in ((0.3, 0.3), (0.7, 0.7), (0.5, 0.5))]
+    result = pmapde.wasserstein_barycentre(discs[:2])
+    assert result.success and len(result.gradient) <= 8
+    between = discs[2] / discs[2].mean()
+    assert np.abs(result.density - between).mean() < 0.3  # the rim is smeared by about a cell
+    mean, covariance = moments(result.density, result.grid)
+    np.testing.assert_allclose(mean, 0.5, atol=5e-3)
+    np.testing.assert_allclose(np.diag(covariance), 0.15**2 / 4, rtol=0.1)
+    assert result.objective[-1] == pytest.approx(0.08, rel=0.03)  # half the squared distance of the centres, halved
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (([np.ones((8, 8))],), "`densities` must be at least two"),
     (([np.ones((8, 8))] * 2, [1.0, 0.0]), "`weights` must be 2 positive numbers"),
