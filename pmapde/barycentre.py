@@ -62,10 +62,11 @@ def wasserstein_barycentre(densities, weights=None, *, grid=None, grids=None, fl
     """The density that minimises ``sum_i w_i W2^2(density, density_i)`` (Agueh & Carlier 2011).
 
     Fixed point of ``rho -> (sum_i w_i T_i)_# rho`` with the Brenier maps ``T_i`` of ``rho`` to the given densities
-    (Alvarez-Esteban, del Barrio, Cuesta-Albertos & Matran 2016, Theorem 3.6): a gradient step of length one, that converges in a few iterations. From the mixture of the densities on
-    the averaged box; where they have zeros, which a mixture has on both sides of the maps, from the normal distribution
-    with the averaged mean and deviations. Every iteration solves one
-    transport problem a density. Second order on smooth data (the grain of push-forwards on rough ones).
+    (Alvarez-Esteban, del Barrio, Cuesta-Albertos & Matran 2016, Theorem 3.6): a gradient step of length one, that
+    converges in a few iterations. From the mixture of the densities on the averaged box; where they have zeros, which a
+    mixture has on both sides of the maps, from the normal distribution with the averaged mean and deviations. Every
+    iteration solves one transport problem a density. Second order on smooth data (the grain of push-forwards on rough
+    ones).
 
     Parameters
     ----------

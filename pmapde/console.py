@@ -1,6 +1,7 @@
 """What the commands share: reading densities, an output folder that appears whole or not at all, progress, reports."""
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -83,7 +84,7 @@ def _read_image(path, what):
 
 
 def samples(name, n):
-    """The table of DATA: a .csv with or without a header, a .npy or .npz array, or a toy of that name."""
+    """The table of DATA: text, with or without a header, a .npy or .npz array, or a toy of that name."""
     from . import toys
     path = Path(name)
     if path.exists() and not path.is_dir():
@@ -93,22 +94,54 @@ def samples(name, n):
     if name in toys.names():
         import numpy as np
         return toys.draw(name, n, np.random.default_rng(0))
-    raise Failure(f"DATA {name!r} is neither a .csv, .npy or .npz file nor one of the toys {', '.join(toys.names())}.")
+    raise Failure(f"DATA {name!r} is neither a table (.csv, .tsv, .npy, .npz) nor one of the toys "
+                  f"{', '.join(toys.names())}.")
 
 
 def _read_table(path):
+    """Numbers separated by tabs, semicolons or blanks (with decimal commas, perhaps), or by commas; a header is left
+    out, and a first column that it has no name for."""
     import numpy as np
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = [line for line in file if line.strip()]
-        first = lines[0].split(",") if lines else []
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            text = file.read()
+    except (UnicodeDecodeError, OSError) as error:
+        raise Failure(f"DATA {str(path)!r} cannot be read as text ({error}).") from None
+    lines = text.splitlines()  # a header may have other marks in its names
+    delimiter = next((mark for mark in "\t;," if 2 * sum(mark in line for line in lines) >= len(lines)), " ")
+    lines = csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter == " ")
+    rows = [(number, row) for number, row in enumerate(lines, 1) if any(cell.strip() for cell in row)]
+    if not rows:
+        raise Failure(f"DATA {str(path)!r} is empty.")
+
+    def number(cell):
+        return float(cell if delimiter == "," else cell.replace(",", "."))
+    try:
+        [number(cell) for cell in rows[0][1]]
+        skip = 0
+    except ValueError:
+        skip, rows = int(not rows[0][1][0].strip()), rows[1:]
+    table = []
+    for line, row in rows:
         try:
-            [float(part) for part in first]
+            table.append([number(cell) for cell in row[skip:]])
         except ValueError:
-            lines = lines[1:]  # a header
-        return np.array([[float(part) for part in line.split(",")] for line in lines])
-    except (ValueError, UnicodeDecodeError, OSError) as error:
-        raise Failure(f"DATA {str(path)!r} is not a table of numbers separated by commas ({error}).") from None
+            bad = next(cell for cell in row[skip:] if not _is_number(cell, number))
+            what = f"{bad.strip()!r} where a number should be" if bad.strip() else "an empty cell"
+            raise Failure(f"DATA {str(path)!r} is not a table of numbers: {what} in line {line}; leave such rows or "
+                          f"columns out.") from None
+        if len(table[-1]) != len(table[0]):
+            raise Failure(f"DATA {str(path)!r} is not a table of numbers: line {line} has {len(table[-1])} columns, "
+                          f"the first row {len(table[0])}.")
+    return np.array(table)
+
+
+def _is_number(cell, number):
+    try:
+        number(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def densities(arguments):

@@ -119,8 +119,8 @@ def build_parser():
     posterior.add_argument("--json", action="store_true")
 
     sample = commands.add_parser("sample", help="learn a table of samples and generate more like them",
-                                 description="DATA: a table of two or three columns, .csv, .npy or .npz, or the name "
-                                 "of a toy (moons, ring, rings, spirals, five_gaussians, eight_gaussians, "
+                                 description="DATA: a table of two or three columns, .csv, .tsv, .npy or .npz, or the "
+                                 "name of a toy (moons, ring, rings, spirals, five_gaussians, eight_gaussians, "
                                  "checkerboard, helix, mixture3d).")
     sample.add_argument("data", metavar="DATA")
     sample.add_argument("--n", type=int, required=True, metavar="N", help="samples to generate")

@@ -100,9 +100,9 @@ def sample_box(Z, cells, margin, tail_mass):
     span = ((ordered[step:] - ordered[:-step]) / grid.spacing).min(axis=0)
     if span.min() < NARROW:
         axis = int(np.argmin(span))
-        warnings.warn(f"a tenth of `X` lies within {span[axis]:.2f} cells of the grid on axis {axis}: "
-                      f"clusters so narrow are smeared; fit distant clusters one by one, raise cells=, or spread values "
-                      f"that are repeated.", ResolutionWarning, stacklevel=3)
+        warnings.warn(f"a tenth of `X` lies within {span[axis]:.2f} cells of the grid on axis {axis}: clusters so "
+                      f"narrow are smeared; fit distant clusters one by one, raise cells=, or spread repeated values.",
+                      ResolutionWarning, stacklevel=3)
     return grid, inside, float((~inside).mean() + 2 * d / (n + 1))
 
 

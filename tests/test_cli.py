@@ -41,6 +41,18 @@ def test_solve_writes_data_summary_and_figures(picture, tmp_path, capsys):
     assert "CONVERGED" in printed.out and "solution.npz" in printed.out
 
 
+def test_animation_moves_the_source_to_the_target_and_back(picture, tmp_path):
+    out = tmp_path / "out"
+    assert main(["solve", str(picture), "two_gaussians", "--size", "32", "--animation", "--no-figures", "--out",
+                 str(out)]) == 0
+    with Image.open(out / "interpolation.gif") as movie:
+        frames = [np.asarray((movie.seek(k), movie.convert("L"))[1], float) for k in range(movie.n_frames)]
+    assert len(frames) == 48  # 25 and all but the ends of them again
+    np.testing.assert_array_equal(frames[1], frames[-1])
+    moved = [np.abs(frame - frames[0]).mean() for frame in frames]
+    assert np.argmax(moved) in range(20, 29) and max(moved) > 2 * moved[1] > 0
+
+
 def test_pictures_of_different_shapes_keep_their_own_grids(picture, tmp_path):
     np.save(tmp_path / "target.npy", np.ones((20, 25)) + np.arange(25))
     assert main(["solve", str(picture), str(tmp_path / "target.npy"), "--out", str(tmp_path / "out"),

@@ -105,6 +105,9 @@ def save_animation(solution, path, frames=25, fps=12):
     shown = ax.imshow(fields[0], extent=extents[0], cmap="magma", vmin=0, vmax=top, interpolation="nearest")
     ax.set(xlabel="$x_2$", ylabel="$x_1$", xlim=(min(e[0] for e in extents), max(e[1] for e in extents)),
            ylim=(max(e[2] for e in extents), min(e[3] for e in extents)))
+    ax.set_title("displacement interpolation, s = 0.00")
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # it would be laid out anew for every frame, and tremble
     writer = PillowWriter(fps=fps)
     with writer.saving(figure, str(path), dpi=100):
         for k in [*range(frames), *range(frames - 2, 0, -1)]:
