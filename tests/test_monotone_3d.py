@@ -21,9 +21,8 @@ def network(weights, offsets):
 
 def seen_through(p, number):
     """Value and weights of the kernel for second differences ``p`` along a superbase, and its offsets."""
-    q, weights = np.empty(6), np.empty(6)
-    value = kernel._seen_through(p, np.inf, q, weights, kernel.workspace())
-    return np.log(value), weights, kernel.OFFSETS[kernel.SUPERBASES[number]].astype(float)
+    value, weights = kernel._seen_through(tuple(p), np.inf, kernel.workspace())
+    return np.log(value), np.array(weights), kernel.OFFSETS[kernel.SUPERBASES[number]].astype(float)
 
 
 def test_there_are_28_superbases_each_with_six_of_the_13_offsets():
