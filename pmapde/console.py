@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -104,44 +105,54 @@ def _read_table(path):
     import numpy as np
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            text = file.read()
+            lines = [(number, line.strip(" ")) for number, line in enumerate(file.read().splitlines(), 1)]
     except (UnicodeDecodeError, OSError) as error:
         raise Failure(f"DATA {str(path)!r} cannot be read as text ({error}).") from None
-    lines = text.splitlines()  # a header may have other marks in its names
-    delimiter = next((mark for mark in "\t;," if 2 * sum(mark in line for line in lines) >= len(lines)), " ")
-    lines = csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter == " ")
-    rows = [(number, row) for number, row in enumerate(lines, 1) if any(cell.strip() for cell in row)]
-    if not rows:
-        raise Failure(f"DATA {str(path)!r} is empty.")
+    lines = [(number, line) for number, line in lines if line.strip() and not line.startswith("#")]
+    delimiter = _delimiter([line for _, line in lines])
+    try:
+        rows = [(number, next(csv.reader([line], delimiter=delimiter, skipinitialspace=delimiter == " ")))
+                for number, line in lines]
+    except csv.Error as error:
+        raise Failure(f"DATA {str(path)!r} is not a table of numbers ({error}).") from None
 
     def number(cell):
         return float(cell if delimiter == "," else cell.replace(",", "."))
-    try:
-        [number(cell) for cell in rows[0][1]]
-        skip = 0
-    except ValueError:
-        skip, rows = int(not rows[0][1][0].strip()), rows[1:]
+
+    def is_number(cell):
+        try:
+            number(cell)
+        except ValueError:
+            return False
+        return True
+    skip = 0
+    if rows and not all(map(is_number, rows[0][1])):
+        header, rows = rows[0][1], rows[1:]
+        skip = int(bool(rows) and (len(header) == len(rows[0][1]) - 1 or not header[0].strip()))
+    if not rows:
+        raise Failure(f"DATA {str(path)!r} has no rows of numbers.")
     table = []
     for line, row in rows:
-        try:
-            table.append([number(cell) for cell in row[skip:]])
-        except ValueError:
-            bad = next(cell for cell in row[skip:] if not _is_number(cell, number))
-            what = f"{bad.strip()!r} where a number should be" if bad.strip() else "an empty cell"
+        bad = [cell for cell in row[skip:] if not is_number(cell)]
+        if bad:
+            what = f"{bad[0].strip()!r} where a number should be" if bad[0].strip() else "an empty cell"
             raise Failure(f"DATA {str(path)!r} is not a table of numbers: {what} in line {line}; leave such rows or "
-                          f"columns out.") from None
+                          f"columns out.")
+        table.append([number(cell) for cell in row[skip:]])
         if len(table[-1]) != len(table[0]):
             raise Failure(f"DATA {str(path)!r} is not a table of numbers: line {line} has {len(table[-1])} columns, "
                           f"the first row {len(table[0])}.")
     return np.array(table)
 
 
-def _is_number(cell, number):
-    try:
-        number(cell)
-    except ValueError:
-        return False
-    return True
+def _delimiter(lines):
+    """What separates the columns of most lines: commas between digits are decimal where blanks are around them."""
+    for mark in "\t;":
+        if 2 * sum(mark in line for line in lines) >= max(1, len(lines)):
+            return mark
+    commas = sum("," in line for line in lines)
+    blanks = sum(bool(re.search(r"[^,\s]\s+[^,\s]", line)) for line in lines)
+    return "," if 2 * commas >= len(lines) and 2 * blanks < len(lines) else " "
 
 
 def densities(arguments):

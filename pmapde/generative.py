@@ -119,7 +119,7 @@ class BrenierGenerator:
     Warns
     -----
     ResolutionWarning
-        From :meth:`fit`, where a tenth of the samples lies within a cell along an axis: clusters so narrow are smeared.
+        From :meth:`fit`, where a tenth of the samples lies within a slab of half a cell: clusters that are smeared.
 
     Examples
     --------
@@ -296,9 +296,10 @@ class BrenierGenerator:
             values = np.asarray(self.ledger_density(x))
             if not (values.shape == (len(x),) and values.dtype.kind in "fiub" and np.isfinite(values).all()
                     and values.min() >= 0 and values.max() > 0):
+                found = (f"from {values.min():g} to {values.max():g}" if values.shape == (len(x),)
+                         and values.dtype.kind in "fiub" else f"shape {values.shape}, dtype {values.dtype}")
                 raise ValueError(f"`ledger_density` must give finite numbers, zero or more and not all zero, of shape "
-                                 f"{(len(x),)} for points of shape {x.shape}; got shape {values.shape}, dtype "
-                                 f"{values.dtype}.")
+                                 f"{(len(x),)} for points of shape {x.shape}; got {found}.")
             values = (values * np.exp(coordinates.log_volume(x))).reshape(grid.shape)
             values = values / (values.sum() * grid.cell_volume)
             values = (1 - self.background) * values + self.background / grid.lengths.prod()
@@ -374,6 +375,7 @@ class BrenierGenerator:
 
     def summary(self):
         """The scalars as a dict that JSON can hold."""
+        self._check_fitted()
         return {"ratio": repr(self.ratio), "scheme": self.scheme, "status": self.status_.name,
                 "message": self.status_.value, "steps": self.n_iter_, "etas": self.etas_.tolist(),
                 "regularisation": self.ratios_, "validation_scores": self.validation_scores_.tolist(),

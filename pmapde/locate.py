@@ -13,9 +13,9 @@ QUADRATURE = {2: 320, 3: 112}
 SUMMITS, WITHIN, AS_FAR_AS = 160, 0.3, 1e3
 """Points per axis (2D; fewer in 3D) of the first look around: evenly spread up to ``WITHIN`` scales, in a geometric
 sequence from there on."""
-SPACING, MORE = {2: 0.04, 3: 0.12}, 3.0
-"""Twice the distance of the quadrature's points, about, where modes lie aside; how many times as many there are along
-an axis, and in all, for modes narrower than that."""
+SPACINGS, MORE = 2.0, {2: 8.0, 3: 3.0}
+"""Distances of the quadrature's points that a standard deviation of a mode must span; how many times as many points
+there are at most for that, along an axis and in all."""
 FEWER = 0.8
 """Share of the quadrature's points on the grid that it is compared with."""
 STARTS = 12
@@ -39,6 +39,10 @@ SEPARATE = 4.0
 """Standard deviations between modes that are masses of their own."""
 PENALTY = 1e8
 """Fall of the logarithm that stands for minus infinity: what codes give where they are not defined."""
+LEAST_ORDER = 0.25
+"""Of a quadrature, as its changes tell it."""
+ROUNDING = 2.0**-50
+"""Error of a logarithm, in its size."""
 SLOPE = 1e-2
 """Error of a directional derivative, in the largest value around, from which on a gradient is taken for a wrong one."""
 
@@ -90,15 +94,21 @@ class Locator:
         return out
 
     def _check_gradient(self, start, scale):
-        """One sentence where the gradient is not the density's at the start."""
+        """One sentence where the gradient is not the density's at and around the start."""
         step = 1e-5 * scale
-        points = start + np.vstack([np.zeros(self.dimension), np.diag(step), -np.diag(step)])
-        values, given = self.values(points), self.gradient(start[None])[0]
-        differences = (values[1:self.dimension + 1] - values[self.dimension + 1:]) / 2
-        largest = max(np.abs(differences).max(), np.abs(np.diff(values)).max(), 1e-10 * np.abs(values).max())
-        if np.isfinite(values).all() and not np.abs(differences - given * step).max() <= SLOPE * largest + 1e-12:
-            raise ValueError(f"`gradient` is not that of `log_density`: at {start.tolist()} it is {given.tolist()}, "
-                             f"differences give {(differences / step).tolist()}; mend it or leave it out.")
+        for aside in (0.0, 0.3, -0.7):  # at a mode any multiple would do
+            middle = start + aside * scale * np.where(np.arange(self.dimension) % 2, -1, 1)
+            points = middle + np.vstack([np.zeros(self.dimension), np.diag(step), -np.diag(step)])
+            values = self.values(points)
+            if not np.isfinite(values).all():
+                continue
+            given = self.gradient(middle[None])[0]
+            differences = (values[1:self.dimension + 1] - values[self.dimension + 1:]) / 2
+            largest = max(np.abs(values[1:] - values[0]).max(), 1e-8 * np.abs(values).max())
+            if not np.abs(differences - given * step).max() <= SLOPE * largest + 1e-12:
+                raise ValueError(f"`gradient` is not that of `log_density`: at {middle.tolist()} it is "
+                                 f"{given.tolist()}, differences give {(differences / step).tolist()}; mend it or "
+                                 f"leave it out.")
 
     def _starts(self, start, scale):
         """Scattered points where the density is positive, (n, d)."""
@@ -252,7 +262,7 @@ class Locator:
     def _settled(self, whitening):
         """The whitening improved by the moments of the quadrature until they change little."""
         for _ in range(ROUNDS):
-            edges, log_mass, z, _ = self.quadrature(whitening, (QUADRATURE[self.dimension] // 2,) * self.dimension)
+            edges, log_mass, z, _ = self.quadrature(whitening, self._points(whitening, 0.5))
             if log_mass.max() == -np.inf:
                 raise ValueError("`log_density` is -inf wherever it was looked at: pass start= and scale= that fit it.")
             mass = np.exp(log_mass - log_mass.max())
@@ -272,36 +282,50 @@ class Locator:
                 break
         return whitening
 
+    def _points(self, whitening, share=1.0):
+        """Of the quadrature, per axis; more where a mode aside is narrow: its width in t against the distance of the
+        points."""
+        more = np.ones(self.dimension)
+        for mode, covariance in self._separate():
+            deviation, z = _deviations(whitening, covariance), np.abs(whitening.forward(mode[None])[0])
+            t = 2 * z / (1 + np.sqrt(1 + 4 * z**2))
+            width = deviation * (1 - t**2) ** 2 / (1 + t**2)
+            more = np.maximum(more, SPACINGS * 2 / (share * QUADRATURE[self.dimension]) / width)
+        most = MORE[self.dimension]
+        more = np.minimum(more, most)
+        more *= min(1.0, most / more.prod()) ** (1 / self.dimension)
+        return tuple(int(share * QUADRATURE[self.dimension] * times) for times in more)
+
+    def _separate(self):
+        """``(mode, covariance)`` of those that count and are masses of their own; none unless there are two."""
+        found, kept = sorted(zip(self._laplace, self._covariances), key=lambda pair: -pair[0][1]), []
+        for (mode, weight), covariance in found:
+            inverse = np.linalg.inv(covariance)
+            apart = [mode - other for other, _ in kept]
+            if weight > found[0][0][1] - COUNTS and all(v @ inverse @ v > SEPARATE**2 for v in apart):
+                kept.append((mode, covariance))
+        return kept if len(kept) > 1 else []
+
     def narrowest(self):
         """Per whitened axis the smallest standard deviation of a mode that counts, (d,); ones unless there are modes
         that are ``SEPARATE``: to a single mass the whitening has been fitted, its bends included."""
-        order = sorted(range(len(self._laplace)), key=lambda k: -self._laplace[k][1])
-        separate = []
-        for k in order:
-            mode, weight = self._laplace[k]
-            inverse = np.linalg.inv(self._covariances[k])
-            apart = [(mode - self._laplace[other][0]) for other in separate]
-            if weight > self._laplace[order[0]][1] - COUNTS and all(v @ inverse @ v > SEPARATE**2 for v in apart):
-                separate.append(k)
-        if len(separate) == 1:
-            return np.ones(self.dimension)
-        inverse = np.linalg.inv(self.whitening.root)
-        return np.sqrt([np.diag(inverse @ self._covariances[k] @ inverse.T) for k in separate]).min(axis=0)
+        deviations = [_deviations(self.whitening, covariance) for _, covariance in self._separate()]
+        return np.min(deviations, axis=0) if deviations else np.ones(self.dimension)
 
     def box(self, tail):
         """``(box, log_mass, outside)``: per whitened axis the interval that leaves ``tail / (2 d)`` of the mass on
         either side, up to a finite bound that is no farther away than its length; the log mass of the whole space in x;
         the fraction outside the box.
 
-        ``error``: of the log mass, from its change from a grid with four points for five, and in the cells at an edge.
+        ``error``: of the log mass, from its change from a grid with four points for five, and in the cells at an edge;
+        ``order``: of the quadrature, where bounds may spoil it.
         ``unseen``: masses of the modes outside
         the box by Laplace's approximation, as a fraction: of narrow ones that
         the quadrature misses. A ValueError where the quadrature does not settle: improper or with tails that no box
         holds.
         """
-        d, more = self.dimension, np.clip(SPACING[self.dimension] / self.narrowest(), 1, MORE)
-        points = QUADRATURE[d] * more * min(1.0, MORE / more.prod()) ** (1 / d)
-        edges, log_mass, z, error = self.quadrature(self.whitening, tuple(points.astype(int)))
+        d = self.dimension
+        edges, log_mass, z, error = self.quadrature(self.whitening, self._points(self.whitening))
         highest = log_mass.max()
         mass = np.exp(log_mass - highest)
         total = mass.sum()
@@ -330,12 +354,18 @@ class Locator:
         gaps = [np.maximum(low - z, z - high) / (high - low)
                 for z in (self.whitening.forward(x[None])[0] for x, _ in self._laplace)]
         beyond = [weight - log_mass for gap, (_, weight) in zip(gaps, self._laplace) if gap.max() > ASIDE]
-        _, fewer, *_ = self.quadrature(self.whitening, tuple((FEWER * points).astype(int)))
-        # of second order where the density is cut, with such widths of cells; far smaller elsewhere
-        change = abs(float(np.log(np.exp(fewer - highest).sum() / total)))
-        self.error = change / (FEWER**-2 - 1) + error
+        sums = [total]
+        for share in (FEWER, FEWER**2) if self.bounded else (FEWER,):
+            _, fewer, *_ = self.quadrature(self.whitening, self._points(self.whitening, share))
+            sums.append(np.exp(fewer - highest).sum())
+        changes = np.abs(np.diff(np.log(sums))) + 1e-15
+        # of second order where the density is cut, with such widths of cells; far smaller elsewhere, but where it has a
+        # root or a pole at a bound
+        self.order = 2.0 if len(changes) < 2 else float(np.clip(np.log(changes[1] / changes[0]) / -np.log(FEWER),
+                                                                LEAST_ORDER, 2.0))
+        self.error = float(changes[0]) / (FEWER**-self.order - 1) + error + ROUNDING * abs(float(highest))
         self.unseen = float(np.exp(np.minimum(beyond, 700)).sum()) if beyond else 0.0
-        return box, log_mass, max(0.0, float(1 - inside.sum()))
+        return box, log_mass, max(0.0, float(1 - inside.sum())) + self.unseen / (1 + self.unseen)
 
     def marginal(self, axis, values):
         """Log density of one parameter at ``values`` (n,), up to a constant: the others integrated over their support,
@@ -359,6 +389,12 @@ class Locator:
             highest = log_mass.max()
             out[k] = highest + np.log(np.exp(log_mass - highest).sum()) if highest > -np.inf else -np.inf
         return out
+
+
+def _deviations(whitening, covariance):
+    """Standard deviations along the whitened axes."""
+    inverse = np.linalg.inv(whitening.root)
+    return np.sqrt(np.diag(inverse @ covariance @ inverse.T))
 
 
 def _leaves(share, cumulative, ends):

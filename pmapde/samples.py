@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 
 import numpy as np
@@ -24,7 +25,9 @@ REACH = 5.0
 QUARTILES = 4
 """Cells that the middle half of the data must span along every axis."""
 TENTH, NARROW = 0.1, 0.5
-"""A share of the data, wherever it lies along an axis, that must span so many cells, or there is a warning."""
+"""A share of the data that must span so many cells, whatever the direction, or there is a warning."""
+DIRECTIONS, SLAB_SAMPLES, FEW = 64, 20_000, 20
+"""In which slabs are looked for; how many samples are, at most; how many say something at least."""
 
 
 class ResolutionWarning(UserWarning):
@@ -96,14 +99,27 @@ def sample_box(Z, cells, margin, tail_mass):
     if middle.min() < QUARTILES:
         raise ValueError(f"`X` has heavy tails or outliers: the middle half of it spans {middle.min():.1f} of {cells} "
                          f"cells of its box; leave some out with tail_mass=0.01, raise cells=, or transform the data.")
-    ordered, step = np.sort(Z, axis=0), max(1, int(TENTH * n))
-    span = ((ordered[step:] - ordered[:-step]) / grid.spacing).min(axis=0)
-    if span.min() < NARROW:
-        axis = int(np.argmin(span))
-        warnings.warn(f"a tenth of `X` lies within {span[axis]:.2f} cells of the grid on axis {axis}: clusters so "
-                      f"narrow are smeared; fit distant clusters one by one, raise cells=, or spread repeated values.",
+    span = narrowest_tenth(Z / grid.spacing)
+    if span < NARROW:
+        warnings.warn(f"a tenth of `X` lies within a slab of {span:.2f} cells of the grid: clusters so narrow are "
+                      f"smeared; fit distant clusters one by one, raise cells=, or spread repeated values.",
                       ResolutionWarning, stacklevel=3)
     return grid, inside, float((~inside).mean() + 2 * d / (n + 1))
+
+
+def narrowest_tenth(Z):
+    """Width of the narrowest slab, over many directions, that holds a tenth of the points (n, d), more if they are
+    few."""
+    some, d = Z[:: -(-len(Z) // SLAB_SAMPLES)], Z.shape[1]
+    if d == 2:
+        angle = np.pi * np.arange(DIRECTIONS) / DIRECTIONS
+        directions = np.stack([np.cos(angle), np.sin(angle)])
+    else:  # the axes, and a spiral on half of the sphere
+        height = (np.arange(DIRECTIONS) + 0.5) / DIRECTIONS
+        angle, radius = np.pi * (3 - math.sqrt(5)) * np.arange(DIRECTIONS), np.sqrt(1 - height**2)
+        directions = np.hstack([np.eye(3), np.stack([radius * np.cos(angle), radius * np.sin(angle), height])])
+    ordered, step = np.sort(some @ directions, axis=0), max(FEW, int(TENTH * len(some)))
+    return float((ordered[step:] - ordered[:-step]).min())
 
 
 def stream(d, rng, sequence):

@@ -17,6 +17,8 @@ BLOCK = 8  # target cells per axis over which masses are compared
 UNFOLDING_SWEEPS, LONG, GROWTH, LIGHT = 1000, 100, 1.05, 0.01
 """Most sweeps; sweeps before the neighbourhood grows; growth, a sweep, of the mass that counts as light; that mass at
 first, of the mean."""
+UNFOLDING_WORK = 5 * 10**7, 100
+"""Cells that are visited at most, and so many a cell more: a map that is folded all over is not straightened."""
 SETTLED, MOMENTUM = 50, 0.7
 """Sweeps after which only large folds are left, and what their nodes then keep of the last change."""
 SMALL_ERROR = 0.004  # misplaced mass that need not be known more precisely
@@ -191,10 +193,12 @@ class PiecewiseAffineMap:
         seen, velocity, change = np.zeros(nodes.shape[1], dtype=np.int64), np.zeros(nodes.shape), np.empty(nodes.shape)
         start = self.folded_cells()[0] @ np.array(strides)
         cells[:len(start)], count, light = start, len(start), LIGHT * source_values.mean()
+        left = UNFOLDING_WORK[0] + UNFOLDING_WORK[1] * source_values.size
         for sweep in range(UNFOLDING_SWEEPS):
-            if not count:
-                break
             reach = sweep // LONG
+            left -= count * (2 + 2 * reach) ** self.dimension
+            if not count or left < 0:
+                break
             moved = folds.around(cells, count, -reach, 2 + 2 * reach, np.ones_like(shape), shape, periodic, shape,
                                      strides, seen, 2 * sweep + 1, chosen)
             folds.towards_mean(nodes, chosen, moved, weight, light, MOMENTUM if sweep >= SETTLED else 0.0,

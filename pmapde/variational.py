@@ -25,6 +25,8 @@ CELLS = {2: (128, 1024), 3: (32, 128)}
 """Cells per axis, in the mean: at first, and at most."""
 FEWEST = 16
 """Cells per axis that a fit is begun with at least."""
+ROUNDED = 1.1
+"""What rounding cells per axis to multiples of eight may make of their number."""
 PER_SCALE = 3.0
 """Cells per standard deviation of the narrowest mode, that no coarser grid is tried for."""
 EVIDENCE = {2: 1e-3, 3: 1e-2}
@@ -95,8 +97,8 @@ class BrenierPosterior:
     log_evidence_error : float
         Distance of the two, the error of the quadrature as fewer points and the cells at an edge tell it (where a
         density is cut it may be twice that), and what modes outside the box would add by Laplace's approximation; at
-        least a third of what the grid's own quadrature changed by from the last grid to this one. Modes that were
-        never seen (far from ``start`` and narrow) are not in it.
+        least what the change of the grid's own quadrature from the last grid to this one says (a third of it at second
+        order). Modes that were never seen (far from ``start``, or narrow) are not in it.
     tail_mass : float
         Fraction of the mass outside the box, by quadrature over the whole space.
     mean, covariance : ndarray, (d,), (d, d)
@@ -178,7 +180,7 @@ class BrenierPosterior:
         lengths = np.array([high - low for low, high in box]) / self._locator.narrowest()  # in scales to be resolved
         cells = min(CELLS[d][0], int(self.max_cells ** (1 / d)))
         while ((np.array(_shape(lengths, cells)) < PER_SCALE * lengths).any()
-               and math.prod(_shape(lengths, 2 * cells)) <= self.max_cells):
+               and math.prod(_shape(lengths, 2 * cells)) <= ROUNDED * self.max_cells):
             cells *= 2
         previous, references = None, None
         while True:
@@ -192,13 +194,14 @@ class BrenierPosterior:
                     break  # what is missing is the grid's
             late = time.perf_counter() > deadline
             one = min(found, key=lambda one: (not self._status(one, previous).success, one.moment_error))
-            if previous is None or one.solution.success or not self.solution.success:
+            if previous is None or one.solution.success or not (self.solution.success
+                                                                or one.moment_error > self.moment_error):
                 self._adopt(one, previous)
             if len(found) > 1:  # one whose equation was not solved is not tried again if the other's was
                 references = [one.reference for one in found if one.solution.success] or references
             if late and not self.success:
                 self.status = Status.MAX_SECONDS
-            if late or self.success or math.prod(_shape(lengths, 2 * cells)) > self.max_cells:
+            if late or self.success or math.prod(_shape(lengths, 2 * cells)) > ROUNDED * self.max_cells:
                 return self
             cells, previous = 2 * cells, one.log_mass
 
@@ -243,7 +246,7 @@ class BrenierPosterior:
             return Sampler(self._locator, reference, solution, log_masses)
 
     def _evidence_error(self, sampler, previous):
-        change = abs(sampler.log_mass - previous) / 3 if previous is not None else 0.0  # of second order
+        change = 0.0 if previous is None else abs(sampler.log_mass - previous) / (2**self._locator.order - 1)
         apart = abs(sampler.log_evidence - self.log_evidence_quadrature)
         if not apart < math.inf:
             return math.inf

@@ -33,7 +33,9 @@ def test_sample_writes_samples_summary_and_figures(tmp_path, capsys):
     ("{tmp}/text.csv", [], "not a table of numbers: 'x' where a number should be in line 2"),
     ("{tmp}/ragged.csv", [], "line 2 has 1 columns, the first row 2"),
     ("{tmp}/missing.csv", [], "an empty cell in line 3"),
-    ("{tmp}/empty.csv", [], "is empty"),
+    ("{tmp}/empty.csv", [], "has no rows of numbers"),
+    ("{tmp}/header.csv", [], "has no rows of numbers"),
+    ("{tmp}/long.csv", [], "not a table of numbers (field larger"),
     ("{tmp}/four.npy", [], "shape (n, 2) or (n, 3), got (100, 4)"),
     ("{tmp}/line.npy", [], "lies on a line or a plane"),
     ("moons", ["--n", "0"], "--n must be at least 1"),
@@ -45,6 +47,8 @@ def test_bad_data_is_one_sentence_and_leaves_nothing(data, arguments, message, t
     (tmp_path / "ragged.csv").write_text("1,2\n3\n")
     (tmp_path / "missing.csv").write_text("a,b\n1,2\n,3\n")
     (tmp_path / "empty.csv").write_text("\n")
+    (tmp_path / "header.csv").write_text("a,b\n")
+    (tmp_path / "long.csv").write_text("1," + "1" * 200_000 + "\n")
     np.save(tmp_path / "four.npy", np.random.default_rng(0).random((100, 4)))
     np.save(tmp_path / "line.npy", np.outer(np.arange(100.0), [1.0, 2.0]))
     before = set(tmp_path.iterdir())
@@ -55,8 +59,19 @@ def test_bad_data_is_one_sentence_and_leaves_nothing(data, arguments, message, t
 
 
 @pytest.mark.parametrize("text", [
-    "1.5,2\n-3,4e1\n", "\ufeffa,b\r\n1.5,2\r\n\r\n-3,4e1\r\n", "a\tb\n1.5\t2\n-3\t4e1\n", "a;b\n1,5;2\n-3;40\n",
-    "1.5;2\n-3;40\n", "1.5  2\n -3 40\n", ',"a","b"\n0,"1.5",2\n1,-3,40\n', '"length, m",b\n1.5,2\n-3,40\n'])
+    "1.5,2\n-3,4e1\n",
+    "\ufeffa,b\r\n1.5,2\r\n\r\n-3,4e1\r\n",
+    "# made by\n# hand\n1.5, 2\n-3, 40\n",
+    ',"a","b"\n0,"1.5",2\n1,-3,40\n',  # pandas
+    '"length, m",b\n1.5,2\n-3,40\n',
+    "a\tb\n1.5\t2\n-3\t4e1\n",
+    "a;b\n1,5;2\n-3;40\n",
+    "1.5;2\n-3;40\n",
+    "1.5  2\n -3 40 \n",
+    "1,5 2\n-3 4,0e1\n",
+    '"a" "b"\n"1" 1.5 2\n"2" -3 40\n',  # R: no name for the row numbers
+    "  a  b\n0  1.5  2\n1 -3  40\n",
+])
 def test_tables_of_many_hands_are_read(text, tmp_path):
     (tmp_path / "table.csv").write_text(text, encoding="utf-8", newline="")
     np.testing.assert_array_equal(console.samples(str(tmp_path / "table.csv"), 0), [[1.5, 2.0], [-3.0, 40.0]])

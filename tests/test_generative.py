@@ -1,5 +1,6 @@
 """BrenierGenerator: statistics against fresh samples, the regret identity with learnt ratios, round trips, protocol."""
 import importlib
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from two_sample import energy_distance, nearest_ks
 import pmapde
 from pmapde import generative, ratios, toys, training
 from pmapde.marginals import JohnsonSU, long_tailed
-from pmapde.samples import Reference, whitening
+from pmapde.samples import Reference, sample_box, whitening
 from pmapde.tensor_splines import Design, TensorSplines
 
 
@@ -241,12 +242,22 @@ def test_repeated_rows_stay_on_one_side_of_the_split():
     assert changes == 49  # equal rows follow each other
 
 
-def test_narrow_clusters_are_warned_of():
+@pytest.mark.parametrize("apart", [(300, 0), (150, 150), (-40, 170)])
+def test_narrow_clusters_are_warned_of(apart):
     X = np.random.default_rng(0).standard_normal((400, 2))
-    X[:200, 0] += 300
+    X[:200] += apart
     generator = pmapde.BrenierGenerator("density", cells=32, max_iterations=1, ledger=None)
-    with pytest.warns(pmapde.ResolutionWarning, match="a tenth of `X` lies within 0.* cells .* axis 0"):
+    with pytest.warns(pmapde.ResolutionWarning, match="a tenth of `X` lies within a slab of 0.* cells"):
         generator.fit(X)
+
+
+@pytest.mark.parametrize("name", toys.names())
+def test_toys_are_resolved(name):
+    X = drawn(name, 2000, 0)
+    Z = whitening(X).forward(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample_box(Z, generative.CELLS[Z.shape[1]], 0.1, 0.0)
 
 
 def test_tail_mass_is_kept_by_fresh_samples():
