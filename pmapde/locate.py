@@ -248,21 +248,22 @@ class Locator:
         covariance += 1e-12 * np.diag(np.diag(covariance))
         return Whitening(mean, np.linalg.cholesky(covariance))
 
-    def quadrature(self, whitening, shape):
+    def quadrature(self, whitening, shape, zero=ZERO):
         """``(edges, log_masses, z, error)``: per axis the edges of its cells in z, masses in the logarithm, centres;
         error of the whole mass for what is cut, relative."""
         def axes(axis, n):
             low, high = (self.bounds[axis] - whitening.mean[axis]) / whitening.root[axis, axis]
             return _covering(low, high, n) if self.bounded else _covering(-np.inf, np.inf, n)
-        log_mass, logs, error = log_masses(lambda z: self.values(whitening.backward(z)), axes, shape)
-        self.floor = max(self.floor, logs.max() - ZERO)
+        log_mass, logs, error = log_masses(lambda z: self.values(whitening.backward(z)), axes, shape, zero)
+        self.floor = max(self.floor, logs.max() - zero)
         edges, centres, _ = zip(*(axes(axis, n) for axis, n in enumerate(shape)))
         return edges, log_mass, centres, error
 
     def _settled(self, whitening):
         """The whitening improved by the moments of the quadrature until they change little."""
         for _ in range(ROUNDS):
-            edges, log_mass, z, _ = self.quadrature(whitening, self._points(whitening, 0.5))
+            # penalties count in the end: a coarse grid has steep slopes that look like them
+            edges, log_mass, z, _ = self.quadrature(whitening, self._points(whitening, 0.5), np.inf)
             if log_mass.max() == -np.inf:
                 raise ValueError("`log_density` is -inf wherever it was looked at: pass start= and scale= that fit it.")
             mass = np.exp(log_mass - log_mass.max())

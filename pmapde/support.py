@@ -17,7 +17,7 @@ CHUNK = 2**18
 """Points at a time."""
 
 
-def log_masses(log_density, axes, shape):
+def log_masses(log_density, axes, shape, zero=ZERO):
     """Logarithms of the masses of the cells of a product grid, and of the values behind them, both ``shape``; the
     relative error of the whole mass that comes from the cells at an edge, estimated from the two halves of the points
     in each.
@@ -25,7 +25,7 @@ def log_masses(log_density, axes, shape):
     One point a cell, of second order where the density is smooth; those of ``LATTICE`` in the cells at an edge, where
     one would be of first order.
 
-    Values lower than the highest by more than ``ZERO`` are taken for zeros, so that a penalty is an edge too.
+    Values lower than the highest by more than ``zero`` are taken for zeros, so that a penalty is an edge too.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def log_masses(log_density, axes, shape):
     mesh = np.stack(np.meshgrid(*[_with_faces(ends, centres) for ends, centres, _ in covers], indexing="ij"), -1)
     values = log_density(mesh.reshape(-1, d)).reshape([n + 2 for n in shape])
     highest = values.max()
-    values[values < highest - ZERO] = -np.inf
+    values[values < highest - zero] = -np.inf
     cells = np.argwhere(_at_edge(values == -np.inf, values > highest - TINY))
     values = values[(slice(1, -1),) * d]
     masses = values.copy()
