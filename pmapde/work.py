@@ -7,7 +7,7 @@ RESIDUAL = 1.0
 """Residual of the linear equation, and adding a correction to the total."""
 EVALUATION = {2: 3.0, 3: 1.5}
 """The operator at a potential, with or without linearisation, by dimension."""
-MONOTONE_3D = 150.0
+MONOTONE_3D = 50.0
 """More for the monotone determinant in 3D."""
 SUPERBASE = 3.0
 """More for every superbase where they leave the 3x3 stencil."""
