@@ -1,7 +1,8 @@
 """Judge a map by the densities alone: misplaced mass, folds, monotonicity, range. Shares nothing with the solver.
 
 Only ``solution.map`` is asked. The source, constant on its cells, is cut into points that carry equal shares of each
-cell's mass; where they land is counted over blocks of 8 cells per axis and compared with the target's blocks.
+cell's mass, the more the more it has; where they land is counted over blocks of 8 cells per axis and compared with the
+target's blocks.
 """
 from dataclasses import dataclass
 
@@ -27,25 +28,33 @@ class Verdict:
         return self.misplaced <= LIMIT and self.folded == 0 and self.outside == 0
 
 
-def points_per_axis(shape):
-    """Points of a cell along an axis: as many as a few million points allow."""
-    cells = np.prod(shape)
-    most = 40 if len(shape) == 2 else 6
-    return int(np.clip((3e6 / cells) ** (1 / len(shape)), 2, most))
+POINTS = 3e6
+"""About so many carry the mass."""
+MOST = {2: 64, 3: 24}
+"""Of a cell along an axis."""
 
 
-def misplaced_mass(solution, source, target, points=None):
+def points_per_axis(mass):
+    """Points of every cell along an axis: more of a cell that carries more, whose image may cover many blocks."""
+    return np.clip(np.ceil((POINTS * mass) ** (1 / mass.ndim)), 2, MOST[mass.ndim]).astype(int)
+
+
+def misplaced_mass(solution, source, target):
     """Half the L1 distance of pushed and target mass over the blocks."""
     shape, ndim = source.shape, source.ndim
-    count = points or points_per_axis(shape)
+    mass = source / source.sum()
+    counts, mass = points_per_axis(mass).ravel(), mass.ravel()
     blocks = tuple(max(2, n // BLOCK) for n in target.shape)
     arrived = np.zeros(blocks)
-    mass = (source / source.sum()).ravel() / count**ndim
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1).reshape(-1, ndim)
-    for part in np.ndindex(*(count,) * ndim):
-        image = solution.map((index + (np.array(part) + 0.5) / count) / shape)
-        where = np.minimum((image * blocks).astype(int), np.array(blocks) - 1)
-        arrived += np.bincount(np.ravel_multi_index(where.T, blocks), mass, arrived.size).reshape(blocks)
+    for count in np.unique(counts):
+        cells = np.flatnonzero(counts == count)
+        parts = (np.stack(np.meshgrid(*[np.arange(count)] * ndim, indexing="ij"), -1).reshape(-1, ndim) + 0.5) / count
+        for some in np.array_split(cells, -(-len(cells) * len(parts) // 2**20)):
+            image = solution.map(((index[some, None] + parts) / shape).reshape(-1, ndim))
+            where = np.minimum((image * blocks).astype(int), np.array(blocks) - 1)
+            share = np.repeat(mass[some] / len(parts), len(parts))
+            arrived += np.bincount(np.ravel_multi_index(where.T, blocks), share, arrived.size).reshape(blocks)
     wanted = target / target.sum()
     for axis, (n, m) in enumerate(zip(target.shape, blocks)):
         wanted = np.add.reduceat(wanted, np.arange(0, n, n // m)[:m], axis=axis)

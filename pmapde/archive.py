@@ -201,8 +201,9 @@ def packed_problem(problem):
     header = {**grids, "floor": problem.floor, "interpolation": problem.target.interpolation,
               "points": [problem.source_is_pointwise, problem.target_is_pointwise],
               "source_log_mass": problem.source_log_mass, "target_log_mass": problem.target_log_mass}
+    averages = {f"{side}_averages": values for side, values in problem.averages.items() if values is not None}
     return header, {"source": problem.source_values, "source_support": problem.source_support,
-                    "target": problem.target_values}
+                    "target": problem.target_values, **averages}
 
 
 def rebuilt_problem(header, arrays):
@@ -218,6 +219,8 @@ def rebuilt_problem(header, arrays):
     source.flags.writeable = False
     problem.source_values = source  # normalising twice would change the last bits
     problem.target = densities[1]
+    problem.averages = {side: field(arrays[f"{side}_averages"], grid.shape) if f"{side}_averages" in arrays else None
+                        for side, grid in zip(("source", "target"), grids)}
     problem.source_support = arrays["source_support"]
     problem.floor = float(header["floor"])
     problem.source_log_mass, problem.target_log_mass = header["source_log_mass"], header["target_log_mass"]

@@ -92,6 +92,7 @@ def subdivided(problem, factor=2):
     fine = copy.copy(problem)
     fine.grid = problem.grid.with_shape(tuple(factor * n for n in problem.grid.shape))
     fine.source_values = repeated(problem.source_values, factor)
+    fine.averages = {**problem.averages, "source": repeated(problem.source_masses, factor)}
     if isinstance(problem.target, GridDensity) and problem.target.is_rough():
         fine.target_grid = problem.target_grid.with_shape(tuple(factor * n for n in problem.target_grid.shape))
         fine.target = GridDensity(repeated(problem.target.values, factor), fine.target_grid,
@@ -141,7 +142,7 @@ class Correction:
         ndim = self.original.ndim
         if misplaced is None:
             finely = bool(self.misplaced) or transport_map.straightened_mass > 0
-            misplaced = transport_map.misplaced_mass(source_values, self.original.target_values, finely)
+            misplaced = transport_map.misplaced_mass(source_values, self.original.target_masses, finely)
         least = min(self.misplaced, default=np.inf)
         self.misplaced.append(misplaced)
         if not self.misplaced[1:] or misplaced < least:
@@ -162,7 +163,7 @@ class Correction:
     def next_problem(self):
         """The problem whose source is corrected by what the best map misplaced."""
         grid = self.original.target_grid
-        ratio = self._share * defect(self._map, self._moved, grid, self.original.target_values)
+        ratio = self._share * defect(self._map, self._moved, grid, self.original.target_masses)
 
         def images(points):
             return points if self.inverse else self._map.wrapped(self._map.forward(points), grid)

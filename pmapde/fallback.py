@@ -100,7 +100,7 @@ def inverted(problem, attempt, method, max_seconds):
     if problem.ndim == 2 or solution.success or solution.status not in SOLVED:
         return solution
     best, correction = solution, Correction(problem, swapped, inverse=True)
-    while correction.judge(back, solution.transport_map, repeated(problem.source_values, count),
+    while correction.judge(back, solution.transport_map, repeated(problem.source_masses, count),
                            solution.push_forward_error):
         seconds = max_seconds - (time.perf_counter() - begin)
         if seconds <= 0:
@@ -136,8 +136,8 @@ def back_to_front(problem, back, count):
     displacement = (image - centres - lift).reshape(fine.ndim, *fine.shape)
     transport_map = PiecewiseAffineMap(fine, problem.target_grid, displacement)
     solved = Status.CONVERGED if back.status in SOLVED else back.status
-    transport_map, status, checks = checked(transport_map, repeated(problem.source_values, count),
-                                            problem.target_values, solved, finely=True)
+    transport_map, status, checks = checked(transport_map, repeated(problem.source_masses, count),
+                                            problem.target_masses, solved, finely=True)
     phi = average(back.dual_potential, problem.grid.shape) - problem.quadratic(problem.grid.cell_centres())
     return replace(back, problem=problem, status=status, displacement_potential=phi - phi.mean(),
                    displacement=at_centres(transport_map, problem.grid), subdivision=count, swapped=True,

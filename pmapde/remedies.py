@@ -119,7 +119,7 @@ def conserved(original, operator, linear, method, step, residual, threads, stats
     def judged():
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
-            found, source = conservation.map_of(step.phi, operator, original), operator.problem.source_values
+            found, source = conservation.map_of(step.phi, operator, original), operator.problem.source_masses
             if found.folded_mass(source):  # folds make up for misplaced mass, which comes back when they are gone
                 found = found.unfolded(source)
             return correction.judge(step.phi, found, source)

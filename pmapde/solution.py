@@ -118,7 +118,7 @@ class Solution:
         extrapolation = coarser.extrapolation(operator, displacement, change, extrapolate if status.success else None)
         if extrapolation.displacement is not displacement or not judged:
             transport_map, misplaced = PiecewiseAffineMap(grid, problem.target_grid, extrapolation.displacement), None
-        transport_map, status, checks = checked(transport_map, operator.problem.source_values, problem.target_values,
+        transport_map, status, checks = checked(transport_map, operator.problem.source_masses, problem.target_masses,
                                                 status, misplaced)
         if last.status is Status.CONVERGED:
             residual, drift = last.residual, last.drift
@@ -373,7 +373,7 @@ def _carried(transport_map, mass, grid):
 
 
 def checked(transport_map, source_values, target_values, status, misplaced=None, finely=False):
-    """The map without its folds, the status it deserves, and what was found, by the names of :class:`Solution`.
+    """From the masses of a problem's cells: the map without its folds, the status it deserves, and what was found, by the names of :class:`Solution`.
 
     ``misplaced``: the mass that the map misplaces, if it is known; ``finely``: how it is counted if it is not.
     """

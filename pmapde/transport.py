@@ -17,7 +17,7 @@ BLOCK = 8  # target cells per axis over which masses are compared
 UNFOLDING_SWEEPS, LONG, GROWTH, LIGHT = 1000, 100, 1.05, 0.01
 """Most sweeps; sweeps before the neighbourhood grows; growth, a sweep, of the mass that counts as light; that mass at
 first, of the mean."""
-UNFOLDING_WORK = 5 * 10**7, 100
+UNFOLDING_WORK = 3 * 10**8, 300
 """Cells that are visited at most, and so many a cell more: a map that is folded all over is not straightened."""
 SETTLED, MOMENTUM = 50, 0.7
 """Sweeps after which only large folds are left, and what their nodes then keep of the last change."""

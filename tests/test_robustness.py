@@ -218,7 +218,7 @@ def test_masses_near_the_limit_are_counted_finely():
     """The verdict's points against the solver's overlaps, on a pair of which either side of 2 % was said before."""
     source, target = pair("log-Gaussian", (32, 32), 1e6, 22)
     solution = pmapde.solve(pmapde.TransportProblem(target, source), pmapde.PseudoTransient(subdivision=1))
-    found = verdict.misplaced_mass(solution, target, source, 48)
+    found = verdict.misplaced_mass(solution, target, source)
     assert 0.01 < found < 0.03
     assert solution.push_forward_error == pytest.approx(found, abs=5e-4)
 

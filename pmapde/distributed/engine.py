@@ -203,12 +203,12 @@ class _Run:
         else:
             evaluation = operator.evaluate(phi, linearise=False)
             residual, drift = evaluation.norm, evaluation.mean
-        displacement, source = operator.displacement(phi), operator.problem.source_values
+        displacement, source = operator.displacement(phi), operator.problem.source_masses
         whole = self.problem.masses if isinstance(self.problem, SampledProblem) else self.problem
         found, misplaced = self.step.judged or (BoxMap(layout, whole.target_grid, displacement), None)
         folded = found.folded_mass(source)
         if misplaced is None:
-            misplaced = found.misplaced_mass(source, whole.target_values)
+            misplaced = found.misplaced_mass(source, whole.target_masses)
         status = self.status
         if status.success and (folded or misplaced > conservation.LIMIT):
             status = self.cut or (Status.FOLDED if misplaced <= conservation.LIMIT else Status.MASS_MISPLACED)

@@ -66,7 +66,7 @@ def conserved(whole, operator, step, solved, stats):
     correction, best = Correction(whole, operator.problem), step
     while True:
         found = BoxMap(operator.layout, whole.target_grid, operator.displacement(step.phi))
-        again = correction.judge(step.phi, found, operator.problem.source_values)
+        again = correction.judge(step.phi, found, operator.problem.source_masses)
         best = step if correction.best is step.phi else best
         if not again:
             break

@@ -25,12 +25,12 @@ FRAME = {2: 1024, 3: 128}
 
 @dataclass(frozen=True, eq=False)
 class Masses:
-    """A target as masses are compared with it; ``target_values`` may be averages over several cells of
+    """A target as masses are compared with it; ``target_masses`` may be averages over several cells of
     ``target_grid``, ``BLOCK / 2`` along every axis."""
 
     ndim: int
     target_grid: Grid
-    target_values: np.ndarray
+    target_masses: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,7 @@ class Block:
     layout: Layout
     grid: Grid
     source_values: np.ndarray
+    source_masses: np.ndarray
     target: object
     slopes: np.ndarray
     offsets: np.ndarray
@@ -60,11 +61,12 @@ class Block:
 
 def block_of(problem, layout):
     """The :class:`Block` of this rank of a :class:`TransportProblem` or :class:`SampledProblem` on its grid."""
-    values = (problem.values(layout) if isinstance(problem, SampledProblem)
-              else np.ascontiguousarray(problem.source_values[layout.slices]))
+    values, masses = (problem.values(layout) if isinstance(problem, SampledProblem)
+                      else [np.ascontiguousarray(whole[layout.slices])
+                            for whole in (problem.source_values, problem.source_masses)])
     frame = problem.frame if isinstance(problem, SampledProblem) else problem
     first = np.array([pair[0] for pair in layout.ranges])
-    return Block(layout, layout.box(), values, problem.target, frame.slopes,
+    return Block(layout, layout.box(), values, masses, problem.target, frame.slopes,
                  frame.offsets + frame.slopes * layout.grid.spacing * first)
 
 
@@ -113,7 +115,7 @@ class SampledProblem:
             fine = self.frame.target_grid
             if isinstance(target, LogDensity) and target_grid is None:  # sampled coarsely, judged finely
                 fine = fine.with_shape(grid.shape)
-            self.masses = Masses(grid.ndim, fine, self.frame.target_values)
+            self.masses = Masses(grid.ndim, fine, self.frame.target_masses)
         self.frame.refuse_zeros()
 
     @property
@@ -131,11 +133,11 @@ class SampledProblem:
         return other
 
     def values(self, layout):
-        """The normalised source in this rank's box; collective."""
-        return self._sampled(layout)[0]
+        """The normalised source in this rank's box, and what its masses are counted with; collective."""
+        return self._sampled(layout)[:2]
 
     def _sampled(self, layout):
-        """The same, and whether these are values at the centres of the cells."""
+        """The same, and whether the first are values at the centres of the cells."""
         pointwise = isinstance(self.source, LogDensity)
         if pointwise:
             box = layout.box()
@@ -156,7 +158,10 @@ class SampledProblem:
             if pointwise:
                 logs = np.log(centre_values(padded, layout.faces))
         values = np.exp(logs - layout.largest(float(logs.max())))
-        return values / (layout.sum(float(values.sum())) * layout.grid.cell_volume), pointwise
+        masses = values if isinstance(self.source, LogDensity) or not pointwise else averages
+        values, masses = (field / (layout.sum(float(field.sum())) * layout.grid.cell_volume)
+                          for field in (values, masses))
+        return values, masses, pointwise
 
     @property
     def _target_is_pointwise(self):
@@ -180,14 +185,16 @@ class SampledProblem:
             return None
         else:
             layout = Layout(self.grid, MPI.COMM_SELF)
-        values, pointwise = self._sampled(layout)
-        values = layout.gather(values)
+        values, masses, pointwise = self._sampled(layout)
+        values, masses = layout.gather(values), layout.gather(masses)
         if values is None:
             return None
         function = isinstance(self._target, LogDensity)
-        return TransportProblem(GridDensity(values, layout.grid, points=pointwise),
-                                self._target if function else self.frame.target,
-                                target_grid=self.frame.target_grid if function else None)
+        found = TransportProblem(GridDensity(values, layout.grid, points=pointwise),
+                                 self._target if function else self.frame.target,
+                                 target_grid=self.frame.target_grid if function else None)
+        found.averages = {"source": masses, "target": self.frame.averages["target"]}
+        return found
 
 
 def _without_ends(layout):
