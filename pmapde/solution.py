@@ -373,8 +373,8 @@ def _carried(transport_map, mass, grid):
 
 
 def checked(transport_map, source_values, target_values, status, misplaced=None, finely=False):
-    """The map without its folds, the status it deserves, and what was found, by the names of :class:`Solution`; from the
-    masses of a problem's cells.
+    """The map without its folds, the status it deserves, and what was found, by the names of :class:`Solution`, from
+    the masses of a problem's cells.
 
     ``misplaced``: the mass that the map misplaces, if it is known; ``finely``: how it is counted if it is not.
     """
