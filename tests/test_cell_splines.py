@@ -5,6 +5,7 @@ import pytest
 import pmapde
 from pmapde import cell_splines, exact, gallery, threads
 from pmapde.cell_splines import DECAY, at_knots, centre_values, extended, spline_coefficients
+from pmapde.conservation import subdivided
 from pmapde.density import GridDensity
 
 
@@ -153,3 +154,26 @@ def test_values_at_centres_are_taken_for_such():
 def test_points_must_be_a_truth_value():
     with pytest.raises(TypeError, match="`points` must be True or False, got 'centres'"):
         GridDensity(np.ones((4, 4)), points="centres")
+
+
+def test_masses_are_counted_with_the_averages_that_were_given(tmp_path):
+    def bumps(a):
+        return gallery.cell_averages(lambda x: np.exp(2 * np.cos(a * x[:, 0]) * np.cos(3 * x[:, 1])), (24, 24))
+    source, target = bumps(3), bumps(4)
+    problem = pmapde.TransportProblem(source, target)
+    for values, masses, given in ((problem.source_values, problem.source_masses, source),
+                                  (problem.target_values, problem.target_masses, target)):
+        np.testing.assert_allclose(masses, given / given.mean(), rtol=1e-14)
+        assert 1e-4 < np.abs(values / masses - 1).max() < 0.05
+    back = problem.swapped()
+    assert back.source_masses is problem.target_masses and back.target_masses is problem.source_masses
+    solution = pmapde.solve(problem)
+    solution.save(tmp_path / "solution.npz")
+    loaded = pmapde.load(tmp_path / "solution.npz").problem
+    np.testing.assert_array_equal(loaded.source_masses, problem.source_masses)
+    np.testing.assert_array_equal(loaded.target_masses, problem.target_masses)
+    np.testing.assert_array_equal(subdivided(problem).source_masses, np.kron(problem.source_masses, np.ones((2, 2))))
+    sampled = pmapde.TransportProblem(GridDensity(source, points=True), GridDensity(target, points=True))
+    assert sampled.source_masses is sampled.source_values
+    changed = problem.with_source(target)
+    assert changed.source_masses is changed.source_values and changed.target_masses is problem.target_masses

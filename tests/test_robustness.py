@@ -497,3 +497,16 @@ def test_the_dual_cost_is_for_no_flux_boxes():
     solution = pmapde.solve(pmapde.TransportProblem(1 + np.eye(8), np.ones((8, 8)), grid=torus))
     with pytest.raises(ValueError, match="no-flux"):
         _ = solution.dual_cost
+
+
+def test_the_verdict_has_more_points_in_heavy_cells():
+    """A cell that holds a seventh of the mass, and its image that share of the target."""
+    source = np.full((12, 12, 12), 1e-3)
+    source[5, 6, 5] = 0.3
+    counts = verdict.points_per_axis(source / source.sum())
+    assert counts[5, 6, 5] == 24 and np.median(counts) == 12
+    solution = solved(source, np.ones((12, 12, 12)), method=pmapde.PseudoTransient(conserve=False, scheme="monotone"))
+    found = verdict.misplaced_mass(solution, source, np.ones((12, 12, 12)))
+    problem = solution.problem
+    overlaps = solution.transport_map.misplaced_mass(problem.source_masses, problem.target_masses, finely=True)
+    assert found == pytest.approx(overlaps, abs=2e-3)
