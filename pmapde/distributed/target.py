@@ -148,10 +148,8 @@ class SlicedDensity:
         """Its :class:`GridDensity`, normalised, on small grids of the same box, on all ranks; collective."""
         totals = [np.zeros(grid.shape) for grid in grids]
         for first, last in self._chunks():
-            around, inside, faces = self._around([(first, last), *((0, n) for n in self.grid.shape[1:])])
+            around, inside, _ = self._around([(first, last), *((0, n) for n in self.grid.shape[1:])])
             values = self._scale * around[inside]
-            if not (self.is_uniform or self.is_rough()):  # as a TransportProblem takes them
-                values = self._scale_of_spline * self._centred(around, faces)[inside]
             for grid, total in zip(grids, totals):
                 along, *across = [averaging_matrix(m, n) for m, n in zip(self.grid.shape, grid.shape)]
                 total += apply_axes([along[:, first:last], *across], values)
