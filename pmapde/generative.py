@@ -355,7 +355,7 @@ class BrenierGenerator:
         return self.inverse_transform(noise)
 
     def score_samples(self, X):
-        """Log-density of the model at ``X``, (n,), finite everywhere.
+        """Log-density of the model at ``X``, (n,), finite wherever squares are.
 
         ``(1 - t) rho + t s`` in whitened coordinates: ``rho`` is ``density_`` on the grid, interpolated (positive, mass
         exactly one); what :meth:`sample` draws follows it up to ``solution_.push_forward_error``. The mass ``t =

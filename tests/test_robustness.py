@@ -499,6 +499,17 @@ def test_the_dual_cost_is_for_no_flux_boxes():
         _ = solution.dual_cost
 
 
+def test_straightening_ends_with_its_budget(monkeypatch):
+    """Not with the sweeps: what is left stays folded, and is counted."""
+    grid = pmapde.Grid((32, 32))
+    mirrored = PiecewiseAffineMap(grid, grid, np.stack([0.9 - 1.9 * grid.cell_centres()[0], np.zeros((32, 32))]))
+    sweeps = []
+    monkeypatch.setattr(transport.folds, "towards_mean", lambda *_: sweeps.append(1))  # straightens nothing
+    monkeypatch.setattr(transport, "UNFOLDING_WORK", (10_000, 10))
+    left = mirrored.unfolded(np.ones((32, 32)))
+    assert 0 < len(sweeps) <= 6 and left.folded_mass(np.ones((32, 32))) > 0.5
+
+
 def test_the_verdict_has_more_points_in_heavy_cells():
     """A cell that holds a seventh of the mass, and its image that share of the target."""
     source = np.full((12, 12, 12), 1e-3)

@@ -148,8 +148,7 @@ class SlicedDensity:
         """Its :class:`GridDensity`, normalised, on small grids of the same box, on all ranks; collective."""
         totals = [np.zeros(grid.shape) for grid in grids]
         for first, last in self._chunks():
-            around, inside, _ = self._around([(first, last), *((0, n) for n in self.grid.shape[1:])])
-            values = self._scale * around[inside]
+            values = self._scale * self._read([(first, last), *((0, n) for n in self.grid.shape[1:])], 0)
             for grid, total in zip(grids, totals):
                 along, *across = [averaging_matrix(m, n) for m, n in zip(self.grid.shape, grid.shape)]
                 total += apply_axes([along[:, first:last], *across], values)
