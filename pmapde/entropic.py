@@ -336,7 +336,7 @@ def _iterate(problem, kernel, phi, iterations, tolerance, factor, relaxation, cl
             break
         relaxation.observe(source.distance)
         # with psi the conjugate of phi the marginal is better than under over-relaxation, by about this factor
-        probing = source.distance <= goal / (2 - omega) and number >= probed + PROBE_EVERY
+        probing = source.distance <= goal / (2 - omega) and number >= probed + max(PROBE_EVERY, number // 8)
         probed = number if probing else probed
         phi = new
     return _Outcome(phi, psi, status, history)

@@ -1,10 +1,11 @@
-"""What is tried after a plain run has failed: the swapped problem, then both on subdivided cells."""
+"""What is tried after a plain run has failed: the swapped problem, entropic plans, then both sides on finer cells."""
 from __future__ import annotations
 
 import math
 import time
 from dataclasses import replace
 
+from .barycentric import affordable, barycentric
 from .conservation import Correction, halvings, repeated, subdivided, worth_halving
 from .grid import Grid
 from .solution import at_centres, checked
@@ -20,55 +21,124 @@ MOST_SAMPLES = {2: 8, 3: 2}
 """Of an inverse map, per cell and axis."""
 SOLVED = (Status.CONVERGED, Status.MASS_MISPLACED, Status.FOLDED)
 """Statuses of a solved equation, whatever its map is worth."""
+FIRST_STEPS = 60
+"""Implicit steps on the problem's cells, or finer ones, after which a side waits until entropic plans were tried."""
+SECONDS_KEPT = 2e-4, 1 / 3
+"""Of a limited time, for entropic plans: a cell, and the largest share."""
 
 
-def solve(attempt, problem, method, extrapolate, start, max_seconds):
+def solve(attempt, problem, method, extrapolate, start, max_seconds, entropic, threads):
     """The first success of the chain, or the failure that misplaces the least mass.
 
     Parameters
     ----------
     attempt : callable
-        ``(problem, method, extrapolate, start, seconds)`` to a Solution.
+        ``(problem, method, extrapolate, start, seconds, steps)`` to a Solution.
+    entropic : bool
+        Whether an entropic plan will do.
 
     The rougher density had better be the source, where it is only a right-hand side: the swapped problem's map is the
-    inverse, and its inverse, sampled at the cells, the map. Finer cells cost 2^d times as much each time, so they come
-    last. Each attempt is booked in ``stats["attempts"]``.
+    inverse, and its inverse, sampled at the cells, the map. Where neither puts the mass in its place an entropic plan
+    usually does, in seconds, at first order; where that does not either, finer cells cost 2^d times as much each time,
+    so they come last. Each attempt is booked in ``stats["attempts"]``.
     """
-    begin, log, best, cut, ranks = time.perf_counter(), [], None, False, {False: 0.0, True: 0.0}
     if not method.conserve or start is not None:
-        return attempt(problem, method, extrapolate, start, max_seconds)
-    for parts, radius in _attempts(problem, method):
-        for swapped in sorted(ranks, key=ranks.get):  # first the side that came closer
-            seconds = max_seconds - (time.perf_counter() - begin) if math.isfinite(max_seconds) else math.inf
-            if best is not None and seconds <= 0:
-                cut = True
-                break
-            settings = replace(method, subdivision=parts, radius=radius)
-            if swapped:
-                solution = inverted(problem, attempt, settings, seconds)
-            else:
-                solution = attempt(problem, settings, extrapolate, None, seconds)
-            log.append({"swapped": swapped, "parts": parts, "status": solution.status.name,
-                        "misplaced": solution.push_forward_error})
-            ranks[swapped] = _rank(solution)
-            final = not best and solution.status in FINAL
-            if solution.success or final or best is None or _rank(solution) < _rank(best):
-                best = solution
-            if solution.success or final:
-                best.stats["attempts"] = log
-                return best
-    best.stats["attempts"] = log
-    # what is missing is time then, whatever the best attempt so far fell short of
-    return replace(best, status=Status.MAX_SECONDS) if cut or solution.status is Status.MAX_SECONDS else best
+        return attempt(problem, method, extrapolate, start, max_seconds, math.inf)
+    chain = _Chain(problem, attempt, method, extrapolate, max_seconds)
+    entropic = entropic and affordable(problem, 1)
+    chain.kept = min(SECONDS_KEPT[0] * problem.grid.size, SECONDS_KEPT[1] * max_seconds) if entropic else 0.0
+    chain.both_sides(1, method.radius, FIRST_STEPS if entropic else math.inf)
+    if entropic:
+        chain.plans(threads)
+    for parts, radius in _finer(problem, method):
+        chain.both_sides(parts, radius)
+    return chain.ended()
 
 
-def _attempts(problem, method):
-    """Parts of a cell and radii of superbases, in turn. Wide superbases on finer cells come last: they are expensive,
-    and seldom of help there."""
+def _finer(problem, method):
+    """Parts of a cell and radii of superbases, in turn: whole cells for the sides that are not through with them. Wide
+    superbases on finer cells come last: they are expensive, and seldom of help there."""
     most = 2**halvings(problem.grid.size, 1, method.subdivision, problem.ndim)
     narrow = [(parts, method.radius or 1) for parts in sorted({min(FEW_PARTS, most), most}) if parts > 1]
     wide = [(most, None)] if narrow and method.radius is None and problem.ndim == 2 else []
     return [(1, method.radius), *narrow, *wide]
+
+
+class _Chain:
+    """Attempts at one problem until one of them ends it."""
+
+    def __init__(self, problem, attempt, method, extrapolate, max_seconds):
+        self.problem, self.attempt, self.method, self.extrapolate = problem, attempt, method, extrapolate
+        self.begin, self.max_seconds, self.kept = time.perf_counter(), max_seconds, 0.0
+        self.log, self.best, self.last, self.final, self.cut = [], None, None, False, False
+        self.ranks, self.waiting = {False: 0.0, True: 0.0}, {False, True}
+
+    @property
+    def left(self):
+        return self.max_seconds - (time.perf_counter() - self.begin)
+
+    def both_sides(self, parts, radius, steps=math.inf):
+        """The equation and the swapped one, on cells of at most ``parts`` parts; whole ones where a side was cut."""
+        for swapped in sorted(self.ranks, key=self.ranks.get):  # first the side that came closer
+            if self.final or parts == 1 and swapped not in self.waiting:
+                continue
+            seconds = self.left - self.kept
+            if self.best is not None and seconds <= 0:
+                self.cut = True
+                return
+            settings = replace(self.method, subdivision=parts, radius=radius)
+            if swapped:
+                solution = inverted(self.problem, self.attempt, settings, seconds, steps)
+            else:
+                solution = self.attempt(self.problem, settings, self.extrapolate, None, seconds, steps)
+            if _steps(solution, self.problem.target_grid if swapped else self.problem.grid) < steps:
+                self.waiting.discard(swapped)
+            first, late = self.best is None, solution.status is Status.MAX_SECONDS and self.kept > 0
+            self.book(solution, swapped=swapped, parts=parts)
+            self.ranks[swapped] = _rank(solution)
+            self.final |= first and solution.status in FINAL and not late
+            self.cut |= late
+
+    def plans(self, threads):
+        """Entropic plans, on finer cells as long as that may help."""
+        parts, self.kept = 1, 0.0
+        while not self.final and self.left > 0:
+            solution = barycentric(self.problem, self.best, parts, self.left, threads)
+            self.book(solution, blur=solution.blur, parts=parts)
+            count = _halvings(self.problem, parts, self.method.subdivision)
+            if solution.status is Status.MAX_SECONDS or not worth_halving(_rank(solution), count):
+                break
+            parts *= 2
+        self.final |= self.cut
+
+    def book(self, solution, **what):
+        self.log.append({**what, "status": solution.status.name, "misplaced": solution.push_forward_error})
+        self.last = solution
+        if self.best is None or solution.success or _rank(solution) < _rank(self.best):
+            self.best = solution
+        self.final |= solution.success
+
+    def ended(self):
+        """The best attempt, which knows of all others."""
+        best = self.best
+        best.stats["attempts"] = self.log
+        # what is missing is time then, whatever the best attempt so far fell short of
+        late = not best.success and (self.cut or self.last.status is Status.MAX_SECONDS)
+        return replace(best, status=Status.MAX_SECONDS) if late else best
+
+
+def _steps(solution, grid):
+    """On the cells of ``grid``, or finer ones."""
+    history = solution.history
+    return history["newton_iterations"][history["cells"] >= grid.size].sum()
+
+
+def _halvings(problem, parts, most):
+    """How often cells cut into ``parts`` may be halved again for an entropic plan."""
+    count = 0
+    while 2 * parts <= most and affordable(problem, 2 * parts):
+        parts, count = 2 * parts, count + 1
+    return count
 
 
 def _rank(solution):
@@ -76,7 +146,7 @@ def _rank(solution):
     return misplaced if math.isfinite(misplaced) else math.inf
 
 
-def inverted(problem, attempt, method, max_seconds):
+def inverted(problem, attempt, method, max_seconds, steps=math.inf):
     """The solution of ``problem`` by one of ``problem.swapped()``: its inverse map, sampled at the cells.
 
     Of which there are as many as put the mass in its place: the inverse jumps where the target has gaps, a layer of
@@ -85,7 +155,7 @@ def inverted(problem, attempt, method, max_seconds):
     be afforded, the swapped equation's source is then corrected by what the sampled inverse misplaces.
     """
     begin, swapped = time.perf_counter(), problem.swapped()
-    back = attempt(swapped, method, None, None, max_seconds)
+    back = attempt(swapped, method, None, None, max_seconds, steps)
     solution = sampled_inverse(problem, back)
     cut, count = back.subdivision, solution.subdivision
     while (back.success and not solution.success and problem.ndim == 2
@@ -94,7 +164,7 @@ def inverted(problem, attempt, method, max_seconds):
         if seconds <= 0:
             break
         cut *= 2
-        back = attempt(subdivided(swapped, cut), replace(method, subdivision=1), None, None, seconds)
+        back = attempt(subdivided(swapped, cut), replace(method, subdivision=1), None, None, seconds, steps)
         finer = sampled_inverse(problem, back)
         solution = min(solution, finer, key=lambda found: (not found.success, _rank(found)))
     if problem.ndim == 2 or solution.success or solution.status not in SOLVED:
@@ -106,7 +176,7 @@ def inverted(problem, attempt, method, max_seconds):
         if seconds <= 0:
             break
         back = attempt(correction.next_problem(), replace(method, conserve=False), None, correction.best.potential,
-                       seconds)
+                       seconds, steps)
         if back.status not in SOLVED:
             break
         solution = back_to_front(problem, back, count)

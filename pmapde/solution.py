@@ -75,6 +75,10 @@ class Solution:
         centres is then that of the finer cells.
     swapped : bool
         Whether the swapped problem was solved, and its map inverted: residual, history and the like are then its own.
+    blur : float
+        0 where the map is that of the equation. Where neither the equation nor the swapped one puts the mass in its
+        place: ``sqrt(epsilon)``, a length below the width of a cell, of the entropic plan whose barycentric projection
+        the map then is; ``residual`` and the estimates of errors are NaN, ``history`` is that of the equation.
     history : dict of ndarray
         One entry per implicit step: ``level, cells, residual, drift, dt, damping, newton_iterations, rejected,
         applications``.
@@ -103,6 +107,7 @@ class Solution:
     push_forward_error: float
     subdivision: int
     swapped: bool
+    blur: float
     history: dict
     stats: dict
     transport_map: PiecewiseAffineMap = field(repr=False)
@@ -141,7 +146,7 @@ class Solution:
                    displacement=at_centres(transport_map, problem.grid), cost=extrapolation.cost,
                    cost_error=extrapolation.cost_error, map_error=extrapolation.map_error, algebraic_error=last.error,
                    extrapolation=extrapolation.note, residual=residual, tolerance=float(last.tolerance), drift=drift,
-                   margin=margin, narrow_mass=narrow, subdivision=subdivision, swapped=False, history=history,
+                   margin=margin, narrow_mass=narrow, subdivision=subdivision, swapped=False, blur=0.0, history=history,
                    stats=plain(stats), transport_map=transport_map, **checks)
 
     @property
@@ -321,7 +326,7 @@ class Solution:
         """The scalars and counters as a dict that JSON can hold; None where a number is not finite."""
         names = ("success", "scheme", "cost", "w2", "cost_error", "map_error", "algebraic_error", "extrapolation",
                  "residual", "tolerance", "drift", "margin", "narrow_mass", "folded_mass", "straightened_mass",
-                 "push_forward_error", "subdivision", "swapped")
+                 "push_forward_error", "subdivision", "swapped", "blur")
         rows = {name: plain(getattr(self, name)) for name in names}
         rows = {name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in rows.items()}

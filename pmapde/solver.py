@@ -297,20 +297,23 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     method = method or PseudoTransient()
     _check_types(problem, method)
 
-    def attempt(problem, method, extrapolate, start, seconds):
-        return _attempt(problem, method, tolerance, max_steps, seconds, extrapolate, start, callback, threads, journal)
+    def attempt(problem, method, extrapolate, start, seconds, steps):
+        return _attempt(problem, method, tolerance, max_steps, seconds, extrapolate, start, callback, threads, journal,
+                        steps)
     run = None if checkpoint is None else Run(checkpoint, "solve", problem, {
         "method": method, "tolerance": tolerance, "extrapolate": extrapolate,
         "start": None if start is None else np.asarray(start, float)}, {"max_steps": int(max_steps)})
     journal = Journal(run)
     with run or nullcontext():
-        solution = fallback.solve(attempt, problem, method, extrapolate, start, max_seconds)
+        solution = fallback.solve(attempt, problem, method, extrapolate, start, max_seconds,
+                                  method.entropic and tolerance == "discretization", threads)
     if throw and not solution.success:
         raise SolverError(solution.status, solution)
     return solution
 
 
-def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, start, callback, threads, journal):
+def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, start, callback, threads, journal,
+             steps_in_all):
     """:func:`solve` without its fall-backs: one run of the engine, with its checks."""
     from .solution import Solution
     stats = new_stats()
@@ -320,17 +323,18 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
                                        EXTRAPOLATED_SHARE if extrapolate else ALGEBRAIC_SHARE, journal,
                                        begin + max_seconds)
     history, last, status = [], None, None
-    on_level = 0
+    on_level, in_all = 0, 0
     try:
         for step in engine:
             history.append(replace(step, phi=None, judged=None, good=None))
             on_level = on_level + 1 if step.newton_iterations else 0  # every equation begins with a step of none
+            in_all += step.newton_iterations if step.grid.size >= problem.grid.size else 0
             last, status = step, step.status if step.level == step.levels - 1 else None
             if callback is not None and not journal.replaying and callback(step):
                 status = Status.STOPPED
             elif time.perf_counter() - begin > max_seconds and status is None:
                 status = Status.MAX_SECONDS
-            elif on_level >= max_steps and status is None:
+            elif (on_level >= max_steps or in_all >= steps_in_all) and status is None:
                 status = Status.MAX_STEPS
             if status is not None:
                 engine.close()

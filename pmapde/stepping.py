@@ -56,6 +56,9 @@ class PseudoTransient:
     conserve : bool
         Correct the equation's source by the mass that its map misplaces, where that is more than 1 %; on failure try
         the swapped problem.
+    entropic : bool
+        Where neither the equation nor the swapped one puts the mass in its place, take the map of an entropic plan
+        whose blur is below a cell (``Solution.blur``); never where ``tolerance`` is a number.
     subdivision : int
         Most parts of a cell per axis where the correction is not enough; never more than 2^20 cells.
     nested : bool
@@ -79,6 +82,7 @@ class PseudoTransient:
     linear: object = field(default_factory=Automatic)
     newton: Newton = field(default_factory=Newton)
     conserve: bool = True
+    entropic: bool = True
     subdivision: int = 8
     nested: bool = True
     coarsest: int = None

@@ -12,13 +12,13 @@ from .solution import Solution, at_centres, plain
 from .status import Status
 from .transport import PiecewiseAffineMap
 
-FORMAT = "pmapde solution 5"
+FORMAT = "pmapde solution 6"
 PLAN = "pmapde sinkhorn plan 2"
 TRAJECTORY = "pmapde trajectory 2"
 DESCENT = "pmapde mirror descent 1"
 _SCALARS = ("scheme", "cost", "cost_error", "map_error", "algebraic_error", "extrapolation", "residual", "tolerance",
             "drift", "margin", "narrow_mass", "folded_mass", "straightened_mass", "push_forward_error", "subdivision",
-            "swapped")
+            "swapped", "blur")
 
 
 def _with_suffix(path):

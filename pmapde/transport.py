@@ -14,9 +14,9 @@ from .threads import refuse_forked
 from .transfer import average
 
 BLOCK = 8  # target cells per axis over which masses are compared
-UNFOLDING_SWEEPS, LONG, GROWTH, LIGHT = 1000, 100, 1.05, 0.01
+UNFOLDING_SWEEPS, LONG, GROWTH, LIGHT = 2000, 400, 1.015, 0.01
 """Most sweeps; sweeps before the neighbourhood grows; growth, a sweep, of the mass that counts as light; that mass at
-first, of the mean."""
+first, of the mean, and again whenever the neighbourhood has grown."""
 UNFOLDING_WORK = 3 * 10**8, 300
 """Cells that are visited at most, and so many a cell more: a map that is folded all over is not straightened."""
 SETTLED, MOMENTUM = 50, 0.7
@@ -208,7 +208,7 @@ class PiecewiseAffineMap:
             count = folds.around(chosen, moved, -1, 2, self._first, shape, periodic, shape, strides, seen,
                                      2 * sweep + 2, cells)
             count = folds.still_folded(nodes, cells, count, strides, self._permutations)
-            light *= GROWTH
+            light = LIGHT * GROWTH**((sweep + 1) % LONG) * source_values.mean()
         inside = (slice(None), *(slice(1, -1),) * self.dimension)
         shift = (nodes - self.nodes).reshape(self.dimension, *shape + 2)[inside]
         result = PiecewiseAffineMap(self.grid, self.target_grid, self.displacement + shift)
