@@ -12,6 +12,9 @@ from numba import njit, prange
 
 BLOCK = 256
 MOST_PIECES = 12
+POINTWISE, POINT = 1 / 32, 1e-9
+"""Target cells in ``widest`` below which pieces are points: a box blurs thin layers that are stretched over many cells,
+in three dimensions by a tenth of what they misplace; and how wide a point is."""
 
 
 @njit(cache=True, error_model="numpy")
@@ -321,7 +324,7 @@ def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, posit
         if not smooth:
             for c in range(dimension):
                 stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
-                width[c] = min(width[c] + stretch / last, 1.0)
+                width[c] = min(width[c] + stretch / last, 1.0) if widest >= POINTWISE else POINT
         for q in range(last):
             x = lower[a] + (position[a] + (q + 0.5) / last) * spacing[a]
             k, local[a, q], _ = _cell(x, lower[a], spacing[a], shape[a], periodic[a], axes[a])
@@ -353,13 +356,18 @@ def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, posit
 
 @njit(cache=True, error_model="numpy")
 def _in_one_cell(nodes, strides, centre, target_lower, target_spacing, cells, index):
-    """Whether the image of a source cell, as far as the longer edges to its neighbours reach, lies in the target cell
-    ``index``."""
+    """Whether the image of a source cell lies in the target cell ``index``: half of the longest edges, of the simplices
+    at its centre, to nodes ahead and to nodes behind reach as far."""
     dimension = len(strides)
     for c in range(dimension - 1, -1, -1):
-        reach, here = 0.0, nodes[c, centre]
-        for a in range(dimension):
-            reach += 0.5 * max(abs(nodes[c, centre + strides[a]] - here), abs(nodes[c, centre - strides[a]] - here))
+        ahead, behind, here = 0.0, 0.0, nodes[c, centre]
+        for corner in range(1, 1 << dimension):
+            step = 0
+            for a in range(dimension):
+                step += (corner >> a & 1) * strides[a]
+            ahead = max(ahead, abs(nodes[c, centre + step] - here))
+            behind = max(behind, abs(nodes[c, centre - step] - here))
+        reach = 0.5 * (ahead + behind)
         low = target_lower[c] + (index % cells[c]) * target_spacing[c]
         if here - reach < low or here + reach > low + target_spacing[c]:
             return False
