@@ -4,7 +4,7 @@
 
 Both sides rough and of the same kind (``random_fields.py``), default settings but for a limit of time. A run is
 
-* sound: ``success``, and the verdict agrees (``verdict.py``: at most 2 % of the mass in the wrong block of 8 cells per
+* sound: ``success`` (how many by an entropic plan of a blur below a cell is said in brackets), and the verdict agrees (``verdict.py``: at most 2 % of the mass in the wrong block of 8 cells per
   axis of the unsmoothed target, no folded point, nothing outside the target);
 * an honest failure: any other status, which is counted by name;
 * a silent failure: ``success`` that the verdict denies. There must be none; the exit status is 1 if there is one.
@@ -53,25 +53,27 @@ def judged(source, target, method, limit):
     verdict = judge(solution, source, target)
     outcome = ("sound" if verdict.sound else "SILENT") if solution.success else solution.status.name
     return {"outcome": outcome, "misplaced": verdict.misplaced, "crooked": verdict.crooked,
-            "straightened": solution.straightened_mass, "parts": solution.subdivision,
+            "straightened": solution.straightened_mass, "entropic": solution.blur > 0, "parts": solution.subdivision,
             "newton": solution.stats["newton_iterations"], "seconds": seconds}
 
 
 def table(rows, across):
-    """Sound of all by kind, one column per contrast, and the failures by status."""
+    """Sound of all by kind, one column per contrast, the failures by status, and how many maps are entropic plans'."""
     columns = list(dict.fromkeys(across(row) for row in rows))
     lines = ["kind".ljust(20) + "".join(name.rjust(32) for name in columns)]
-    groups = defaultdict(list)
+    groups, plans = defaultdict(list), Counter()
     for row in rows:
-        groups[row["kind"], across(row)].append(row["outcome"])
-        groups["all", across(row)].append(row["outcome"])
+        for kind in (row["kind"], "all"):
+            groups[kind, across(row)].append(row["outcome"])
+            plans[kind, across(row)] += row["outcome"] == "sound" and row["entropic"]
     for kind in [*dict.fromkeys(row["kind"] for row in rows), "all"]:
         cells = []
         for name in columns:
             counts = Counter(groups[kind, name])
             bad = ", ".join(f"{count} {SHORT.get(status, status)}" for status, count in counts.items()
                             if status != "sound")
-            cells.append(f"{counts['sound']}/{sum(counts.values())}" + (f" ({bad})" if bad and kind != "all" else ""))
+            cells.append(f"{counts['sound']}/{sum(counts.values())}" + (f" ({bad})" if bad and kind != "all" else "")
+                         + (f" [{plans[kind, name]}]" if plans[kind, name] else ""))
         lines.append(kind.ljust(20) + "".join(cell.rjust(32) for cell in cells))
     return lines
 
@@ -86,7 +88,8 @@ def report(name, title, rows, lines, write):
                       f"{len(rows)} runs, {sum(row['outcome'] == 'sound' for row in rows)} sound, {len(silent)} silent "
                       f"failures; median of the misplaced mass of the sound ones "
                       f"{np.median([r['misplaced'] for r in rows if r['outcome'] == 'sound'] or [np.nan]):.2%}; "
-                      f"cells subdivided in {sum(row['parts'] > 1 for row in rows)}",
+                      f"cells subdivided in {sum(row['parts'] > 1 for row in rows)}; [n]: of them n by an entropic plan, "
+                      f"{sum(row['outcome'] == 'sound' and row['entropic'] for row in rows)} in all",
                       *(f"SILENT: {row}" for row in silent)]) + "\n"
     print(text)
     if write:

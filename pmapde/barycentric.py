@@ -60,7 +60,8 @@ def barycentric(problem, failed, parts, max_seconds=math.inf, threads=None):
     if not np.isfinite(displacement).all():
         return replace(failed, status=plan.status, push_forward_error=math.inf, blur=blur)
     centres, column = cells.grid.cell_centres(), (-1,) + (1,) * problem.ndim
-    affine = problem.slopes.reshape(column) * (centres - cells.grid.lower.reshape(column)) + problem.offsets.reshape(column)
+    slopes, offsets, lower = (values.reshape(column) for values in (problem.slopes, problem.offsets, cells.grid.lower))
+    affine = slopes * (centres - lower) + offsets
     transport_map = PiecewiseAffineMap(cells.grid, problem.target_grid, displacement + CONVEXITY * (affine - centres))
     source = repeated(problem.source_masses, parts)
     met = plan.success or plan.marginal_error[-1] <= LATE

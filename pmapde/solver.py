@@ -272,7 +272,9 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     wrong place is never ``CONVERGED`` (see :class:`Status`). Before that the source of the equation is corrected by
     what its map misplaces (``stats["misplaced"]``). Where Newton's method gets nowhere, both densities are raised to
     a power that grows from 0 to 1, each stage starting from the last (``stats["continued"]``: every power tried).
-    Then, on failure, the swapped problem is solved and its map inverted, and both are tried on subdivided cells
+    Then, on failure, the swapped problem is solved and its map inverted; where that does not do either, and
+    ``tolerance`` is no number, the map of an entropic plan is taken that blurs by less than a cell
+    (:attr:`Solution.blur`, ``MARGINALS_MET``), on subdivided cells if need be; at last both sides are tried on such cells
     (``stats["attempts"]``).
 
     Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to
