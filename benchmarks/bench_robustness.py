@@ -4,8 +4,9 @@
 
 Both sides rough and of the same kind (``random_fields.py``), default settings but for a limit of time. A run is
 
-* sound: ``success`` (how many by an entropic plan of a blur below a cell is said in brackets), and the verdict agrees (``verdict.py``: at most 2 % of the mass in the wrong block of 8 cells per
-  axis of the unsmoothed target, no folded point, nothing outside the target);
+* sound: ``success``, and the verdict agrees (``verdict.py``: at most 2 % of the mass in the wrong block of 8 cells per
+  axis of the unsmoothed target, no folded point, nothing outside the target); in brackets how many of these maps are
+  those of entropic plans, whose blur is a cell at most, where the equation's misplaced mass;
 * an honest failure: any other status, which is counted by name;
 * a silent failure: ``success`` that the verdict denies. There must be none; the exit status is 1 if there is one.
 
@@ -88,7 +89,7 @@ def report(name, title, rows, lines, write):
                       f"{len(rows)} runs, {sum(row['outcome'] == 'sound' for row in rows)} sound, {len(silent)} silent "
                       f"failures; median of the misplaced mass of the sound ones "
                       f"{np.median([r['misplaced'] for r in rows if r['outcome'] == 'sound'] or [np.nan]):.2%}; "
-                      f"cells subdivided in {sum(row['parts'] > 1 for row in rows)}; [n]: of them n by an entropic plan, "
+                      f"cells subdivided in {sum(row['parts'] > 1 for row in rows)}; [n]: n maps of entropic plans, "
                       f"{sum(row['outcome'] == 'sound' and row['entropic'] for row in rows)} in all",
                       *(f"SILENT: {row}" for row in silent)]) + "\n"
     print(text)

@@ -12,6 +12,7 @@ from .grid import Grid
 from .problem import ZERO_FLOOR, TransportProblem, placed
 from .solver import solve
 from .status import SolverError, Status
+from .stepping import PseudoTransient
 from .transport import PiecewiseAffineMap
 
 FLOOR = 1e-7
@@ -133,12 +134,13 @@ def wasserstein_barycentre(densities, weights=None, *, grid=None, grids=None, fl
     values = sum(w * part for w, part in zip(weights, parts))
     if zeros and not any(grid.periodic):
         values = _normal(weights, parts, grid)
+    method = PseudoTransient(entropic=False)  # whose maps do not change with the density as the gradient says
     objective, gradient, goal, status = [], [], math.nan, Status.MAX_STEPS
     for _ in range(max_iterations):
         if values.min() == 0:
             values = np.maximum(values, ZERO_FLOOR * values.max())
         problems = [problem.with_source(values, "density") for problem in problems]
-        solutions = [solve(problem, threads=threads) for problem in problems]
+        solutions = [solve(problem, method, threads=threads) for problem in problems]
         source = problems[0].source_values
         displacement = sum(w * solution.displacement for w, solution in zip(weights, solutions))
         objective.append(float(sum(w * solution.cost for w, solution in zip(weights, solutions))))

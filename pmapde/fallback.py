@@ -5,6 +5,8 @@ import math
 import time
 from dataclasses import replace
 
+import numpy as np
+
 from .barycentric import affordable, barycentric
 from .conservation import Correction, halvings, repeated, subdivided, worth_halving
 from .grid import Grid
@@ -27,13 +29,15 @@ SECONDS_KEPT = 2e-4, 1 / 3
 """Of a limited time, for entropic plans: a cell, and the largest share."""
 
 
-def solve(attempt, problem, method, extrapolate, start, max_seconds, entropic, threads):
+def solve(attempt, problem, method, extrapolate, start, max_seconds, max_steps=math.inf, entropic=False, threads=None):
     """The first success of the chain, or the failure that misplaces the least mass.
 
     Parameters
     ----------
     attempt : callable
         ``(problem, method, extrapolate, start, seconds, steps)`` to a Solution.
+    max_steps : int
+        Of an equation, where the caller limits them: what ran into that is not rescued by a plan.
     entropic : bool
         Whether an entropic plan will do.
 
@@ -48,7 +52,7 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds, entropic, t
     entropic = entropic and affordable(problem, 1)
     chain.kept = min(SECONDS_KEPT[0] * problem.grid.size, SECONDS_KEPT[1] * max_seconds) if entropic else 0.0
     chain.both_sides(1, method.radius, FIRST_STEPS if entropic else math.inf)
-    if entropic:
+    if entropic and _steps_at_the_end(chain.last) < max_steps:
         chain.plans(threads)
     for parts, radius in _finer(problem, method):
         chain.both_sides(parts, radius)
@@ -131,6 +135,12 @@ def _steps(solution, grid):
     """On the cells of ``grid``, or finer ones."""
     history = solution.history
     return history["newton_iterations"][history["cells"] >= grid.size].sum()
+
+
+def _steps_at_the_end(solution):
+    """Of the last equation that was solved: every one begins with a step of none."""
+    newton = solution.history["newton_iterations"]
+    return len(newton) - 1 - np.flatnonzero(newton == 0)[-1]
 
 
 def _halvings(problem, parts, most):

@@ -352,8 +352,8 @@ class Solution:
                          + (f"; {sum(stats['work'].values()):.1f} work units" if stats["work"] else "")),
                 ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in stats["seconds"].items()))]
         if self.blur:
-            rows.insert(2, ("entropic", f"the map is the barycentric projection of an entropic plan of blur {self.blur:.3g}"
-                                        f", on cells cut into {self.subdivision} an axis"))
+            rows.insert(2, ("entropic", f"the map is the barycentric projection of an entropic plan, its blur "
+                                        f"{self.blur:.3g}, on cells cut into {self.subdivision} an axis"))
         rows += [("fallback", text) for text in stats["fallbacks"]]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)
 

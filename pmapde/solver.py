@@ -273,8 +273,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     what its map misplaces (``stats["misplaced"]``). Where Newton's method gets nowhere, both densities are raised to
     a power that grows from 0 to 1, each stage starting from the last (``stats["continued"]``: every power tried).
     Then, on failure, the swapped problem is solved and its map inverted; where that does not do either, and
-    ``tolerance`` is no number, the map of an entropic plan is taken that blurs by less than a cell
-    (:attr:`Solution.blur`, ``MARGINALS_MET``), on subdivided cells if need be; at last both sides are tried on such cells
+    ``tolerance`` is no number, the map of an entropic plan is taken that blurs by a cell at most
+    (:attr:`Solution.blur`, ``MARGINALS_MET``), on subdivided cells if need be; at last both sides are tried on those
     (``stats["attempts"]``).
 
     Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to
@@ -307,7 +307,7 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         "start": None if start is None else np.asarray(start, float)}, {"max_steps": int(max_steps)})
     journal = Journal(run)
     with run or nullcontext():
-        solution = fallback.solve(attempt, problem, method, extrapolate, start, max_seconds,
+        solution = fallback.solve(attempt, problem, method, extrapolate, start, max_seconds, max_steps,
                                   method.entropic and tolerance == "discretization", threads)
     if throw and not solution.success:
         raise SolverError(solution.status, solution)

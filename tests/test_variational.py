@@ -59,11 +59,12 @@ def test_independent_draws_have_the_marginals(fits):
 
 
 def test_weighted_draws_are_unbiased_whatever_the_map():
-    """A map far from converged: its own moments are off, the weighted ones and the mean weight are not."""
+    """A map that goes nine tenths of the way: its own moments are off, the weighted ones and the mean weight are not."""
     model = MODELS["banana"]
     rough = model.posterior(max_cells=24**2, reference="gaussian").fit()  # one grid only: the first
-    solution = pmapde.solve(rough.solution.problem, pmapde.PseudoTransient(scheme="centred", conserve=False),
-                            max_steps=3)
+    whole = rough.solution.transport_map
+    solution = replace(rough.solution, transport_map=PiecewiseAffineMap(whole.grid, whole.target_grid,
+                                                                        0.9 * whole.displacement))
     rough = Sampler(rough._locator, rough._sampler.reference, solution, rough._on(solution.problem.grid)[0])
     x, log_weights = rough.importance(uniforms(2**17, 2, np.random.default_rng(0), "sobol"))
     weights = np.exp(log_weights)

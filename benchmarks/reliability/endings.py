@@ -49,7 +49,7 @@ def same_results(first, second):
             and all(np.array_equal(arrays[name], others[name], equal_nan=True) for name in arrays))
 
 
-_FORMATS = ("pmapde solution 5", "pmapde trajectory 2", "pmapde mirror descent 1")
+_FORMATS = ("pmapde solution 6", "pmapde trajectory 2", "pmapde mirror descent 1")
 
 
 def kill_trial(kind, folder, generator, uninterrupted, most):

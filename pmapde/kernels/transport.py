@@ -12,9 +12,6 @@ from numba import njit, prange
 
 BLOCK = 256
 MOST_PIECES = 12
-POINTWISE, POINT = 1 / 32, 1e-9
-"""Target cells in ``widest`` below which pieces are points: a box blurs thin layers that are stretched over many cells,
-in three dimensions by a tenth of what they misplace; and how wide a point is."""
 
 
 @njit(cache=True, error_model="numpy")
@@ -324,7 +321,7 @@ def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, posit
         if not smooth:
             for c in range(dimension):
                 stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
-                width[c] = min(width[c] + stretch / last, 1.0) if widest >= POINTWISE else POINT
+                width[c] = min(width[c] + stretch / last, 1.0)
         for q in range(last):
             x = lower[a] + (position[a] + (q + 0.5) / last) * spacing[a]
             k, local[a, q], _ = _cell(x, lower[a], spacing[a], shape[a], periodic[a], axes[a])
