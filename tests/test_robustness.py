@@ -10,7 +10,7 @@ import verdict
 from random_fields import KINDS, pair
 
 import pmapde
-from pmapde import conservation, exact, fallback, remedies, transport
+from pmapde import barycentric, conservation, exact, fallback, remedies, transport
 from pmapde.equation import new_stats
 from pmapde.linear.geometric import GeometricMultigrid
 from pmapde.linear.solver import LinearSolver
@@ -25,6 +25,10 @@ def _quiet():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pmapde.StencilWarning)
         yield
+
+
+EQUATION = pmapde.PseudoTransient(entropic=False)
+"""Without the plans that make up for it."""
 
 
 def solved(source, target, floor=None, **arguments):
@@ -154,7 +158,7 @@ def test_hard_pairs_in_space_are_solved_without_finer_cells(kind, seed):
     """Corrected over the blocks that are judged, the second of them on the swapped side; and the solution's count of
     the misplaced mass, which the correction aims at, is the verdict's."""
     source, target = pair(kind, (16, 16, 16), 1e3, seed)
-    solution = solved(source, target)
+    solution = solved(source, target, method=EQUATION)
     found = verdict.judge(solution, source, target)
     assert solution.success and found.sound
     assert all(tried["parts"] == 1 for tried in solution.stats["attempts"])
@@ -360,7 +364,7 @@ def test_a_run_cut_short_on_finer_cells_ends_with_the_best_map_so_far(monkeypatc
             clock[0] = 1e9
 
     monkeypatch.setattr("pmapde.solver.time.perf_counter", lambda: clock[0])
-    solution = pmapde.solve(problem, max_seconds=1e6, callback=watch)
+    solution = pmapde.solve(problem, EQUATION, max_seconds=1e6, callback=watch)
     good = finer[0].good
     assert solution.status is Status.MAX_SECONDS and len(finer) == 1
     assert good.status is Status.CONVERGED and good.grid.shape == problem.grid.shape
@@ -376,7 +380,7 @@ def test_continuation_in_contrast_solves_what_newtons_method_does_not():
     problem = pmapde.TransportProblem(source, target)
     plain = pmapde.solve(problem, pmapde.PseudoTransient(conserve=False), max_steps=150)
     assert plain.status is Status.MAX_STEPS
-    solution = pmapde.solve(problem, pmapde.PseudoTransient(subdivision=1))
+    solution = pmapde.solve(problem, pmapde.PseudoTransient(subdivision=1, entropic=False))
     stages = solution.stats["continued"]
     assert stages and all(stage["powers"][-1] == 1 for stage in stages)
     assert solution.status in (Status.CONVERGED, Status.MASS_MISPLACED)  # the equation is solved
@@ -418,7 +422,7 @@ def test_gaps_on_both_sides_are_solved_on_finer_cells_of_the_swapped_problem():
     back = solved(target, source)
     assert back.success and back.subdivision == 1
     assert not fallback.sampled_inverse(pmapde.TransportProblem(source, target), back).success  # observed 2.8 %
-    solution = solved(source, target)
+    solution = solved(source, target, method=EQUATION)
     assert solution.success and solution.swapped and verdict.judge(solution, source, target).sound
     assert [attempt["swapped"] for attempt in solution.stats["attempts"]] == [False, True, True]  # what came closer
 
@@ -426,7 +430,7 @@ def test_gaps_on_both_sides_are_solved_on_finer_cells_of_the_swapped_problem():
 def test_no_attempt_repeats_another():
     def attempts(shape, **settings):
         problem = pmapde.TransportProblem(np.ones(shape), np.ones(shape))
-        return fallback._attempts(problem, pmapde.PseudoTransient(**settings))
+        return fallback._finer(problem, pmapde.PseudoTransient(**settings))
     assert attempts((64, 64)) == [(1, None), (4, 1), (8, 1), (8, None)]
     assert attempts((512, 512)) == [(1, None), (2, 1), (2, None)]
     assert attempts((64, 64), radius=2, subdivision=2) == [(1, 2), (2, 2)]
@@ -450,7 +454,7 @@ def test_a_chain_cut_short_says_that_time_was_missing():
     failed = pmapde.solve(problem, pmapde.PseudoTransient(conserve=False))
     assert failed.status is Status.MASS_MISPLACED
 
-    def attempt(problem, method, extrapolate, start, seconds):  # the whole time goes into the first one
+    def attempt(problem, method, extrapolate, start, seconds, steps):  # the whole time goes into the first one
         time.sleep(0.02)
         return failed
     cut = fallback.solve(attempt, problem, pmapde.PseudoTransient(), None, None, 0.01)
@@ -462,7 +466,7 @@ def test_bars_on_both_sides():
     """Zeros in source and target, across each other; solved from the other side."""
     x, y = pmapde.Grid((64, 64)).cell_centres()
     source, target = ((6 * x) % 1 < 0.5).astype(float), ((5 * y) % 1 < 0.5).astype(float)
-    solution = solved(source, target)
+    solution = solved(source, target, method=EQUATION)
     assert solution.success and solution.swapped
     assert verdict.judge(solution, source, target).sound
 
@@ -521,3 +525,77 @@ def test_the_verdict_has_more_points_in_heavy_cells():
     problem = solution.problem
     overlaps = solution.transport_map.misplaced_mass(problem.source_masses, problem.target_masses, finely=True)
     assert found == pytest.approx(overlaps, abs=2e-3)
+
+
+@pytest.mark.parametrize(("kind", "shape", "contrast", "seed", "parts"), [
+    ("shapes", (64, 64), 1e6, 5, 1), ("log-Gaussian", (32, 32), 1e6, 3, 4), ("shapes", (16, 16, 16), 1e3, 7, 2)])
+def test_entropic_plans_put_the_mass_where_the_equation_does_not(kind, shape, contrast, seed, parts):
+    """The order of attempts, and what the solution says of its map: the verdict's masses, cost, no error estimates."""
+    source, target = pair(kind, shape, contrast, seed)
+    solution = solved(source, target)
+    attempts = solution.stats["attempts"]
+    assert solution.status is Status.MARGINALS_MET and solution.subdivision == parts
+    assert [attempt.get("swapped") for attempt in attempts][:3] == [False, True, None]
+    assert [attempt["parts"] for attempt in attempts[2:]] == [2**k for k in range(len(attempts) - 2)]
+    assert solution.blur == attempts[-1]["blur"] == pytest.approx(barycentric.BLUR[len(shape)] / shape[0] / parts)
+    assert all(attempt["misplaced"] > solution.push_forward_error for attempt in attempts[:-1])
+    found = verdict.judge(solution, source, target)
+    assert found.sound and found.misplaced == pytest.approx(solution.push_forward_error, abs=1e-3)
+    assert all(np.isnan([solution.residual, solution.map_error, solution.cost_error, solution.drift]))
+    assert solution.dual_cost == pytest.approx(solution.cost, rel=0.03)
+    assert "entropic" in str(solution) and solution.summary()["residual"] is None
+    again = pmapde.solve(solution.problem, EQUATION, max_seconds=1.0)
+    assert again.blur == 0 and again.status is not Status.MARGINALS_MET
+
+
+def test_the_map_of_an_entropic_plan_is_of_first_order_and_has_no_folds():
+    """On smooth data, where nobody asks for it: three terms of the error, of which that at the faces is the largest."""
+    errors = []
+    for n in (32, 64, 128):
+        known = exact.manufactured((n, n))
+        plain = pmapde.solve(known.problem, pmapde.PseudoTransient(conserve=False))
+        found = barycentric.barycentric(known.problem, plain, 1)
+        assert found.status is Status.MARGINALS_MET and found.folded_mass == found.straightened_mass == 0
+        points = known.problem.grid.cell_centres().reshape(2, -1).T
+        errors.append(np.sqrt(((found.map(points) - plain.map(points))**2).sum(axis=1).mean()))
+    assert np.all(np.array(errors) < 0.3 / np.array([32, 64, 128])), errors
+
+
+def test_plans_do_not_stand_in_for_what_was_asked_of_the_equation():
+    source, target = pair("shapes", (32, 32), 1e6, 2)
+    problem = pmapde.TransportProblem(source, target)
+    assert pmapde.solve(problem).status is Status.MARGINALS_MET
+    asked = pmapde.solve(problem, tolerance=1e-6, max_seconds=2.0)  # a residual: plans have none
+    assert asked.blur == 0 and all("blur" not in attempt for attempt in asked.stats["attempts"])
+    limited = pmapde.solve(problem, max_steps=3)
+    assert limited.status is Status.MAX_STEPS and limited.blur == 0
+
+
+def test_a_limited_time_leaves_some_for_a_plan(monkeypatch):
+    source, target = pair("shapes", (32, 32), 1e6, 2)
+    problem = pmapde.TransportProblem(source, target)
+    failed = pmapde.solve(problem, EQUATION, max_steps=1)
+    given = []
+
+    def attempt(problem, method, extrapolate, start, seconds, steps):
+        given.append(seconds)
+        return dataclasses.replace(failed, status=Status.MAX_SECONDS)
+    kept = fallback.SECONDS_KEPT[0] * problem.grid.size
+    late = fallback.solve(attempt, problem, pmapde.PseudoTransient(), None, None, 100.0, entropic=True)
+    assert late.status is Status.MARGINALS_MET
+    assert given[0] == pytest.approx(100.0 - kept, abs=1e-3)
+    monkeypatch.setattr(fallback, "barycentric", lambda problem, failed, parts, seconds, threads: dataclasses.replace(
+        failed, status=Status.MASS_MISPLACED, blur=0.1, push_forward_error=0.5))
+    late = fallback.solve(attempt, problem, pmapde.PseudoTransient(), None, None, 100.0, entropic=True)
+    assert late.status is Status.MAX_SECONDS
+
+
+def test_a_plan_that_runs_away_is_no_solution(monkeypatch):
+    problem = pmapde.TransportProblem(*pair("shapes", (16, 16), 1e3, 2))
+    failed = pmapde.solve(problem, EQUATION, max_steps=1)
+    plan = pmapde.sinkhorn(problem, 1e-3, 1)
+    nowhere = np.full(problem.target_grid.shape, np.nan)
+    monkeypatch.setattr(barycentric, "sinkhorn", lambda *_, **__: dataclasses.replace(
+        plan, status=Status.DIVERGED, dual_displacement_potential=nowhere))
+    found = barycentric.barycentric(problem, failed, 1)
+    assert found.status is Status.DIVERGED and found.push_forward_error == np.inf and not found.success
