@@ -198,6 +198,8 @@ def blur_table(write):
             if problem is known.problem:
                 lines[-1] += f"      map error {known.map_error(found.displacement) * len(source):.3f} cells"
             print(lines[-1], file=sys.stderr, flush=True)
+    error = known.map_error(pmapde.solve(known.problem).displacement) * known.problem.grid.shape[0]
+    lines += ["", f"map error of the equation on the smooth problem: {error:.4f} cells"]
     text = "\n".join(["Maps of entropic plans by their blur in cells", *machine(), "", *lines]) + "\n"
     print(text)
     if write:
