@@ -293,6 +293,13 @@ class _OverRelaxation:
             if best > self.factor + 0.01:
                 self._restart(best)
 
+    def retreats(self):
+        """Whether a factor that was too large, as the iteration has run away, is taken back half of the way to 1."""
+        if not self.automatic or self.factor <= 1.01:
+            return False
+        self._restart(1 + (self.factor - 1) / 2)
+        return True
+
     def _restart(self, factor):
         self.factor = factor
         self.errors = []
@@ -311,6 +318,7 @@ def _iterate(problem, kernel, phi, iterations, tolerance, factor, relaxation, cl
     log_source, log_target = log_masses(problem)
     source_mass, target_mass = np.exp(log_source), np.exp(log_target)
     psi, status, probing, probed, history, floor = None, None, False, 0, [], 0.0
+    least, closest = math.inf, phi
     for number in range(iterations + 2):
         closing = status is not None or number >= iterations
         omega = 1.0 if closing or probing or psi is None else relaxation.factor
@@ -322,6 +330,11 @@ def _iterate(problem, kernel, phi, iterations, tolerance, factor, relaxation, cl
         if number % 64 == 0:
             floor = 4 * np.finfo(float).eps * (1 + float(np.abs(phi).max()) / kernel.epsilon)
         exact, goal = omega == 1.0, max(tolerance, floor) if tolerance else -1.0
+        if source.distance < least:
+            least, closest = source.distance, phi
+        if not source.distance <= DIVERGED and not closing and relaxation.retreats():
+            phi, psi, probing = closest, None, False
+            continue
         if not source.distance <= DIVERGED:
             status, exact = Status.DIVERGED, True
         elif exact and source.distance <= goal:

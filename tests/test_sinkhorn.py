@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 from tools import random_density
 
 import pmapde
-from pmapde import Grid, GridDensity, LogDensity, Status, TransportProblem, exact, rates, sinkhorn
+from pmapde import Grid, GridDensity, LogDensity, Status, TransportProblem, entropic, exact, rates, sinkhorn
 from pmapde.gaussian import GaussianFlow
 from pmapde.gibbs import AxisKernel, GibbsKernel, half_sweep, log_masses, memory_needed
 
@@ -661,3 +661,27 @@ def test_the_gaussian_recursion_tends_to_the_flow():
             errors[-1].append(np.abs(read - flow.hessian(time)).max())
     orders = np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
     assert orders[:, 0] == pytest.approx(1, abs=0.1) and orders[:, 1] == pytest.approx(2, abs=0.1)
+
+
+def test_over_relaxation_that_runs_away_is_taken_back(monkeypatch):
+    """Begun far from the limit, where the theory of the factor does not hold: half as far, from the best sweep."""
+    taken_back = []
+
+    class Eager(entropic._OverRelaxation):
+        def __init__(self, factor):
+            super().__init__(factor)
+            self.factor = 1.98 if self.automatic else self.factor
+
+        def retreats(self):
+            taken_back.append(super().retreats())
+            return taken_back[-1]
+
+    x, y = pmapde.Grid((48, 48)).cell_centres()
+    source, target = (np.where(np.hypot(x - a, y - b) < 0.1, 1.0, 1e-3) for a, b in ((0.2, 0.3), (0.8, 0.6)))
+    problem = pmapde.TransportProblem(source, target)
+    plain, hot = pmapde.sinkhorn(problem, 1e-4, tolerance=1e-7), pmapde.sinkhorn(problem, 4e-4, tolerance=1e-3)
+    monkeypatch.setattr(entropic, "_OverRelaxation", Eager)
+    monkeypatch.setattr(entropic, "DIVERGED", 0.2)
+    plan = pmapde.sinkhorn(problem, 1e-4, tolerance=1e-7, iterations=5000, start=hot.potential)
+    assert taken_back and all(taken_back) and plan.success
+    assert np.ptp(plan.potential - plain.potential) < 1e-5
