@@ -42,6 +42,12 @@ def cells_of(problem, parts):
                             floor=0.0)
 
 
+def is_for(problem):
+    """Whether the blur, of one temperature for all axes, is about a cell on every one of them: cells nearly cubic."""
+    areas = problem.grid.spacing * problem.target_grid.spacing
+    return areas.max() <= 2 * areas.min()
+
+
 def affordable(problem, parts):
     """Whether cells cut into ``parts`` per axis are not too many."""
     return max(problem.grid.size, problem.target_grid.size) * parts**problem.ndim <= LARGEST[problem.ndim]
@@ -65,8 +71,10 @@ def barycentric(problem, failed, parts, max_seconds=math.inf, threads=None):
     transport_map = PiecewiseAffineMap(cells.grid, problem.target_grid, displacement + CONVEXITY * (affine - centres))
     source = repeated(problem.source_masses, parts)
     met = plan.success or plan.marginal_error[-1] <= LATE
+    if not met:  # not worth straightening, which knows no time
+        return replace(failed, status=plan.status, push_forward_error=math.inf, blur=blur)
     transport_map, status, checks = checked(transport_map, source, problem.target_masses,
-                                            Status.CONVERGED if met else plan.status, finely=True)
+                                            Status.CONVERGED, finely=True)
     displacement = transport_map.displacement
     cost = float(((displacement**2).sum(axis=0) * source).sum()) * cells.grid.cell_volume
     phi = average(plan.displacement_potential, problem.grid.shape)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .barycentric import affordable, barycentric
+from .barycentric import affordable, barycentric, is_for
 from .conservation import Correction, halvings, repeated, subdivided, worth_halving
 from .grid import Grid
 from .solution import at_centres, checked
@@ -49,7 +49,7 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds, max_steps=m
     if not method.conserve or start is not None:
         return attempt(problem, method, extrapolate, start, max_seconds, math.inf)
     chain = _Chain(problem, attempt, method, extrapolate, max_seconds)
-    entropic = entropic and affordable(problem, 1)
+    entropic = entropic and is_for(problem) and affordable(problem, 1)
     chain.kept = min(SECONDS_KEPT[0] * problem.grid.size, SECONDS_KEPT[1] * max_seconds) if entropic else 0.0
     chain.both_sides(1, method.radius, FIRST_STEPS if entropic else math.inf)
     if entropic and _steps_at_the_end(chain.last) < max_steps:
@@ -101,13 +101,14 @@ class _Chain:
             self.book(solution, swapped=swapped, parts=parts)
             self.ranks[swapped] = _rank(solution)
             self.final |= first and solution.status in FINAL and not late
-            self.cut |= late
+            # a side may end with less than it was given: nothing may be begun behind what it broke off
+            self.cut |= late or self.kept > 0 and self.left <= self.kept
 
     def plans(self, threads):
         """Entropic plans, on finer cells as long as that may help."""
         parts, self.kept = 1, 0.0
         while not self.final and self.left > 0:
-            solution = barycentric(self.problem, self.best, parts, self.left, threads)
+            solution = barycentric(self.problem, self.best, parts, max(self.left, 0.0), threads)
             self.book(solution, blur=solution.blur, parts=parts)
             count = _halvings(self.problem, parts, self.method.subdivision)
             if solution.status is Status.MAX_SECONDS or not worth_halving(_rank(solution), count):
