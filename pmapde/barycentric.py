@@ -1,4 +1,4 @@
-"""The barycentric projection of an entropic plan whose blur is less than a cell: the map where the equation's own
+"""The barycentric projection of an entropic plan whose blur is about a cell or less: the map where the equation's own
 misplaces mass.
 
 Sinkhorn's iteration is the parabolic Monge-Ampère flow in explicit steps of length epsilon (Berman, Numer. Math. 145,
@@ -30,6 +30,8 @@ MARGINALS, LATE = 2e-3, 1e-2
 CONVEXITY = 1e-3
 """Share of the affine map of box onto box in it: where the source is thin the projection is constant on patches of
 cells, to many digits, and could not be inverted."""
+UNEQUAL = 2
+"""Ratio of the squares of the cells' widths, of source and target together, up to which they are nearly cubic."""
 LARGEST = {2: 2**20, 3: 2**21}
 """Cells beyond which none are cut."""
 
@@ -43,38 +45,38 @@ def cells_of(problem, parts):
 
 
 def is_for(problem):
-    """Whether the blur, of one temperature for all axes, is about a cell on every one of them: cells nearly cubic."""
+    """Whether cells are nearly cubic, so that the blur of one temperature is about a cell on every axis, and not too
+    many."""
     areas = problem.grid.spacing * problem.target_grid.spacing
-    return areas.max() <= 2 * areas.min()
+    return areas.max() <= UNEQUAL * areas.min() and cells_on_either_side(problem) <= LARGEST[problem.ndim]
 
 
-def affordable(problem, parts):
-    """Whether cells cut into ``parts`` per axis are not too many."""
-    return max(problem.grid.size, problem.target_grid.size) * parts**problem.ndim <= LARGEST[problem.ndim]
+def cells_on_either_side(problem):
+    """The larger number."""
+    return max(problem.grid.size, problem.target_grid.size)
 
 
 def barycentric(problem, failed, parts, max_seconds=math.inf, threads=None):
     """The solution of ``problem`` by the entropic plan between cells cut into ``parts`` per axis.
 
     ``failed``: that of the equation, whose history and counters are kept. ``MARGINALS_MET`` on success; what a map must
-    do is checked as for the equation's.
+    do is checked as for the equation's. Where the marginals are too far off it has no map but that of ``failed``.
     """
     cells = cells_of(problem, parts)
     epsilon = BLUR[problem.ndim]**2 * float((cells.grid.spacing * cells.target_grid.spacing).max())
     plan = sinkhorn(cells, epsilon, tolerance=MARGINALS, max_seconds=max_seconds, threads=threads)
-    blur, displacement = math.sqrt(epsilon), (1 - CONVEXITY) * plan.displacement
-    if not np.isfinite(displacement).all():
-        return replace(failed, status=plan.status, push_forward_error=math.inf, blur=blur)
+    blur = math.sqrt(epsilon)
+    if not plan.success and not plan.marginal_error[-1] <= LATE:  # not worth straightening, which knows no time
+        return replace(failed, status=plan.status, push_forward_error=math.nan, blur=blur)
     centres, column = cells.grid.cell_centres(), (-1,) + (1,) * problem.ndim
     slopes, offsets, lower = (values.reshape(column) for values in (problem.slopes, problem.offsets, cells.grid.lower))
     affine = slopes * (centres - lower) + offsets
-    transport_map = PiecewiseAffineMap(cells.grid, problem.target_grid, displacement + CONVEXITY * (affine - centres))
+    displacement = (1 - CONVEXITY) * plan.displacement + CONVEXITY * (affine - centres)
+    if not np.isfinite(displacement).all():
+        return replace(failed, status=Status.NONFINITE, push_forward_error=math.nan, blur=blur)
+    transport_map = PiecewiseAffineMap(cells.grid, problem.target_grid, displacement)
     source = repeated(problem.source_masses, parts)
-    met = plan.success or plan.marginal_error[-1] <= LATE
-    if not met:  # not worth straightening, which knows no time
-        return replace(failed, status=plan.status, push_forward_error=math.inf, blur=blur)
-    transport_map, status, checks = checked(transport_map, source, problem.target_masses,
-                                            Status.CONVERGED, finely=True)
+    transport_map, status, checks = checked(transport_map, source, problem.target_masses, Status.CONVERGED, finely=True)
     displacement = transport_map.displacement
     cost = float(((displacement**2).sum(axis=0) * source).sum()) * cells.grid.cell_volume
     phi = average(plan.displacement_potential, problem.grid.shape)

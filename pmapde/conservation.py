@@ -100,10 +100,11 @@ def subdivided(problem, factor=2):
     return fine
 
 
-def halvings(cells, parts, most, ndim):
-    """How often ``cells`` may be halved per axis, which have been cut into ``parts``, at most into ``most``."""
+def halvings(cells, parts, most, ndim, largest=LARGEST_SUBDIVISION):
+    """How often ``cells`` may be halved per axis, which have been cut into ``parts``, at most into ``most``, if there
+    must not be more than ``largest``."""
     count = 0
-    while parts * 2 <= most and cells * 2**ndim <= LARGEST_SUBDIVISION:
+    while parts * 2 <= most and cells * 2**ndim <= largest:
         parts, cells, count = 2 * parts, cells * 2**ndim, count + 1
     return count
 

@@ -326,7 +326,7 @@ def write_solution(solution, temporary, extra, figures=True):
     """Data, summary and figures of a solution into a temporary folder; returns the names of the files."""
     solution.save(temporary / "solution.npz")
     (temporary / "summary.json").write_text(json_text({**extra, **solution.summary()}) + "\n")
-    if figures and math.isfinite(solution.residual):
+    if figures and (solution.blur or math.isfinite(solution.residual)):
         from . import plotting
         plotting.save_figures(solution, temporary)
     return sorted(path.name for path in temporary.iterdir())

@@ -332,10 +332,10 @@ def _iterate(problem, kernel, phi, iterations, tolerance, factor, relaxation, cl
         exact, goal = omega == 1.0, max(tolerance, floor) if tolerance else -1.0
         if source.distance < least:
             least, closest = source.distance, phi
-        if not source.distance <= DIVERGED and not closing and relaxation.retreats():
-            phi, psi, probing = closest, None, False
-            continue
         if not source.distance <= DIVERGED:
+            if not closing and relaxation.retreats():
+                phi, psi, probing = closest, None, False
+                continue
             status, exact = Status.DIVERGED, True
         elif exact and source.distance <= goal:
             status = Status.MARGINALS_MET

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .barycentric import affordable, barycentric, is_for
+from .barycentric import LARGEST, barycentric, cells_on_either_side, is_for
 from .conservation import Correction, halvings, repeated, subdivided, worth_halving
 from .grid import Grid
 from .solution import at_centres, checked
@@ -48,11 +48,12 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds, max_steps=m
     """
     if not method.conserve or start is not None:
         return attempt(problem, method, extrapolate, start, max_seconds, math.inf)
-    chain = _Chain(problem, attempt, method, extrapolate, max_seconds)
-    entropic = entropic and is_for(problem) and affordable(problem, 1)
-    chain.kept = min(SECONDS_KEPT[0] * problem.grid.size, SECONDS_KEPT[1] * max_seconds) if entropic else 0.0
+    entropic = entropic and is_for(problem)
+    chain = _Chain(problem, attempt, method, extrapolate, max_seconds, max_steps)
+    if entropic:
+        chain.kept = min(SECONDS_KEPT[0] * problem.grid.size, SECONDS_KEPT[1] * max_seconds)
     chain.both_sides(1, method.radius, FIRST_STEPS if entropic else math.inf)
-    if entropic and _steps_at_the_end(chain.last) < max_steps:
+    if entropic and not chain.limited:
         chain.plans(threads)
     for parts, radius in _finer(problem, method):
         chain.both_sides(parts, radius)
@@ -71,10 +72,10 @@ def _finer(problem, method):
 class _Chain:
     """Attempts at one problem until one of them ends it."""
 
-    def __init__(self, problem, attempt, method, extrapolate, max_seconds):
+    def __init__(self, problem, attempt, method, extrapolate, max_seconds, max_steps):
         self.problem, self.attempt, self.method, self.extrapolate = problem, attempt, method, extrapolate
-        self.begin, self.max_seconds, self.kept = time.perf_counter(), max_seconds, 0.0
-        self.log, self.best, self.last, self.final, self.cut = [], None, None, False, False
+        self.begin, self.max_seconds, self.kept, self.max_steps = time.perf_counter(), max_seconds, 0.0, max_steps
+        self.log, self.best, self.last, self.final, self.cut, self.limited = [], None, None, False, False, False
         self.ranks, self.waiting = {False: 0.0, True: 0.0}, {False, True}
 
     @property
@@ -97,6 +98,7 @@ class _Chain:
                 solution = self.attempt(self.problem, settings, self.extrapolate, None, seconds, steps)
             if _steps(solution, self.problem.target_grid if swapped else self.problem.grid) < steps:
                 self.waiting.discard(swapped)
+            self.limited |= _steps_at_the_end(solution) >= self.max_steps
             first, late = self.best is None, solution.status is Status.MAX_SECONDS and self.kept > 0
             self.book(solution, swapped=swapped, parts=parts)
             self.ranks[swapped] = _rank(solution)
@@ -109,8 +111,11 @@ class _Chain:
         parts, self.kept = 1, 0.0
         while not self.final and self.left > 0:
             solution = barycentric(self.problem, self.best, parts, max(self.left, 0.0), threads)
+            if self.extrapolate:
+                solution = replace(solution, extrapolation="not done, the map is that of an entropic plan")
             self.book(solution, blur=solution.blur, parts=parts)
-            count = _halvings(self.problem, parts, self.method.subdivision)
+            ndim, cells = self.problem.ndim, cells_on_either_side(self.problem) * parts**self.problem.ndim
+            count = halvings(cells, parts, self.method.subdivision, ndim, LARGEST[ndim])
             if solution.status is Status.MAX_SECONDS or not worth_halving(_rank(solution), count):
                 break
             parts *= 2
@@ -128,8 +133,10 @@ class _Chain:
         best = self.best
         best.stats["attempts"] = self.log
         # what is missing is time then, whatever the best attempt so far fell short of
-        late = not best.success and (self.cut or self.last.status is Status.MAX_SECONDS)
-        return replace(best, status=Status.MAX_SECONDS) if late else best
+        if not best.success and (self.cut or self.last.status is Status.MAX_SECONDS):
+            return replace(best, status=Status.MAX_SECONDS)
+        # or what the last attempt fell short of, where the best was cut by our own limit of steps, not by the caller's
+        return replace(best, status=self.last.status) if best.status is Status.MAX_STEPS else best
 
 
 def _steps(solution, grid):
@@ -142,14 +149,6 @@ def _steps_at_the_end(solution):
     """Of the last equation that was solved: every one begins with a step of none."""
     newton = solution.history["newton_iterations"]
     return len(newton) - 1 - np.flatnonzero(newton == 0)[-1]
-
-
-def _halvings(problem, parts, most):
-    """How often cells cut into ``parts`` may be halved again for an entropic plan."""
-    count = 0
-    while 2 * parts <= most and affordable(problem, 2 * parts):
-        parts, count = 2 * parts, count + 1
-    return count
 
 
 def _rank(solution):
@@ -188,6 +187,8 @@ def inverted(problem, attempt, method, max_seconds, steps=math.inf):
             break
         back = attempt(correction.next_problem(), replace(method, conserve=False), None, correction.best.potential,
                        seconds, steps)
+        if back.status is Status.STOPPED:
+            return replace(best, status=Status.STOPPED)
         if back.status not in SOLVED:
             break
         solution = back_to_front(problem, back, count)

@@ -77,8 +77,9 @@ class Solution:
         Whether the swapped problem was solved, and its map inverted: residual, history and the like are then its own.
     blur : float
         0 where the map is that of the equation. Where neither the equation nor the swapped one puts the mass in its
-        place: ``sqrt(epsilon)``, a length below the width of a cell, of the entropic plan whose barycentric projection
-        the map then is; ``residual`` and the estimates of errors are NaN, ``history`` is that of the equation.
+        place: ``sqrt(epsilon)``, a length of about a cell or less (where the boxes differ, between the widths of the
+        source's and the target's), of the entropic plan whose barycentric projection the map then is; ``residual`` and
+        the estimates of errors are NaN, ``history`` is that of the equation.
     history : dict of ndarray
         One entry per implicit step: ``level, cells, residual, drift, dt, damping, newton_iterations, rejected,
         applications``.

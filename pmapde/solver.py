@@ -273,9 +273,9 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     what its map misplaces (``stats["misplaced"]``). Where Newton's method gets nowhere, both densities are raised to
     a power that grows from 0 to 1, each stage starting from the last (``stats["continued"]``: every power tried).
     Then, on failure, the swapped problem is solved and its map inverted; where that does not do either, and
-    ``tolerance`` is no number, the map of an entropic plan is taken that blurs by a cell at most
-    (:attr:`Solution.blur`, ``MARGINALS_MET``), on subdivided cells if need be; at last both sides are tried on those
-    (``stats["attempts"]``).
+    ``tolerance`` is no number and cells are nearly cubic, the map of an entropic plan is taken that blurs by about a
+    cell or less (:attr:`Solution.blur`, ``MARGINALS_MET``; ``callback`` is not asked meanwhile), on subdivided cells if
+    need be; at last both sides are tried on those (``stats["attempts"]``).
 
     Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to
     three multigrid cycles a grid.

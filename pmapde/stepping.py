@@ -58,7 +58,8 @@ class PseudoTransient:
         the swapped problem.
     entropic : bool
         Where neither the equation nor the swapped one puts the mass in its place, take the map of an entropic plan
-        whose blur is below a cell (``Solution.blur``); never where ``tolerance`` is a number.
+        whose blur is about a cell or less (``Solution.blur``); never where ``tolerance`` is a number, or cells are far
+        from cubic.
     subdivision : int
         Most parts of a cell per axis where the correction is not enough; never more than 2^20 cells.
     nested : bool

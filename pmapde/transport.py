@@ -189,10 +189,10 @@ class PiecewiseAffineMap:
         """
         nodes, weight = self.nodes.copy(), source_values.ravel()
         periodic, strides, shape = np.array(self.grid.periodic), self.strides, self.shape
-        cells, chosen = np.empty((2, nodes.shape[1]), dtype=np.int64)
+        mean, (cells, chosen) = source_values.mean(), np.empty((2, nodes.shape[1]), dtype=np.int64)
         seen, velocity, change = np.zeros(nodes.shape[1], dtype=np.int64), np.zeros(nodes.shape), np.empty(nodes.shape)
         start = self.folded_cells()[0] @ np.array(strides)
-        cells[:len(start)], count, light = start, len(start), LIGHT * source_values.mean()
+        cells[:len(start)], count, light = start, len(start), LIGHT * mean
         left = UNFOLDING_WORK[0] + UNFOLDING_WORK[1] * source_values.size
         for sweep in range(UNFOLDING_SWEEPS):
             reach = sweep // LONG
@@ -208,7 +208,7 @@ class PiecewiseAffineMap:
             count = folds.around(chosen, moved, -1, 2, self._first, shape, periodic, shape, strides, seen,
                                      2 * sweep + 2, cells)
             count = folds.still_folded(nodes, cells, count, strides, self._permutations)
-            light = LIGHT * GROWTH**((sweep + 1) % LONG) * source_values.mean()
+            light = LIGHT * GROWTH**((sweep + 1) % LONG) * mean
         inside = (slice(None), *(slice(1, -1),) * self.dimension)
         shift = (nodes - self.nodes).reshape(self.dimension, *shape + 2)[inside]
         result = PiecewiseAffineMap(self.grid, self.target_grid, self.displacement + shift)

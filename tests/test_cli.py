@@ -1,4 +1,5 @@
 """The command line: files out, one sentence and an exit status on failure, nothing half-written."""
+import dataclasses
 import json
 import re
 import signal
@@ -354,3 +355,13 @@ def test_a_terminal_is_told_that_kernels_are_compiled(monkeypatch, capsys):
             assert "kernels are compiled at their first use" in capsys.readouterr().err
         assert not capsys.readouterr().err.strip()  # it is wiped out
         monkeypatch.undo()
+
+
+def test_the_map_of_an_entropic_plan_has_figures(tmp_path):
+    """It has no residual, which is what says of other solutions that there is nothing to draw."""
+    solution = pmapde.solve(pmapde.TransportProblem(np.add.outer(1 + np.arange(16), np.arange(16)), np.ones((16, 16))))
+    for blur, drawn in ((0.04, True), (0.0, False)):
+        folder = tmp_path / str(blur)
+        folder.mkdir()
+        names = console.write_solution(dataclasses.replace(solution, residual=np.nan, blur=blur), folder, {})
+        assert any(name.endswith(".png") for name in names) == drawn
