@@ -14,11 +14,12 @@ INVERTED = 1e-12
 """Tolerance of the inverse in the length of the target box."""
 
 
-def legendre_conjugate(values, grid, conjugate_grid):
+def legendre_conjugate(values, grid, conjugate_grid, between=False):
     """``u*(y) = max over the cell centres x of <x, y> - u(x)``, at the cell centres of ``conjugate_grid``.
 
     Exact for the samples, axis by axis, in time linear in the cells (Lucet 1997). Below the conjugate of the function
-    that was sampled by at most ``d h^2 / 8`` times its largest second derivative, where the maximum is in the interior.
+    that was sampled by at most ``d h^2 / 8`` times its largest second derivative, where the maximum is in the interior;
+    with ``between`` of fourth order where the function is smooth.
 
     Parameters
     ----------
@@ -26,6 +27,9 @@ def legendre_conjugate(values, grid, conjugate_grid):
         ``u``, not necessarily convex (the transform is that of its convex hull); ``inf`` outside its domain.
     grid, conjugate_grid : Grid
         The axes are taken as they are in space: periodicity does not count.
+    between : bool
+        Whether the maximum over each axis is also sought between the centres, on the parabolas through three of them,
+        and between the outermost ones and the faces.
 
     Returns
     -------
@@ -58,7 +62,7 @@ def legendre_conjugate(values, grid, conjugate_grid):
         lines = np.ascontiguousarray(np.moveaxis(values, axis, -1))
         out = np.empty((*lines.shape[:-1], conjugate_grid.shape[axis]))
         legendre.conjugate_rows(grid.centres(axis), lines.reshape(-1, lines.shape[-1]), conjugate_grid.centres(axis),
-                                out.reshape(-1, out.shape[-1]))
+                                between, out.reshape(-1, out.shape[-1]))
         values = -np.moveaxis(out, -1, axis)
     return np.ascontiguousarray(-values)
 

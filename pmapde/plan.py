@@ -148,28 +148,29 @@ class SinkhornPlan:
         """``KL(P | mu x nu)``; on periodic axes every image counts as a place of its own."""
         return (self.entropic_cost - self.cost) / (2 * self.epsilon)
 
-    @cached_property
-    def _self_transports(self):
-        """``(entropic cost, displacement)`` of the source to itself, and of the target to itself."""
-        problem = self.problem
+    def _to_itself(self, grid, density):
+        """``(entropic cost, displacement)`` of a density to itself."""
         tolerance = min(max(0.01 * self.marginal_error[-1], 1e-11), 1e-6)
-        return [self._with_threads(lambda pair=pair: _self_transport(*pair, self.epsilon, tolerance)) for pair in (
-            (problem.grid, problem.source_values), (problem.target_grid, problem.target_values))]
+        return self._with_threads(lambda: _self_transport(grid, density, self.epsilon, tolerance))
 
-    @property
+    @cached_property
+    def _source_to_itself(self):
+        return self._to_itself(self.problem.grid, self.problem.source_values)
+
+    @cached_property
     def debiased_cost(self):
         """The Sinkhorn divergence ``S = dual_cost(mu, nu) - (dual_cost(mu, mu) + dual_cost(nu, nu)) / 2``.
 
         Zero for equal densities, non-negative, W2^2 + O(epsilon^2) for smooth ones (Feydy et al., AISTATS 2019;
         Chizat et al., NeurIPS 2020). Takes two more, symmetric and quickly converging, Sinkhorn runs, once.
         """
-        source, target = self._self_transports
-        return self.dual_cost - (source[0] + target[0]) / 2
+        target = self._to_itself(self.problem.target_grid, self.problem.target_values)
+        return self.dual_cost - (self._source_to_itself[0] + target[0]) / 2
 
     @property
     def debiased_displacement(self):
         """``displacement`` minus that of the source to itself: most of the entropic blur of the map cancels."""
-        return self.displacement - self._self_transports[0][1]
+        return self.displacement - self._source_to_itself[1]
 
     @cached_property
     def transport_map(self):

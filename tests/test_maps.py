@@ -133,6 +133,25 @@ def test_legendre_conjugate_is_the_maximum_over_all_cells(shape):
     np.testing.assert_allclose(pmapde.legendre_conjugate(values, grid, other), brute, atol=1e-13)
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_legendre_conjugate_between_the_centres_is_of_fourth_order(ndim):
+    """Of a smooth, strictly convex function whose gradient maps the box onto the other one, so that maxima at faces are
+    among them (third order there); of samples alone it is of second order, and never larger."""
+    errors = {False: [], True: []}
+    for n in (16, 32, 64):
+        grid, slopes = pmapde.Grid((n,) * ndim), pmapde.Grid((2 * n + 1,) * ndim, [(1.0, np.e)] * ndim)
+        values = np.exp(grid.cell_centres()).sum(axis=0)
+        y = slopes.cell_centres()
+        exact = (y * np.log(y) - y).sum(axis=0)
+        for between, found in errors.items():
+            difference = pmapde.legendre_conjugate(values, grid, slopes, between) - exact
+            assert between or difference.max() < 1e-12
+            found.append(np.abs(difference).mean())
+    order = {between: np.log2(np.divide(found[:-1], found[1:])) for between, found in errors.items()}
+    assert (np.abs(order[False] - 2) < 0.2).all() and (order[True] > 2.9).all()
+    assert errors[True][-1] < 0.05 * errors[False][-1]
+
+
 @pytest.mark.parametrize(("values", "other", "message"), [
     (np.full((4, 4), np.nan), (4, 4), "`values` must be numbers"),
     (np.full((4, 4), np.inf), (4, 4), "finite somewhere"),

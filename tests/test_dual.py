@@ -1,0 +1,101 @@
+"""W2^2 by the Kantorovich dual: a lower bound, closer than the map's cost on rough data, and then the cost reported."""
+import numpy as np
+import pytest
+
+import pmapde
+from pmapde import dual
+from pmapde.dual import kantorovich_dual
+from random_fields import pair
+
+
+def exact_cost_1d(weights):
+    """W2^2 from a histogram on the unit interval to the uniform density, by its quantile function (midpoint rule)."""
+    edges = np.linspace(0, 1, len(weights) + 1)
+    mass = np.concatenate([[0], np.cumsum(weights) / np.sum(weights)])
+    s = (np.arange(2**20) + 0.5) / 2**20
+    return float(np.mean((np.interp(s, mass, edges) - s) ** 2))
+
+
+def rough_product(shape, contrast):
+    """A product density of independent cells, and its W2^2 to the uniform one."""
+    rng = np.random.default_rng(1)
+    factors = [np.exp(rng.uniform(0, np.log(contrast), n)) for n in shape]
+    source = factors[0]
+    for factor in factors[1:]:
+        source = np.multiply.outer(source, factor)
+    return source, sum(exact_cost_1d(factor) for factor in factors)
+
+
+def cost_of_the_map(solution):
+    return float(((solution.displacement**2).sum(axis=0) * solution.problem.source_masses).mean())
+
+
+@pytest.mark.parametrize(("shape", "contrast"), [((32, 32), 3.0), ((32, 32), 30.0), ((48, 32), 10.0),
+                                                 ((128, 128), 10.0), ((16,) * 3, 10.0), ((32,) * 3, 10.0)])
+def test_a_lower_bound_and_closer_on_rough_data(shape, contrast):
+    source, exact = rough_product(shape, contrast)
+    solution = pmapde.solve(pmapde.TransportProblem(source, np.ones(shape)))
+    assert solution.success
+    assert solution.dual_cost < 1.005 * exact  # between the centres, where the map jumps, transforms may be too low
+    assert abs(solution.dual_cost / exact - 1) < 0.02
+    assert abs(solution.dual_cost - exact) <= abs(cost_of_the_map(solution) - exact)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32,) * 3])
+def test_cost_is_the_dual_where_data_are_rough(shape):
+    source, exact = rough_product(shape, 10.0)
+    solution = pmapde.solve(pmapde.TransportProblem(source, np.ones(shape)))
+    assert solution.stats["cost"] == "dual" and solution.cost == solution.dual_cost
+    assert abs(solution.cost - exact) < solution.cost_error
+    assert solution.cost_error >= abs(solution.cost - cost_of_the_map(solution))
+    assert solution.w2 == pytest.approx(np.sqrt(solution.cost), rel=1e-15)
+
+
+def test_cost_is_the_dual_of_an_entropic_plan():
+    solution = pmapde.solve(pmapde.TransportProblem(*pair("shapes", (32, 32), 1e3, 3)))
+    if not solution.blur:
+        pytest.fail("this pair was to be solved by a plan")
+    assert solution.stats["cost"] == "dual"
+    assert solution.cost == pytest.approx(solution.dual_cost, rel=1e-12)  # but for the mean of the potential
+    assert solution.cost == pytest.approx(cost_of_the_map(solution), rel=0.03)
+
+
+def test_cost_is_that_of_the_map_on_smooth_data_and_on_the_torus():
+    x = (np.arange(64) + 0.5) / 64
+    smooth = np.outer(1 + 0.6 * np.cos(np.pi * x), 1 + 0.6 * np.cos(np.pi * x))
+    found = {wanted: pmapde.solve(pmapde.TransportProblem(smooth, np.ones((64, 64))), extrapolate=wanted)
+             for wanted in (None, "cost")}
+    assert {solution.stats["cost"] for solution in found.values()} == {"map", "extrapolated"}
+    assert found[None].cost == pytest.approx(cost_of_the_map(found[None]), rel=1e-12)
+    torus = pmapde.Grid((32, 32), periodic=True)
+    rough = rough_product((32, 32), 10.0)[0]
+    assert pmapde.solve(pmapde.TransportProblem(rough, np.ones((32, 32)), grid=torus)).stats["cost"] == "map"
+
+
+@pytest.mark.parametrize("contrast", [10.0, 1e3])
+def test_equal_rough_densities_have_no_negative_cost(contrast):
+    """A dual may be; nor do they cost more than a fraction of a cell."""
+    source = rough_product((32, 32), contrast)[0]
+    solution = pmapde.solve(pmapde.TransportProblem(source, source))
+    assert 0 <= solution.w2 < 0.3 / 32
+
+
+def test_for_no_flux_boxes():
+    torus = pmapde.Grid((8, 8), periodic=True)
+    solution = pmapde.solve(pmapde.TransportProblem(1 + np.eye(8), np.ones((8, 8)), grid=torus))
+    with pytest.raises(ValueError, match="no-flux"):
+        _ = solution.dual_cost
+
+
+def test_second_order_in_the_parts_of_cells(monkeypatch):
+    """At the potential of a smooth problem: the midpoint rule is what is left."""
+    x = (np.arange(32) + 0.5) / 32
+    problem = pmapde.TransportProblem(np.outer(1 + 0.6 * np.cos(np.pi * x), 1 + 0.6 * np.cos(np.pi * x)),
+                                      np.ones((32, 32)))
+    phi = pmapde.solve(problem).displacement_potential
+    values = []
+    for fine in (2**10 * 4, 2**10 * 16, 2**10 * 64, 2**10 * 256):
+        monkeypatch.setattr(dual, "FINE", fine)
+        values.append(kantorovich_dual(problem, phi))
+    changes = np.abs(np.diff(values))
+    assert (changes[:-1] / changes[1:] > 3.5).all() and changes[0] < 1e-3 * values[0]
