@@ -1,11 +1,11 @@
 """W2^2 by the Kantorovich dual: a lower bound, closer than the map's cost on rough data, and then the cost reported."""
 import numpy as np
 import pytest
+from random_fields import pair
 
 import pmapde
 from pmapde import dual
 from pmapde.dual import kantorovich_dual
-from random_fields import pair
 
 
 def exact_cost_1d(weights):
