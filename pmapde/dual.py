@@ -8,9 +8,6 @@ from .transfer import average, interpolate_cubic
 
 FINE, MOST_PARTS = 2**18, 16
 """Cells on which the dual cost is taken, about, and parts of a cell at most."""
-MISPLACED = 1e-3
-"""Mass out of its place above which data are rough on the scale of the cells: an error of the map's cost of first
-order, which the dual does not have."""
 ERROR = 5e-3
 """Of the cost, estimated, that is worth the dual."""
 
@@ -32,10 +29,13 @@ def kantorovich_dual(problem, phi):
     return total
 
 
-def settled(problem, phi, cost, error, misplaced):
-    """``(cost, error, how)``: W2^2 and the estimate of its error, from the cost of the map of ``phi``, an estimate of
-    its error (NaN: none) and the mass that the map misplaces; ``how``: "map" or "dual"."""
-    if any(problem.grid.periodic) or not misplaced > MISPLACED or error <= ERROR * cost:
+def settled(problem, phi, cost, error):
+    """``(cost, error, how)``: W2^2 and the estimate of its error, from the cost of the map of ``phi`` and an estimate
+    of its error (NaN: none); ``how``: "map" or "dual".
+
+    Where data are rough the map misplaces mass, an error of first order in its cost that the dual does not have.
+    """
+    if any(problem.grid.periodic) or not problem.is_rough or error <= ERROR * cost:
         return cost, error, "map"
     dual = kantorovich_dual(problem, phi)
     if not dual > 0:  # all but equal densities

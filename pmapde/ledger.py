@@ -12,7 +12,7 @@ from scipy.special import xlogy
 from .archive import field
 from .integrators import ROUNDING, natural_time
 from .legendre import SmoothPotential
-from .reductions import inner
+from .reductions import inner, weighted_square
 from .solver import solve
 from .status import Status
 from .stepping import PseudoTransient
@@ -187,7 +187,8 @@ class Bookkeeper:
                           f"ledger that need its map are NaN.", RuntimeWarning, stacklevel=4)
             return
         if name == "source":
-            self.half_cost = solution.cost / 2
+            # the map's, by the sums that the divergences are taken with
+            self.half_cost = self.grid.cell_volume * weighted_square(solution.displacement, problem.source_values) / 2
         self._limits[name] = SmoothPotential(problem, solution.displacement_potential)
 
     @property

@@ -135,6 +135,11 @@ class TransportProblem:
         return not isinstance(self.target, GridDensity) or self.target.points and not self.target.is_rough()
 
     @property
+    def is_rough(self):
+        """Whether a density jumps by more than ``density.ROUGH`` between cells: its averages are all there is then."""
+        return not self.source_is_pointwise or self.target.is_rough()
+
+    @property
     def target_values(self):
         """The normalised target at the cells of ``target_grid``, at their centres if it is smooth."""
         return self.target.values if isinstance(self.target, GridDensity) else self._target_samples

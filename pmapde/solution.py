@@ -41,8 +41,8 @@ class Solution:
     cost, w2 : float
         ``W2^2`` and its square root. ``stats["cost"]`` says how it was found: the integral of ``|T(x) - x|^2`` over
         the source ("map", second order), extrapolated with ``extrapolate`` ("extrapolated", fourth order on smooth
-        data), or, where the error of that is estimated to be more than half a per cent because the map misplaces mass,
-        :attr:`dual_cost` ("dual", in no-flux boxes).
+        data), or, where data are rough on the scale of the cells and its error is estimated to be more than half a per
+        cent, :attr:`dual_cost` ("dual", in no-flux boxes).
     cost_error, map_error : float
         Estimates of the discretisation error of ``cost`` and of the map (L2 under the source), extrapolated or not,
         from the solutions on the coarser grids; NaN where there are not enough of them, or an axis is too short to be
@@ -142,8 +142,7 @@ class Solution:
         history["cells"] = np.array([step.grid.size for step in steps])
         if subdivision > 1:
             phi = average(phi, problem.grid.shape)
-        cost, cost_error, how = settled(problem, phi, extrapolation.cost, extrapolation.cost_error,
-                                        checks["push_forward_error"])
+        cost, cost_error, how = settled(problem, phi, extrapolation.cost, extrapolation.cost_error)
         if how == "map" and extrapolation.note in ("cost", "map"):
             how = "extrapolated"
         return cls(problem=problem, status=status, scheme=operator.scheme, displacement_potential=phi,
