@@ -54,7 +54,7 @@ def judged(source, target, method, limit):
     seconds = time.perf_counter() - begin
     verdict = judge(solution, source, target)
     outcome = ("sound" if verdict.sound else "SILENT") if solution.success else solution.status.name
-    return {"outcome": outcome, "misplaced": verdict.misplaced, "crooked": verdict.crooked,
+    return {"outcome": outcome, "misplaced": verdict.misplaced, "shifted": verdict.shifted, "crooked": verdict.crooked,
             "straightened": solution.straightened_mass, "entropic": solution.blur > 0, "parts": solution.subdivision,
             "newton": solution.stats["newton_iterations"], "seconds": seconds}
 
@@ -86,11 +86,14 @@ SHORT = {"MASS_MISPLACED": "misplaced", "MAX_SECONDS": "time", "FOLDED": "folded
 
 def report(name, title, rows, lines, write):
     silent = [row for row in rows if row["outcome"] == "SILENT"]
+    shifted = np.array([row["shifted"] for row in rows if row["outcome"] == "sound"] or [np.nan])
     text = "\n".join([title, *machine(), "", *lines, "",
                       f"{len(rows)} runs, {sum(row['outcome'] == 'sound' for row in rows)} sound, {len(silent)} silent "
                       f"failures; median of the misplaced mass of the sound ones "
-                      f"{np.median([r['misplaced'] for r in rows if r['outcome'] == 'sound'] or [np.nan]):.2%}; "
-                      f"cells subdivided in {sum(row['parts'] > 1 for row in rows)}; [n]: n maps of entropic plans, "
+                      f"{np.median([r['misplaced'] for r in rows if r['outcome'] == 'sound'] or [np.nan]):.2%}, over "
+                      f"blocks shifted by half of their size {np.median(shifted):.2%} (above 2 % in "
+                      f"{(shifted > 0.02).sum()}); cells subdivided in {sum(row['parts'] > 1 for row in rows)}; [n]: n "
+                      f"maps of entropic plans, "
                       f"{sum(row['outcome'] == 'sound' and row['entropic'] for row in rows)} in all",
                       *(f"SILENT: {row}" for row in silent)]) + "\n"
     print(text)

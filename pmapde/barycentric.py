@@ -81,11 +81,12 @@ def barycentric(problem, failed, parts, max_seconds=math.inf, threads=None):
     displacement = transport_map.displacement
     cost = float(((displacement**2).sum(axis=0) * source).sum()) * cells.grid.cell_volume
     phi = average(plan.displacement_potential, problem.grid.shape)
-    cost, error, how = settled(problem, phi, cost, math.nan)
+    phi -= phi.mean()
+    cost, error, how = settled(problem, phi, cost, math.nan, checks["push_forward_error"])
     stats = {**failed.stats, "cost": how, "sinkhorn": {"epsilon": epsilon, "sweeps": plan.stats["sweeps"],
                                           "marginal_error": float(plan.marginal_error[-1])}}
     return replace(failed, problem=problem, status=Status.MARGINALS_MET if status is Status.CONVERGED else status,
-                   displacement_potential=phi - phi.mean(), displacement=at_centres(transport_map, problem.grid),
+                   displacement_potential=phi, displacement=at_centres(transport_map, problem.grid),
                    cost=cost, cost_error=error, map_error=math.nan, algebraic_error=math.nan, extrapolation="none",
                    residual=math.nan, tolerance=0.0, drift=math.nan, margin=math.nan, narrow_mass=0.0,
                    subdivision=parts, swapped=False, blur=blur, stats=stats,

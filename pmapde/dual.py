@@ -1,43 +1,56 @@
 """W2^2 by the Kantorovich dual, and where it is taken for that of the map."""
 from __future__ import annotations
 
-import math
+import numpy as np
 
+from .grid import Grid
 from .legendre import legendre_conjugate
 from .transfer import average, interpolate_cubic
 
 FINE, MOST_PARTS = 2**18, 16
 """Cells on which the dual cost is taken, about, and parts of a cell at most."""
-ERROR = 5e-3
-"""Of the cost, estimated, that is worth the dual."""
+MISPLACED = 1e-3
+"""Mass out of its place that is worth the dual: an error of first order in the map's cost, which the dual does not
+have."""
+LEAST = 0.7
+"""Of the map's cost: a dual below is that of a potential worse than the map, as between nearly equal densities."""
 
 
 def kantorovich_dual(problem, phi):
-    """``int (|x|^2 - 2 u**) dmu + int (|y|^2 - 2 u*) dnu`` with ``u = q + phi``, :attr:`pmapde.Solution.dual_cost`."""
-    parts = int((FINE / problem.grid.size) ** (1 / problem.ndim))
-    parts = min(max(parts, 1 if problem.grid.size > FINE * MOST_PARTS else 2), MOST_PARTS)
-    source, target = (grid.with_shape(tuple(parts * n for n in grid.shape))
+    """``int (|x|^2 - 2 u**) dmu + int (|y|^2 - 2 u*) dnu`` with ``u = q + phi``, :attr:`pmapde.Solution.dual_cost`.
+
+    On cells cut into parts, with the origin in the middle of the source's box: terms as large as its squared distance
+    would cancel.
+    """
+    size = max(problem.grid.size, problem.target_grid.size)
+    parts = min(max(int((FINE / size) ** (1 / problem.ndim)), 1), MOST_PARTS)
+    middle = problem.grid.lower + problem.grid.lengths / 2
+    source, target = (Grid(tuple(parts * n for n in grid.shape),
+                           [(low - m, high - m) for (low, high), m in zip(grid.box, middle)])
                       for grid in (problem.grid, problem.target_grid))
-    u = problem.quadratic(source.cell_centres()) + interpolate_cubic(phi, source.shape, problem.grid.periodic)
+    x, column = source.cell_centres(), (-1,) + (1,) * problem.ndim
+    slopes, first, lower = (v.reshape(column) for v in (problem.slopes, target.lower, source.lower))
+    u = (slopes * (x - lower)**2 / 2 + first * x).sum(axis=0)
+    u += interpolate_cubic(phi, source.shape, problem.grid.periodic)
     conjugate = legendre_conjugate(u, source, target, between=True)
     total = 0.0
     for grid, coarse, values, potential in (
             (source, problem.grid, problem.source_values, legendre_conjugate(conjugate, target, source, between=True)),
             (target, problem.target_grid, problem.target_values, conjugate)):
-        total += float((average((grid.cell_centres()**2).sum(axis=0) - 2 * potential, coarse.shape)
-                        * values).sum()) * coarse.cell_volume
+        gains = (grid.cell_centres()**2).sum(axis=0) - 2 * potential
+        total += float((average(gains, coarse.shape) * values).sum()) * coarse.cell_volume
     return total
 
 
-def settled(problem, phi, cost, error):
-    """``(cost, error, how)``: W2^2 and the estimate of its error, from the cost of the map of ``phi`` and an estimate
-    of its error (NaN: none); ``how``: "map" or "dual".
+def settled(problem, phi, cost, error, misplaced):
+    """``(cost, error, how)``: W2^2 and the estimate of its error, from the cost of the map of ``phi``, an estimate of
+    its error (NaN: none) and the mass it misplaces; ``how``: "map" or "dual".
 
-    Where data are rough the map misplaces mass, an error of first order in its cost that the dual does not have.
+    The dual is taken where data are rough; on smooth ones, which a coarse grid may make misplace as much, the cost
+    stays that of the map, whose order is known.
     """
-    if any(problem.grid.periodic) or not problem.is_rough or error <= ERROR * cost:
+    if any(problem.grid.periodic) or not misplaced > MISPLACED:
         return cost, error, "map"
     dual = kantorovich_dual(problem, phi)
-    if not dual > 0:  # all but equal densities
-        return cost, error, "map"
-    return dual, error if math.isnan(error) else max(error, abs(dual - cost)), "dual"
+    error = float(np.fmax(error, abs(dual - cost)))
+    return (dual, error, "dual") if problem.is_rough and dual > LEAST * cost else (cost, error, "map")

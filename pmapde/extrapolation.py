@@ -107,8 +107,9 @@ class CoarserGrids:
             before = _change(*self.displacements[::-1], self.grid)
             pairs = [tuple(np.diff(costs)[-2:]), (rms(before), rms(moved))]
         if not pairs or not all(_is_smooth(*pair) for pair in pairs):
-            seen = " and ".join(f"{a / b:.2f}" for a, b in pairs if b) or "too few grids"
-            note = f"not done, successive changes of cost and map do not fall by 4 as on smooth data: {seen}"
+            seen = " and ".join(f"{a / b:.2f}" for a, b in pairs if b)
+            note = (f"not done, successive changes of cost and map do not fall by 4 as on smooth data: {seen}" if seen
+                    else "not done, too few grids to see the order")
             return Extrapolation(cost, cost_error, displacement, map_error, note)
         finer, coarser = (costs[k] + (costs[k] - costs[k - 1]) / 3 for k in (-1, -2))
         # the differences are 15 times the errors at fourth order: careful estimates, of the map half as careful; to

@@ -9,14 +9,17 @@ import numpy as np
 
 from .barycentric import LARGEST, barycentric, cells_on_either_side, is_for
 from .conservation import Correction, halvings, repeated, subdivided, worth_halving
+from .density import GridDensity
 from .grid import Grid
 from .solution import at_centres, checked
 from .status import Status
+from .threads import thread_settings, use_threads
 from .transfer import average
 from .transport import PiecewiseAffineMap
 
-FINAL = (Status.STOPPED, Status.MAX_SECONDS, Status.NONFINITE)
-"""Statuses after which nothing else is tried: they say what the caller asked for."""
+FINAL = (Status.STOPPED, Status.MAX_SECONDS)
+"""Statuses after which nothing else is tried: they say what the caller asked for. Nor after a function that is not
+finite."""
 FEW_PARTS = 4
 """Of a cell per axis, tried on both sides before more are."""
 MOST_SAMPLES = {2: 8, 3: 2}
@@ -46,10 +49,10 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds, max_steps=m
     usually does, in seconds, at first order; where that does not either, finer cells cost 2^d times as much each time,
     so they come last. Each attempt is booked in ``stats["attempts"]``.
     """
-    if not method.conserve or start is not None:
+    if not method.conserve:
         return attempt(problem, method, extrapolate, start, max_seconds, math.inf)
     entropic = entropic and is_for(problem)
-    chain = _Chain(problem, attempt, method, extrapolate, max_seconds, max_steps)
+    chain = _Chain(problem, attempt, method, extrapolate, start, max_seconds, max_steps)
     if entropic:
         chain.kept = min(SECONDS_KEPT[0] * problem.grid.size, SECONDS_KEPT[1] * max_seconds)
     chain.both_sides(1, method.radius, FIRST_STEPS if entropic else math.inf)
@@ -72,8 +75,9 @@ def _finer(problem, method):
 class _Chain:
     """Attempts at one problem until one of them ends it."""
 
-    def __init__(self, problem, attempt, method, extrapolate, max_seconds, max_steps):
-        self.problem, self.attempt, self.method, self.extrapolate = problem, attempt, method, extrapolate
+    def __init__(self, problem, attempt, method, extrapolate, start, max_seconds, max_steps):
+        self.problem, self.attempt, self.method = problem, attempt, method
+        self.extrapolate, self.start = extrapolate, start
         self.begin, self.max_seconds, self.kept, self.max_steps = time.perf_counter(), max_seconds, 0.0, max_steps
         self.log, self.best, self.last, self.final, self.cut, self.limited = [], None, None, False, False, False
         self.ranks, self.waiting = {False: 0.0, True: 0.0}, {False, True}
@@ -95,14 +99,16 @@ class _Chain:
             if swapped:
                 solution = inverted(self.problem, self.attempt, settings, seconds, steps)
             else:
-                solution = self.attempt(self.problem, settings, self.extrapolate, None, seconds, steps)
+                start = self.start if self.best is None else None  # later ones go without: it led nowhere
+                solution = self.attempt(self.problem, settings, self.extrapolate, start, seconds, steps)
             if _steps(solution, self.problem.target_grid if swapped else self.problem.grid) < steps:
                 self.waiting.discard(swapped)
             self.limited |= _steps_at_the_end(solution) >= self.max_steps
             first, late = self.best is None, solution.status is Status.MAX_SECONDS and self.kept > 0
             self.book(solution, swapped=swapped, parts=parts)
             self.ranks[swapped] = _rank(solution)
-            self.final |= first and solution.status in FINAL and not late
+            wrong = solution.status is Status.NONFINITE and not isinstance(self.problem.target, GridDensity)
+            self.final |= first and (wrong or solution.status in FINAL and not late)
             # a side may end with less than it was given: nothing may be begun behind what it broke off
             self.cut |= late or self.kept > 0 and self.left <= self.kept
 
@@ -110,11 +116,14 @@ class _Chain:
         """Entropic plans, on finer cells as long as that may help."""
         parts, self.kept = 1, 0.0
         while not self.final and self.left > 0:
-            solution = barycentric(self.problem, self.best, parts, max(self.left, 0.0), threads)
+            cells = cells_on_either_side(self.problem) * parts**self.problem.ndim
+            with thread_settings(threads) as found:
+                use_threads(found, cells)
+                solution = barycentric(self.problem, self.best, parts, max(self.left, 0.0), threads)
             if self.extrapolate:
                 solution = replace(solution, extrapolation="not done, the map is that of an entropic plan")
             self.book(solution, blur=solution.blur, parts=parts)
-            ndim, cells = self.problem.ndim, cells_on_either_side(self.problem) * parts**self.problem.ndim
+            ndim = self.problem.ndim
             count = halvings(cells, parts, self.method.subdivision, ndim, LARGEST[ndim])
             if solution.status is Status.MAX_SECONDS or not worth_halving(_rank(solution), count):
                 break

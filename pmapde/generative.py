@@ -280,10 +280,7 @@ class BrenierGenerator:
                                    target_grid=reference.grid, floor=1e-9)
         if fine.shape != grid.shape:
             phi = interpolate_cubic(phi, fine.shape, fine.periodic)
-        solution = solve(problem, start=phi + problem.quadratic(centres))
-        if not solution.success:  # a start rules the ways round a failure out
-            solution = solve(problem)
-        return solution, reference
+        return solve(problem, start=phi + problem.quadratic(centres)), reference
 
     def _book(self, training, coordinates, Z):
         if self.ledger is None:

@@ -9,8 +9,9 @@ from .density import GridDensity, LogDensity, checked_values
 from .grid import Grid
 from .transfer import average, interpolate_inside
 
-ZERO_FLOOR = 1e-4
-"""Floor of densities with zeros where none is given: it moves far less mass than what counts as a failure."""
+ZERO_FLOOR, FLOOR_MASS = 1e-4, 1e-3
+"""Floor of densities with zeros where none is given, relative to the maximum, and at most to the mean: it adds far less
+mass than what counts as a failure, also where a peak holds most of it."""
 
 
 class TransportProblem:
@@ -32,7 +33,8 @@ class TransportProblem:
         An axis must be periodic on both sides with equal periods, or on neither.
     floor : float, optional
         Densities are replaced by ``max(density, floor * max)`` before they are normalised. By default 0, and where a
-        density has zeros (the equation takes logarithms) ``ZERO_FLOOR``, which stands for the limit of a vanishing one.
+        density has zeros (the equation takes logarithms) 1e-4, or less where that would add more than a thousandth to
+        the mass of either, which stands for the limit of a vanishing one. ``floor_mass`` says what it added.
         Where the source is zero the map is then not determined by the transport, only continued by the limit: see
         ``source_support``; what the target has where it is zero receives that part of the source alone. An explicit
         0 keeps zeros, for :func:`pmapde.sinkhorn`; the equation then refuses them.
@@ -45,6 +47,8 @@ class TransportProblem:
     source_values : ndarray
         The normalised source at the cells, at their centres if it is smooth:
         ``source_values.sum() * grid.cell_volume == 1``.
+    floor_mass : tuple of float
+        What the floor added to the source and to the target, relative to the mass they then have (arrays).
     source_is_pointwise, target_is_pointwise : bool
         Whether the values are those at the centres of the cells, not averages.
     source_log_mass, target_log_mass : float
@@ -75,9 +79,9 @@ class TransportProblem:
         source, self.grid = placed(source, grid, None, "source", None)
         target, self.target_grid = placed(target, target_grid, self.grid, "target", interpolation)
         if floor is None:
-            zeros = any(isinstance(side, GridDensity) and side.values.min() == 0 for side in (source, target))
-            floor = ZERO_FLOOR if zeros else 0.0
+            floor = _floor_of([side.values for side in (source, target) if isinstance(side, GridDensity)])
         self.floor = float(floor)
+        self.floor_mass = tuple(_added(side, self.floor) for side in (source, target))
         self.source_support = (source.values > 0 if isinstance(source, GridDensity)
                                else np.ones(self.grid.shape, bool))
         self._check_boxes()
@@ -285,6 +289,22 @@ class _Normalised:
 def _zeros(values):
     """How many of how many values are zero."""
     return int((values == 0).sum()), values.size
+
+
+def _floor_of(arrays):
+    """Where none is given: 0 if there are no zeros."""
+    if not any(values.min() == 0 for values in arrays):
+        return 0.0
+    return min(ZERO_FLOOR, FLOOR_MASS * min(float(values.mean() / values.max()) for values in arrays))
+
+
+def _added(density, floor):
+    """The share of its mass that a density owes to the floor."""
+    if not isinstance(density, GridDensity) or not floor:
+        return 0.0
+    lowest = floor * density.values.max()
+    added = float(np.maximum(lowest - density.values, 0).mean())
+    return added / (float(density.values.mean()) + added)
 
 
 def placed(density, grid, box_from, name, interpolation):

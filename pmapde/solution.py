@@ -41,12 +41,12 @@ class Solution:
     cost, w2 : float
         ``W2^2`` and its square root. ``stats["cost"]`` says how it was found: the integral of ``|T(x) - x|^2`` over
         the source ("map", second order), extrapolated with ``extrapolate`` ("extrapolated", fourth order on smooth
-        data), or, where data are rough on the scale of the cells and its error is estimated to be more than half a per
-        cent, :attr:`dual_cost` ("dual", in no-flux boxes).
+        data), or, where data are rough on the scale of the cells so that the map misplaces mass, :attr:`dual_cost`
+        ("dual", in no-flux boxes). Of the swapped problem where that was solved.
     cost_error, map_error : float
         Estimates of the discretisation error of ``cost`` and of the map (L2 under the source), extrapolated or not,
         from the solutions on the coarser grids; NaN where there are not enough of them, or an axis is too short to be
-        coarsened.
+        coarsened. Where the map misplaces mass ``cost_error`` is no less than what its cost and the dual differ by.
     algebraic_error : float
         Estimate of what the iteration left: the distance (RMS of the map) to the solution of the discrete equations.
         Infinite where the residual alone ended the iteration.
@@ -78,7 +78,7 @@ class Solution:
         0 where the map is that of the equation. Where neither the equation nor the swapped one puts the mass in its
         place: ``sqrt(epsilon)``, a length of about a cell or less (where the boxes differ, between the widths of the
         source's and the target's), of the entropic plan whose barycentric projection the map then is; ``residual`` and
-        the estimates of errors are NaN, ``history`` is that of the equation.
+        ``map_error`` are NaN, ``history`` is that of the equation.
     history : dict of ndarray
         One entry per implicit step: ``level, cells, residual, drift, dt, damping, newton_iterations, rejected,
         applications``.
@@ -142,7 +142,8 @@ class Solution:
         history["cells"] = np.array([step.grid.size for step in steps])
         if subdivision > 1:
             phi = average(phi, problem.grid.shape)
-        cost, cost_error, how = settled(problem, phi, extrapolation.cost, extrapolation.cost_error)
+        cost, cost_error, how = settled(problem, phi, extrapolation.cost, extrapolation.cost_error,
+                                        checks["push_forward_error"])
         if how == "map" and extrapolation.note in ("cost", "map"):
             how = "extrapolated"
         return cls(problem=problem, status=status, scheme=operator.scheme, displacement_potential=phi,

@@ -66,10 +66,10 @@ def chosen_scheme(problem, method):
 
 def checked_limits(max_steps, max_seconds):
     """``max_seconds``, infinity for None; refuses limits that are none."""
-    if not (isinstance(max_steps, (int, np.integer)) and max_steps >= 1):
+    if not (isinstance(max_steps, (int, np.integer)) and not isinstance(max_steps, bool) and max_steps >= 1):
         raise ValueError(f"`max_steps` must be a whole number >= 1, got {max_steps!r}.")
     max_seconds = math.inf if max_seconds is None else max_seconds
-    if not max_seconds >= 0:
+    if not (isinstance(max_seconds, Real) and not isinstance(max_seconds, bool) and max_seconds >= 0):
         raise ValueError(f"`max_seconds` must be a time >= 0, got {max_seconds!r}.")
     return max_seconds
 
@@ -247,7 +247,7 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         order on smooth data. The algebraic error is driven to a thousandth of the discretisation error for it. Not done
         where the observed order says that the data are rough; ``solution.extrapolation`` tells.
     start : array_like, optional
-        A potential on the grid to start from (no nested iteration then).
+        A potential on the grid to start from (no nested iteration then); what is tried after a failure goes without.
     callback : callable, optional
         Called with every :class:`Step`; returning True stops the run.
     threads : int, optional
@@ -296,6 +296,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     max_seconds = checked_limits(max_steps, max_seconds)
     if extrapolate not in (None, "cost", "map"):
         raise ValueError(f"`extrapolate` must be None, 'cost' or 'map', got {extrapolate!r}.")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"`callback` must be callable, got {type(callback).__name__}.")
     method = method or PseudoTransient()
     _check_types(problem, method)
 

@@ -28,7 +28,7 @@ class Status(Enum):
     NOT_RESOLVED = "The stated tail and discretisation errors were not met on the largest grid allowed: raise max_cells or tolerance, give bounds= that cut off long tails, or reparametrise towards a Gaussian."
     LINEAR_STALLED = "The linear solver missed its tolerance with every preconditioner allowed: use linear=Automatic(), or raise max_applications."
     DIVERGED = "The marginals of the entropic plan ran away: take step below 2 epsilon, overrelaxation='auto', or a start that is a convex potential."
-    NONFINITE = "NaN or infinity appeared in the residual: the target's log-density is not finite where the map goes; check its function and box."
+    NONFINITE = "NaN or infinity appeared in the residual: the target's log-density is not finite where the map goes: check its function and box; arrays of extreme contrast need a floor."
     CONVEXITY_LOST = "An explicit step left the convex potentials: take a smaller step (explicit_limit tells the limit), on_convexity_loss='shorten', or scheme='implicit'."
 
     @property

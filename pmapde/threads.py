@@ -23,8 +23,8 @@ def checked_threads(threads):
         return numba.get_num_threads()
     whole = isinstance(threads, Integral) and not isinstance(threads, bool)
     if not (whole and 1 <= threads <= numba.config.NUMBA_NUM_THREADS):
-        raise ValueError(f"`threads` must be between 1 and {numba.config.NUMBA_NUM_THREADS} (set the environment "
-                         f"variable NUMBA_NUM_THREADS to raise the upper limit), got {threads!r}.")
+        raise ValueError(f"`threads` must be a whole number from 1 to {numba.config.NUMBA_NUM_THREADS} (set the "
+                         f"environment variable NUMBA_NUM_THREADS to raise the upper limit), got {threads!r}.")
     return int(threads)
 
 

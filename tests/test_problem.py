@@ -73,7 +73,7 @@ def test_bad_grids_are_refused(arguments, message):
 @pytest.mark.parametrize(("arguments", "error", "message"), [
     ({"tolerance": -1.0}, ValueError, "`tolerance` must be"),
     ({"tolerance": "tight"}, ValueError, "`tolerance` must be"),
-    ({"threads": 0}, ValueError, "`threads` must be between"), ({"max_steps": 0}, ValueError, "`max_steps`"),
+    ({"threads": 0}, ValueError, "`threads` must be a whole number"), ({"max_steps": 0}, ValueError, "`max_steps`"),
     ({"method": "newton"}, TypeError, "`method` must be"), ({"method": pmapde.BackwardEuler(0.1)}, TypeError, "steps"),
 ])
 def test_bad_settings_of_solve_are_refused(arguments, error, message):

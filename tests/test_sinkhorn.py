@@ -514,7 +514,7 @@ def test_tolerances_below_rounding_end_at_rounding(pair):
     ({"start": np.full((8, 6), np.inf)}, ValueError, "`start` must be finite"),
     ({"start": np.full((8, 6), "a")}, ValueError, "`start` must be finite values of a potential, real numbers"),
     ({"max_seconds": -1}, ValueError, "`max_seconds` must be"), ({"callback": 3}, TypeError, "`callback` must be"),
-    ({"threads": 0}, ValueError, "`threads` must be between"),
+    ({"threads": 0}, ValueError, "`threads` must be a whole number"),
 ])
 def test_bad_arguments_are_named(arguments, error, message):
     problem = TransportProblem(np.ones((8, 6)), np.ones((8, 6)))
