@@ -198,7 +198,8 @@ def packed_problem(problem):
     grids = {name: {"shape": list(grid.shape), "box": [list(pair) for pair in grid.box],
                     "periodic": list(grid.periodic)}
              for name, grid in (("grid", problem.grid), ("target_grid", problem.target_grid))}
-    header = {**grids, "floor": problem.floor, "interpolation": problem.target.interpolation,
+    header = {**grids, "floor": problem.floor, "floor_mass": list(problem.floor_mass),
+              "interpolation": problem.target.interpolation,
               "points": [problem.source_is_pointwise, problem.target_is_pointwise],
               "source_log_mass": problem.source_log_mass, "target_log_mass": problem.target_log_mass}
     averages = {f"{side}_averages": values for side, values in problem.averages.items() if values is not None}
@@ -222,6 +223,6 @@ def rebuilt_problem(header, arrays):
     problem.averages = {side: field(arrays[f"{side}_averages"], grid.shape) if f"{side}_averages" in arrays else None
                         for side, grid in zip(("source", "target"), grids)}
     problem.source_support = arrays["source_support"]
-    problem.floor = float(header["floor"])
+    problem.floor, problem.floor_mass = float(header["floor"]), tuple(map(float, header.get("floor_mass", (0, 0))))
     problem.source_log_mass, problem.target_log_mass = header["source_log_mass"], header["target_log_mass"]
     return problem

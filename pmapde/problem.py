@@ -189,6 +189,7 @@ class TransportProblem:
         source = GridDensity(self.target_values, self.target_grid, points=self.target_is_pointwise)
         other = TransportProblem(source, target, grid=self.target_grid, target_grid=self.grid, floor=0.0)
         other.averages = {"source": self.averages["target"], "target": self.averages["source"]}
+        other.floor, other.floor_mass = self.floor, self.floor_mass[::-1]
         return other
 
     def with_source(self, values, name="source"):

@@ -345,6 +345,10 @@ class Solution:
         if self.blur:
             rows.insert(2, ("entropic", f"the map is the barycentric projection of an entropic plan, its blur "
                                         f"{self.blur:.3g}, on cells cut into {self.subdivision} an axis"))
+        if max(self.problem.floor_mass) > 0:
+            source, target = self.problem.floor_mass
+            rows.insert(1, ("floor", f"{self.problem.floor:.3g} of the maxima; it is {source:.2%} of the source's, "
+                                     f"{target:.2%} of the target's mass"))
         rows += [("fallback", text) for text in stats["fallbacks"]]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import pmapde
+from pmapde.problem import ZERO_FLOOR
 
 ONES = np.ones((8, 8))
 
@@ -96,8 +97,21 @@ def test_bad_settings_are_refused_when_built(build, error, message):
         build()
 
 
+def test_the_floor_of_zeros_adds_little_mass_where_a_peak_holds_most_of_it():
+    """1e-4 of the maximum of one bright cell in the dark would be a tenth of the mass, and more."""
+    bright = np.zeros((32, 32))
+    bright[5, 9] = 7.0
+    for sides in ((ONES, bright), (bright, ONES)):
+        problem = pmapde.TransportProblem(*sides)
+        assert 0 < problem.floor < ZERO_FLOOR and max(problem.floor_mass) == pytest.approx(1e-3, rel=2e-3)
+        assert problem.swapped().floor_mass == problem.floor_mass[::-1]
+    half = pmapde.TransportProblem(with_value(0) * (np.arange(8) < 4), ONES, floor=0.01)
+    assert half.floor_mass == (pytest.approx(0.01 * 33 / (31 + 0.01 * 33)), 0.0)
+    assert pmapde.TransportProblem(ONES, ONES, floor=0.01).floor_mass == (0, 0)
+    assert pmapde.TransportProblem(ONES, ONES).floor_mass == (0, 0)
+
+
 def test_zeros_get_a_floor_of_their_own():
-    from pmapde.problem import ZERO_FLOOR
     for source, target in ((with_value(0), ONES), (ONES, with_value(0))):
         problem = pmapde.TransportProblem(source, target)
         assert problem.floor == ZERO_FLOOR
