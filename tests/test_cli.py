@@ -88,7 +88,7 @@ def test_volumes_and_json_and_every_solver(tmp_path, capsys):
     (["uniform", "ring", "--floor", "0", "--size", "16", "--tolerance", "tiny"], "--tolerance must be"),
     (["uniform", "ring", "--tolerance", "inf"], "--tolerance must be"),
     (["uniform", "ring", "--tolerance=-1"], "--tolerance must be"),
-    (["uniform", "ring", "--threads", "0"], "`threads` must be between"),
+    (["uniform", "ring", "--threads", "0"], "`threads` must be a whole number"),
     (["uniform", "uniform", "--size", "300000"], "GiB"),
 ])
 def test_bad_input_is_one_sentence_and_leaves_nothing(arguments, message, tmp_path, capsys, recwarn):

@@ -158,7 +158,7 @@ def test_rough_data_are_not_extrapolated():
     plain = pmapde.solve(problem, tolerance=1e-9)
     assert solution.cost == pytest.approx(plain.cost, rel=1e-5)  # nothing was added
     alone = pmapde.solve(problem, pmapde.PseudoTransient(nested=False), extrapolate="cost")
-    assert alone.extrapolation == "not done, no coarser grids" and math.isnan(alone.cost_error)
+    assert alone.extrapolation == "not done, no coarser grids" and math.isnan(alone.map_error)
     with pytest.raises(ValueError, match="`extrapolate` must be None, 'cost' or 'map', got True"):
         pmapde.solve(problem, extrapolate=True)
 
