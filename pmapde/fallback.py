@@ -24,6 +24,8 @@ FEW_PARTS = 4
 """Of a cell per axis, tried on both sides before more are."""
 MOST_SAMPLES = {2: 8, 3: 2}
 """Of an inverse map, per cell and axis."""
+MOST_PARTS = 32
+"""Of a cell per axis, between which there are plans: they take seconds where an equation takes minutes."""
 SOLVED = (Status.CONVERGED, Status.MASS_MISPLACED, Status.FOLDED)
 """Statuses of a solved equation, whatever its map is worth."""
 FIRST_STEPS = 60
@@ -123,8 +125,8 @@ class _Chain:
             if self.extrapolate:
                 solution = replace(solution, extrapolation="not done, the map is that of an entropic plan")
             self.book(solution, blur=solution.blur, parts=parts)
-            ndim = self.problem.ndim
-            count = halvings(cells, parts, self.method.subdivision, ndim, LARGEST[ndim])
+            ndim, most = self.problem.ndim, MOST_PARTS if self.method.subdivision > 1 else 1
+            count = halvings(cells, parts, most, ndim, LARGEST[ndim])
             if solution.status is Status.MAX_SECONDS or not worth_halving(_rank(solution), count):
                 break
             parts *= 2

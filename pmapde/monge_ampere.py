@@ -163,7 +163,8 @@ class MongeAmpere:
         evaluation.extended, evaluation.linearised = 0, linearise
         if count.any() or outside:
             if density is not None:
-                log_image = log_image - np.log(density)
+                with np.errstate(divide="ignore", invalid="ignore"):  # averages below the last digit of their sums
+                    log_image = log_image - np.log(density)
             extension(padded, self.quadratic, log_image, low, high, linearise, evaluation.weights, out, count)
             evaluation.extended = int(count.sum())
             evaluation.mean = float(out.mean())

@@ -80,6 +80,43 @@ def test_equal_rough_densities_have_no_negative_cost(contrast):
     assert 0 <= solution.w2 < 0.3 / 32
 
 
+@pytest.mark.parametrize("origin", [1e3, 1e6])
+def test_far_from_the_origin(origin):
+    source, target = pair("white noise", (32, 32), 10.0, 0)
+    costs = [pmapde.solve(pmapde.TransportProblem(source, target, grid=pmapde.Grid((32, 32), [(a, a + 1)] * 2))).cost
+             for a in (0.0, origin)]
+    assert costs[1] == pytest.approx(costs[0], rel=1e-8)
+
+
+def test_parts_of_the_finer_grid(monkeypatch):
+    """Sixteen parts of a coarse source would be 4096 cells of a fine target."""
+    sizes = []
+    real = dual.legendre_conjugate
+    monkeypatch.setattr(dual, "legendre_conjugate",
+                        lambda u, grid, other, between: (sizes.append(other.size), real(u, grid, other, between))[1])
+    rng = np.random.default_rng(0)
+    problem = pmapde.TransportProblem(rng.random((16, 16)), rng.random((128, 128)))
+    kantorovich_dual(problem, np.zeros((16, 16)))
+    assert max(sizes) == dual.FINE
+
+
+def test_a_dual_worse_than_the_map_is_not_taken():
+    """Nearly equal densities: the potential's error is as large as the cost, and the estimate says so."""
+    rng = np.random.default_rng(5)
+    x = (np.arange(32) + 0.5) / 32
+    factors = [np.exp(rng.uniform(0, np.log(10), 32)) for _ in range(2)]
+    moved = [factor * (1 + 0.03 * np.cos(np.pi * x)) for factor in factors]
+
+    def quantiles(weights, s):
+        mass = np.concatenate([[0], np.cumsum(weights) / weights.sum()])
+        return np.interp(s, mass, np.linspace(0, 1, 33))
+    s = (np.arange(2**20) + 0.5) / 2**20
+    exact = sum(float(np.mean((quantiles(a, s) - quantiles(b, s))**2)) for a, b in zip(factors, moved))
+    solution = pmapde.solve(pmapde.TransportProblem(np.outer(*factors), np.outer(*moved)))
+    assert solution.stats["cost"] == "map" and solution.dual_cost < 0.7 * solution.cost
+    assert abs(solution.cost - exact) < solution.cost_error
+
+
 def test_for_no_flux_boxes():
     torus = pmapde.Grid((8, 8), periodic=True)
     solution = pmapde.solve(pmapde.TransportProblem(1 + np.eye(8), np.ones((8, 8)), grid=torus))

@@ -75,6 +75,9 @@ def test_bad_grids_are_refused(arguments, message):
     ({"tolerance": -1.0}, ValueError, "`tolerance` must be"),
     ({"tolerance": "tight"}, ValueError, "`tolerance` must be"),
     ({"threads": 0}, ValueError, "`threads` must be a whole number"), ({"max_steps": 0}, ValueError, "`max_steps`"),
+    ({"max_steps": True}, ValueError, "`max_steps`"),
+    ({"max_seconds": "a minute"}, ValueError, "`max_seconds` must be"),
+    ({"callback": 3}, TypeError, "`callback` must be callable, got int"),
     ({"method": "newton"}, TypeError, "`method` must be"), ({"method": pmapde.BackwardEuler(0.1)}, TypeError, "steps"),
 ])
 def test_bad_settings_of_solve_are_refused(arguments, error, message):

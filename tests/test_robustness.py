@@ -637,6 +637,43 @@ def test_the_step_limit_that_is_reported_is_the_callers():
     assert ended.status is Status.MASS_MISPLACED and ended.push_forward_error == 0.02
 
 
+def bright_pixel():
+    target = np.zeros((64, 64))
+    target[:, :32], target[40, 10] = 1, 1000
+    return np.ones((64, 64)), target
+
+
+def stars():
+    rng = np.random.default_rng(3)
+    target = np.zeros((64, 64))
+    target[tuple(rng.integers(0, 64, (2, 30)))] = rng.pareto(1, 30)
+    return np.ones((64, 64)), target
+
+
+@pytest.mark.parametrize("densities", [bright_pixel, stars])
+def test_zeros_beside_peaks(densities):
+    """A floor relative to the peak would be a tenth of the mass, and the map that of another problem."""
+    source, target = densities()
+    solution = solved(source, target)
+    assert solution.success and verdict.judge(solution, source, target).sound
+
+
+def test_arrays_of_any_contrast():
+    x = (np.arange(64) + 0.5) / 64
+    target = np.maximum(np.exp(-((x[:, None] - 0.5)**2 + (x - 0.5)**2) / (2 * 0.01**2)), 1e-30)
+    solution = solved(np.ones((64, 64)), target)
+    assert solution.success and verdict.judge(solution, np.ones((64, 64)), target).sound
+
+
+def test_what_is_tried_after_a_start_has_failed():
+    """As the remedy of MAX_SECONDS has it: a run goes on from its potential, and has all ways round a failure."""
+    problem = pmapde.TransportProblem(*pair("shapes", (48, 48), 1e6, 4))
+    part = pmapde.solve(problem, max_steps=5)
+    solution = pmapde.solve(problem, start=part.potential)
+    assert not part.success and solution.success
+    assert [attempt["swapped"] for attempt in solution.stats["attempts"][:2]] == [False, True]
+
+
 @pytest.mark.parametrize("box", [[(0, 1), (0, 1000)], [(0, 1), (0, 1.5)]])
 @pytest.mark.parametrize("periodic", [False, (True, False)])
 def test_plans_are_for_nearly_cubic_cells(box, periodic):

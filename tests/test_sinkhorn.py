@@ -5,6 +5,7 @@ import bench_sinkhorn
 import numba
 import numpy as np
 import pytest
+import random_fields
 from scipy.special import logsumexp
 from tools import random_density
 
@@ -685,3 +686,11 @@ def test_over_relaxation_that_runs_away_is_taken_back(monkeypatch):
     plan = pmapde.sinkhorn(problem, 1e-4, tolerance=1e-7, iterations=5000, start=hot.potential)
     assert taken_back and all(taken_back) and plan.success
     assert np.ptp(plan.potential - plain.potential) < 1e-5
+
+
+@pytest.mark.parametrize("seed", [1, 17])
+def test_annealing_leaves_few_sweeps_at_loose_marginals(seed):
+    """Slow modes are gone before the finest grid: 150 sweeps and more if temperatures are left at an error of 0.05."""
+    problem = pmapde.TransportProblem(*random_fields.pair("shapes", (128, 128), 1e3, seed))
+    plan = pmapde.sinkhorn(problem, 0.49 / 128**2, tolerance=2e-3)
+    assert plan.success and plan.stats["sweeps"] <= 60 and sum(plan.stats["anneal"]) <= 400
