@@ -389,8 +389,7 @@ def _annealed(problem, epsilon, settings, clock):
                else _carried(outcome.psi, level, before, finer, temperature))
         level, before = finer, temperature
         outcome = _iterate(level, GibbsKernel.of_problem(level, temperature), phi, ANNEALING_SWEEPS,
-                           ANNEALING_TOLERANCE, 1.0, _OverRelaxation(settings.overrelaxation), clock, settings.callback,
-                           False)
+                           ANNEALING_TOLERANCE, 1.0, _OverRelaxation("auto"), clock, settings.callback, False)
         counts.append(len(outcome.history))
         if outcome.status in (Status.STOPPED, Status.MAX_SECONDS, Status.DIVERGED):
             break
