@@ -1,14 +1,16 @@
 """W2^2 by the Kantorovich dual, and where it is taken for that of the map."""
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .grid import Grid
 from .legendre import legendre_conjugate
 from .transfer import average, interpolate_cubic
 
-FINE, MOST_PARTS = 2**18, 16
-"""Cells on which the dual cost is taken, about, and parts of a cell at most."""
+FINE, MOST_PARTS = {2: 2**18, 3: 2**20}, {2: 16, 3: 4}
+"""Cells on which the dual cost is taken, at most, and parts of a cell."""
 MISPLACED = 1e-3
 """Mass out of its place that is worth the dual: an error of first order in the map's cost, which the dual does not
 have."""
@@ -16,29 +18,41 @@ LEAST = 0.7
 """Of the map's cost: a dual below is that of a potential worse than the map, as between nearly equal densities."""
 
 
+def _samples(grid, origin):
+    """The grid of at most ``FINE`` cells, with its origin elsewhere: cells cut into parts, or put together."""
+    parts = min((FINE[grid.ndim] / grid.size) ** (1 / grid.ndim), MOST_PARTS[grid.ndim])
+    shape = tuple(max(math.floor(parts * n + 1e-9), 2) for n in grid.shape)
+    return Grid(shape, [(low - x, high - x) for (low, high), x in zip(grid.box, origin)])
+
+
+def _on(values, shape):
+    """Values at the centres of cells on finer ones, or averaged over coarser ones."""
+    if math.prod(shape) < values.size:
+        return average(values, shape)
+    return interpolate_cubic(values, shape, [False] * values.ndim)
+
+
 def kantorovich_dual(problem, phi):
     """``int (|x|^2 - 2 u**) dmu + int (|y|^2 - 2 u*) dnu`` with ``u = q + phi``, :attr:`pmapde.Solution.dual_cost`.
 
-    On cells cut into parts, with the origin in the middle of the source's box: terms as large as its squared distance
-    would cancel.
+    The origin is the middle of the source's box: terms as large as its squared distance would cancel.
     """
-    size = max(problem.grid.size, problem.target_grid.size)
-    parts = min(max(int((FINE / size) ** (1 / problem.ndim)), 1), MOST_PARTS)
     middle = problem.grid.lower + problem.grid.lengths / 2
-    source, target = (Grid(tuple(parts * n for n in grid.shape),
-                           [(low - m, high - m) for (low, high), m in zip(grid.box, middle)])
-                      for grid in (problem.grid, problem.target_grid))
+    source, target = (_samples(grid, middle) for grid in (problem.grid, problem.target_grid))
     x, column = source.cell_centres(), (-1,) + (1,) * problem.ndim
     slopes, first, lower = (v.reshape(column) for v in (problem.slopes, target.lower, source.lower))
-    u = (slopes * (x - lower)**2 / 2 + first * x).sum(axis=0)
-    u += interpolate_cubic(phi, source.shape, problem.grid.periodic)
+    u = (slopes * (x - lower)**2 / 2 + first * x).sum(axis=0) + _on(phi, source.shape)
     conjugate = legendre_conjugate(u, source, target, between=True)
     total = 0.0
-    for grid, coarse, values, potential in (
-            (source, problem.grid, problem.source_values, legendre_conjugate(conjugate, target, source, between=True)),
-            (target, problem.target_grid, problem.target_values, conjugate)):
+    for grid, values, potential in (
+            (source, problem.source_values, legendre_conjugate(conjugate, target, source, between=True)),
+            (target, problem.target_values, conjugate)):
         gains = (grid.cell_centres()**2).sum(axis=0) - 2 * potential
-        total += float((average(gains, coarse.shape) * values).sum()) * coarse.cell_volume
+        if grid.size < values.size:
+            values = average(values, grid.shape)
+        else:
+            gains = average(gains, values.shape)
+        total += float((gains * values).mean()) * grid.lengths.prod()
     return total
 
 
