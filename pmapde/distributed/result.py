@@ -27,7 +27,8 @@ class DistributedResult:
     displacement : ndarray, (d, ...)
         ``T(x) - x`` at this rank's cells.
     cost, residual, drift, margin, narrow_mass, folded_mass, push_forward_error : float
-        Of the whole grid, as in :class:`pmapde.Solution`; too large a ``push_forward_error`` is ``MASS_MISPLACED``.
+        Of the whole grid, as in :class:`pmapde.Solution`, but that ``cost`` is always that of the map, never the dual;
+        too large a ``push_forward_error`` is ``MASS_MISPLACED``.
         Folds are not straightened, which needs the whole map (``gather=True``): a map with any is ``FOLDED``.
     history : list of Step
         Without their arrays.
