@@ -1,4 +1,4 @@
-"""Judge a map by the densities alone: misplaced mass, folds, monotonicity, range. Shares nothing with the solver.
+"""Judge a map by the densities alone: misplaced mass, folds, monotonicity, range. Shares no code with the solver.
 
 Only ``solution.map`` is asked. The source, constant on its cells, is cut into points that carry equal shares of each
 cell's mass, the more the more it has; where they land is counted over blocks of 8 cells per axis (a little less where 8

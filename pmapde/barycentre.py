@@ -7,9 +7,9 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from .density import GridDensity
+from .density import GridDensity, floored
 from .grid import Grid
-from .problem import ZERO_FLOOR, TransportProblem, placed
+from .problem import ZERO_FLOOR, TransportProblem, placed, zero_floor
 from .solver import solve
 from .status import SolverError, Status
 from .stepping import PseudoTransient
@@ -126,8 +126,8 @@ def wasserstein_barycentre(densities, weights=None, *, grid=None, grids=None, fl
     targets = [placed(density, box, None, f"densities[{index}]", None)
                for index, (density, box) in enumerate(zip(densities, grids))]
     grid = _common_grid([own for _, own in targets], weights, grid)
-    zeros = any(isinstance(target, GridDensity) and target.values.min() == 0 for target, _ in targets)
-    floor = (ZERO_FLOOR if zeros else FLOOR) if floor is None else floor
+    zeros = zero_floor([target.values for target, _ in targets if isinstance(target, GridDensity)])
+    floor = (zeros or FLOOR) if floor is None else floor
     problems = [TransportProblem(np.ones(grid.shape), target, grid=grid, target_grid=own, floor=floor)
                 for target, own in targets]
     parts = [_on_common_grid(problem) for problem in problems]
@@ -137,8 +137,7 @@ def wasserstein_barycentre(densities, weights=None, *, grid=None, grids=None, fl
     method = PseudoTransient(entropic=False)  # whose maps do not change with the density as the gradient says
     objective, gradient, goal, status = [], [], math.nan, Status.MAX_STEPS
     for _ in range(max_iterations):
-        if values.min() == 0:
-            values = np.maximum(values, ZERO_FLOOR * values.max())
+        values = floored(values, zero_floor([values]))
         problems = [problem.with_source(values, "density") for problem in problems]
         solutions = [solve(problem, method, threads=threads) for problem in problems]
         source = problems[0].source_values

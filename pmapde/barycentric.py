@@ -83,8 +83,8 @@ def barycentric(problem, failed, parts, max_seconds=math.inf, threads=None):
     phi = average(plan.displacement_potential, problem.grid.shape)
     phi -= phi.mean()
     cost, error, how = settled(problem, phi, cost, math.nan, checks["push_forward_error"])
-    stats = {**failed.stats, "cost": how, "sinkhorn": {"epsilon": epsilon, "sweeps": plan.stats["sweeps"],
-                                          "marginal_error": float(plan.marginal_error[-1])}}
+    stats = {**failed.stats, "cost": how, "sinkhorn": {
+        "epsilon": epsilon, "sweeps": plan.stats["sweeps"], "marginal_error": float(plan.marginal_error[-1])}}
     return replace(failed, problem=problem, status=Status.MARGINALS_MET if status is Status.CONVERGED else status,
                    displacement_potential=phi, displacement=at_centres(transport_map, problem.grid),
                    cost=cost, cost_error=error, map_error=math.nan, algebraic_error=math.nan, extrapolation="none",

@@ -19,7 +19,7 @@ def legendre_conjugate(values, grid, conjugate_grid, between=False):
 
     Exact for the samples, axis by axis, in time linear in the cells (Lucet 1997). Below the conjugate of the function
     that was sampled by at most ``d h^2 / 8`` times its largest second derivative, where the maximum is in the interior;
-    with ``between`` of fourth order where the function is smooth.
+    with ``between`` of third order where the function is smooth.
 
     Parameters
     ----------

@@ -5,7 +5,7 @@ import copy
 
 import numpy as np
 
-from .density import GridDensity, LogDensity, checked_values
+from .density import GridDensity, LogDensity, checked_values, floored
 from .grid import Grid
 from .transfer import average, interpolate_inside
 
@@ -79,7 +79,7 @@ class TransportProblem:
         source, self.grid = placed(source, grid, None, "source", None)
         target, self.target_grid = placed(target, target_grid, self.grid, "target", interpolation)
         if floor is None:
-            floor = _floor_of([side.values for side in (source, target) if isinstance(side, GridDensity)])
+            floor = zero_floor([side.values for side in (source, target) if isinstance(side, GridDensity)])
         self.floor = float(floor)
         self.floor_mass = tuple(_added(side, self.floor) for side in (source, target))
         self.source_support = (source.values > 0 if isinstance(source, GridDensity)
@@ -292,20 +292,20 @@ def _zeros(values):
     return int((values == 0).sum()), values.size
 
 
-def _floor_of(arrays):
-    """Where none is given: 0 if there are no zeros."""
+def zero_floor(arrays):
+    """The floor of densities where none is given: 0 if there are no zeros."""
     if not any(values.min() == 0 for values in arrays):
         return 0.0
-    return min(ZERO_FLOOR, FLOOR_MASS * min(float(values.mean() / values.max()) for values in arrays))
+    return min(ZERO_FLOOR, FLOOR_MASS * min(float((values / values.max()).mean()) for values in arrays))
 
 
 def _added(density, floor):
     """The share of its mass that a density owes to the floor."""
-    if not isinstance(density, GridDensity) or not floor:
+    if not (isinstance(density, GridDensity) and floor):
         return 0.0
-    lowest = floor * density.values.max()
-    added = float(np.maximum(lowest - density.values, 0).mean())
-    return added / (float(density.values.mean()) + added)
+    values = density.values / density.values.max()
+    raised = floored(values, floor)
+    return float((raised - values).sum() / raised.sum())
 
 
 def placed(density, grid, box_from, name, interpolation):

@@ -261,7 +261,7 @@ class Solution:
         """W2^2 once more: the Kantorovich dual ``int (|x|^2 - 2 u**) dmu + int (|y|^2 - 2 u*) dnu`` at the potential.
 
         ``u*`` and ``u**`` are Legendre transforms of the potential on up to 512^2 cells, 101^3 in 3D, between whose
-        centres they are of fourth order; the densities are constant on the grid's cells. No pair of potentials has a
+        centres they are of third order; the densities are constant on the grid's cells. No pair of potentials has a
         larger value (Villani 2003, Topics in Optimal Transportation, Theorem 1.3): what is wrong with the potential
         makes it too small, and counts squared (but for the interpolation: tenths of a per cent where the map jumps,
         several where the transport is far shorter than a cell). On data that are rough on the scale of the cells it is

@@ -53,9 +53,7 @@ def test_cost_is_the_dual_where_data_are_rough(shape):
 
 def test_cost_is_the_dual_of_an_entropic_plan():
     solution = pmapde.solve(pmapde.TransportProblem(*pair("shapes", (32, 32), 1e3, 3)))
-    if not solution.blur:
-        pytest.fail("this pair was to be solved by a plan")
-    assert solution.stats["cost"] == "dual"
+    assert solution.blur > 0 and solution.stats["cost"] == "dual"
     assert solution.cost == solution.dual_cost
     assert solution.cost == pytest.approx(cost_of_the_map(solution), rel=0.03)
 

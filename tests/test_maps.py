@@ -134,9 +134,9 @@ def test_legendre_conjugate_is_the_maximum_over_all_cells(shape):
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
-def test_legendre_conjugate_between_the_centres_is_of_fourth_order(ndim):
+def test_legendre_conjugate_between_the_centres_is_of_third_order(ndim):
     """Of a smooth, strictly convex function whose gradient maps the box onto the other one, so that maxima at faces are
-    among them (third order there); of samples alone it is of second order, and never larger."""
+    among them; of samples alone it is of second order, and never larger."""
     errors = {False: [], True: []}
     for n in (16, 32, 64):
         grid, slopes = pmapde.Grid((n,) * ndim), pmapde.Grid((2 * n + 1,) * ndim, [(1.0, np.e)] * ndim)
