@@ -62,7 +62,7 @@ class BrenierGenerator:
         The noise, in whitened coordinates; the first three on the box of the data, the Gaussian to five deviations.
     scheme : {"implicit", "explicit"}
     schedule : float or callable, optional
-        ``(k, limit) -> eta_k``, see :mod:`pmapde.schedules`; default ``geometric(1e-3, 4)`` implicitly, ``automatic()``
+        ``(k, limit) -> eta_k``, see :mod:`pmapde.schedules`; default ``constant(100)`` implicitly, ``automatic()``
         explicitly.
     max_iterations : int, optional
         Default 9 implicitly, 200 explicitly.
@@ -250,7 +250,7 @@ class BrenierGenerator:
                 raise ValueError(f"`{name}` must be a whole number >= {least}, got {value!r}.")
         schedule = self.schedule
         if schedule is None:
-            schedule = schedules.geometric(1e-3, 4.0) if implicit else schedules.automatic()
+            schedule = schedules.constant(100.0) if implicit else schedules.automatic()
         elif not callable(schedule):
             if not isinstance(schedule, Real):
                 raise ValueError(f"`schedule` must be a step size or a function (k, limit) of one, got {schedule!r}.")

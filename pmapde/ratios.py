@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import fft, linalg, optimize
+from scipy import fft, optimize
 from scipy.special import expit
 
 from .density import GridDensity
@@ -15,13 +15,15 @@ from .tensor_splines import Design, TensorSplines
 RIDGE = 1e-5
 """Plain ridge beside the difference penalty, relative to it: what neither data nor differences decide is zero."""
 NEWTON_STEPS, NEWTON_TOLERANCE = 60, 1e-7
-FUNCTIONS = {2: 24, 3: 12}
+FUNCTIONS = {2: 32, 3: 16}
 """B-splines per axis."""
-ORDERS = {2: 3, 3: 2}
-"""Of the penalised differences."""
+ORDER = 3
+"""Of the penalised differences: the logits between Gaussians are free."""
 STIFF = 1e4
 """Such a penalty leaves nothing but what it does not see."""
 PENALTIES = (1e4, 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
+WEAK = (1e-4, 1e-5)
+"""For densities that jump, whose likelihood may well ask for such; scores of which nothing is to be learnt there."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,12 @@ class LogisticRatio:
     Parameters
     ----------
     functions : int, optional
-        B-splines per axis (default 24 in 2D, 12 in 3D).
+        B-splines per axis (default 32 in 2D, 16 in 3D).
     generated : float
         Samples generated per real one; default infinity.
-    order : int, optional
-        Of the differences that are penalised; polynomials of a lower one per axis are free. Default 3 in 2D (the
-        logits between Gaussians are free), 2 in 3D, where third differences over few knots reach too far.
+    order : {3, 2, 1}, optional
+        Of the differences that are penalised; polynomials of a lower one per axis are free: with 3, the logits between
+        Gaussians.
     penalties : sequence of float
         Candidates for ``lambda``, relative to the curvature of the loss.
     """
@@ -81,7 +83,7 @@ class LogisticRatio:
     functions: int | None = None
     generated: float = math.inf
     order: int | None = None
-    penalties: tuple = PENALTIES
+    penalties: tuple = PENALTIES + WEAK
 
     def __post_init__(self):
         _check(self)
@@ -97,8 +99,8 @@ class LogisticRatio:
 
         def fit(candidate):
             nonlocal theta
-            theta, factor, logits = _newton(loss, candidate * scale * learner.penalty, theta)
-            return loss.left_out(logits, loss.design.leverages(_inverse(factor))), theta
+            theta, factor, logits = _newton(loss, learner, candidate * scale, theta)
+            return loss.left_out(logits, loss.design.leverages(factor.inverse())), theta
 
         return _best(fit, learner)
 
@@ -156,25 +158,29 @@ class _Likelihood:
         return self.value(logits - self.sampled * np.log1p(-share))
 
 
-def _newton(loss, penalty, theta):
-    """Coefficients that minimise the penalised loss, the factor of its Hessian, and the logits."""
+def _newton(loss, learner, strength, theta):
+    """Coefficients that minimise the loss plus ``strength`` times the penalty, the factor of its Hessian, and the
+    logits."""
     design = loss.design
-    logits = design.matrix @ theta
-    value = loss.value(logits) + 0.5 * theta @ penalty @ theta
+
+    def penalised(theta):
+        logits, pull = design.matrix @ theta, strength * (learner.penalty @ theta)
+        return logits, pull, loss.value(logits) + 0.5 * theta @ pull
+
+    logits, pull, value = penalised(theta)
     for _ in range(NEWTON_STEPS):
         slope, curvature = loss.slopes(logits)
-        factor = linalg.cho_factor(design.gram(curvature) + penalty)
-        gradient = design.matrix.T @ slope + penalty @ theta
-        step, length = linalg.cho_solve(factor, -gradient), 1.0
+        factor = (design.gram(curvature) + strength * learner.penalty_blocks).factor()
+        gradient = design.matrix.T @ slope + pull
+        step, length = factor.solve(-gradient), 1.0
         decrease = float(-gradient @ step)
         if decrease < NEWTON_TOLERANCE:
             break
         while length > 1e-6:  # Armijo's rule
             trial = theta + length * step
-            trial_logits = design.matrix @ trial
-            trial_value = loss.value(trial_logits) + 0.5 * trial @ penalty @ trial
-            if trial_value <= value - 1e-4 * length * decrease:
-                theta, logits, value = trial, trial_logits, trial_value
+            found = penalised(trial)
+            if found[2] <= value - 1e-4 * length * decrease:
+                theta, (logits, pull, value) = trial, found
                 break
             length /= 2
         else:
@@ -222,7 +228,7 @@ class ScoreRatio:
         slopes, laplace = [design.derivative(row) for row in unit], [design.derivative(2 * row) for row in unit]
         curves = sum(part.values for part in laplace)
         score = model.log_density(design.points, gradient=True)[1]
-        gram = sum(slope.gram(np.full(n, 1 / n)) for slope in slopes)
+        gram = sum((slope.gram(np.full(n, 1 / n)) for slope in slopes), start=learner.splines.zeros())
         right = (sum(slope.matrix.T @ score[:, a] for a, slope in enumerate(slopes))
                  + sum(part.matrix.T @ np.ones(n) for part in laplace)) / n
         # the background's own score is zero: no integration by parts is needed for it
@@ -231,15 +237,15 @@ class ScoreRatio:
         there = model.log_density(around.points, gradient=True)[1]
         for a, row in enumerate(unit):
             slope = around.derivative(row)
-            gram += slope.gram(np.full(len(there), weight))
+            gram = gram + slope.gram(np.full(len(there), weight))
             right += weight * (slope.matrix.T @ there[:, a])
-        scale = np.trace(gram) / np.trace(learner.penalty)
+        scale = gram.trace() / learner.penalty_blocks.trace()
 
         def fit(candidate):
-            factor = linalg.cho_factor(gram + candidate * scale * learner.penalty)
-            theta = linalg.cho_solve(factor, right)
+            factor = (gram + candidate * scale * learner.penalty_blocks).factor()
+            theta = factor.solve(right)
             rows = np.stack([slope.values for slope in slopes] + [curves], axis=1)
-            return _left_out_score(design, _inverse(factor) / n, theta, rows, score), theta
+            return _left_out_score(design, factor.inverse() * (1 / n), theta, rows, score), theta
 
         theta, notes = _best(fit, learner)
         return (theta + _calibration(learner, model, theta) if self.calibrate else theta), notes
@@ -249,22 +255,22 @@ def _calibration(learner, model, theta):
     """Coefficients, free of penalty, that make up for what ``theta`` leaves of low moments."""
     log_density = np.log(model.values) - learner.splines.on_grid(theta, learner.grid)
     loss = _Likelihood(learner, GridDensity(np.exp(log_density - log_density.max()), learner.grid, points=True))
-    return _newton(loss, STIFF * _scale(loss, learner) * learner.penalty, np.zeros(learner.splines.size))[0]
+    return _newton(loss, learner, STIFF * _scale(loss, learner), np.zeros(learner.splines.size))[0]
 
 
 def _scale(loss, learner):
     """The curvature of the loss at zero in units of the penalty."""
     curvature = loss.slopes(np.zeros(len(loss.design.points)))[1]
-    return np.trace(loss.design.gram(curvature)) / np.trace(learner.penalty)
+    return loss.design.gram(curvature).trace() / learner.penalty_blocks.trace()
 
 
 def _left_out_score(design, inverse, theta, rows, score):
     """Mean loss of every sample under the fit to the others (Sherman, Morrison & Woodbury); ``rows`` (n, d + 1, 4^d):
     the gradients of the functions and their Laplacians."""
     d, total = score.shape[1], 0.0
-    for part, functions in design.cells:
+    for part, functions, entries in design.between(inverse):
         own, s = rows[part], score[part]
-        middle = own @ inverse[functions[:, None], functions] @ own.transpose(0, 2, 1)
+        middle = own @ entries @ own.transpose(0, 2, 1)
         # without the sample: (H - G'G) theta' = H theta - G's - L, with the H of the sum over all
         changed = own @ theta[functions] - np.einsum("nrs,ns->nr", middle[:, :, :d], s) - middle[:, :, d]
         solved = np.linalg.solve(np.eye(d) - middle[:, :d, :d], changed[:, :d, None])[:, :, 0]
@@ -300,12 +306,6 @@ def _best(fit, learner):
     return theta, {"penalty": float(path[best]), "loss": loss}
 
 
-def _inverse(factor):
-    """The inverse, whole, of a matrix from its Cholesky factor."""
-    upper = np.triu(linalg.lapack.dpotri(factor[0], lower=factor[1])[0])
-    return upper + np.triu(upper, 1).T
-
-
 def _check(method):
     try:
         values = np.asarray(method.penalties, float)
@@ -313,10 +313,11 @@ def _check(method):
         values = np.zeros(0)
     if values.ndim != 1 or not len(values) or not ((values > 0) & (values < math.inf)).all():
         raise ValueError(f"`penalties` must be a sequence of positive numbers, got {method.penalties!r}.")
-    for name, least in (("functions", 5), ("order", 1)):
-        value = getattr(method, name)
-        if value is not None and not (isinstance(value, (int, np.integer)) and least <= value):
-            raise ValueError(f"`{name}` must be a whole number >= {least}, got {value!r}.")
+    value = method.functions
+    if value is not None and not (isinstance(value, (int, np.integer)) and value >= 5):
+        raise ValueError(f"`functions` must be a whole number >= 5, got {value!r}.")
+    if method.order not in (None, 1, 2, 3):
+        raise ValueError(f"`order` must be 1, 2 or 3, got {method.order!r}.")
 
 
 class _FixedEstimate:
@@ -344,7 +345,7 @@ class _Learner:
         self.penalties, self.choice = method.penalties, None  # candidates; the place of the last step's among them
         self.modes = count = method.functions or FUNCTIONS[grid.ndim]
         self.splines = TensorSplines(grid.box, count)
-        self.penalty = self.splines.penalty(method.order or ORDERS[grid.ndim], RIDGE)
+        self.penalty, self.penalty_blocks = self.splines.penalty(method.order or ORDER, RIDGE)
         self.anchors = grid.with_shape((count - 3,) * grid.ndim).cell_centres().reshape(grid.ndim, -1).T
 
     @cached_property

@@ -4,6 +4,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
+from .block_banded import REACH, BlockBanded
+
 
 def _weights(fraction, order, width):
     """The four cubic B-splines that overlap a knot interval, or a derivative of them; shape (n, 4)."""
@@ -38,6 +40,7 @@ class TensorSplines:
         self.lower = np.array([pair[0] for pair in box], float)
         self.widths = (np.array([pair[1] for pair in box]) - self.lower) / (count - 3)
         self.count, self.ndim, self.size = count, len(box), count ** len(box)
+        self.block = self.size // count  # functions that share their place along the first axis
 
     def _axis(self, x, axis, order):
         """First B-spline and weights (n, 4) at coordinates ``x``; those outside the box are moved to it."""
@@ -68,7 +71,13 @@ class TensorSplines:
 
     def penalty(self, order, ridge):
         """``sum_a`` of squared differences of the given order along axis a (P-splines, Eilers & Marx, Statistical
-        Science 11, 1996), plus ``ridge`` times the identity. Polynomials of a lower order per axis are free."""
+        Science 11, 1996), plus ``ridge`` times the identity. Polynomials of a lower order per axis are free.
+
+        Returns
+        -------
+        csr_matrix and BlockBanded
+            The same matrix, to be multiplied by and to be added.
+        """
         difference = np.diff(np.eye(self.count), order, axis=0)
         one, eye, total = sparse.csr_matrix(difference.T @ difference), sparse.identity(self.count), 0
         for axis in range(self.ndim):
@@ -77,7 +86,29 @@ class TensorSplines:
             for factor in factors[1:]:
                 product = sparse.kron(product, factor)
             total = total + product
-        return (total + ridge * sparse.identity(self.size)).toarray()
+        total = (total + ridge * sparse.identity(self.size)).tocsr()
+        whole, m = self.zeros(), self.block
+        for i in range(self.count):
+            for k in range(min(REACH + 1, self.count - i)):
+                whole.blocks[i, k] = total[(i + k) * m:(i + k + 1) * m, i * m:(i + 1) * m].toarray()
+        return total, whole
+
+    def zeros(self):
+        return BlockBanded(np.zeros((self.count, REACH + 1, self.block, self.block)))
+
+    def places(self, first):
+        """Where in the flat ``blocks`` of a BlockBanded matrix the entries between the functions of cells are: starts
+        (n,) for cells whose first functions are given, plus offsets (4^d, 4^d) that they share."""
+        m, inner = self.block, np.zeros(1, int)
+        for _ in range(self.ndim - 1):
+            inner = (self.count * inner[:, None] + np.arange(4)).ravel()
+        row, within = np.repeat(np.arange(4), len(inner)), np.tile(inner, 4)
+        upper = row[:, None] < row
+        low, high = np.minimum(row[:, None], row), np.maximum(row[:, None], row)
+        one, other = np.where(upper, within, within[:, None]), np.where(upper, within[:, None], within)
+        offsets = ((REACH + 1) * low + high - low) * m**2 + m * one + other
+        row, within = np.divmod(first, m)
+        return (REACH + 1) * m**2 * row + (m + 1) * within, offsets
 
 
 class Design:
@@ -96,8 +127,11 @@ class Design:
         indices, self.values, self.points, self.splines = (
             indices[self.order], self.values[self.order], points[self.order], splines)
         first = np.flatnonzero(np.diff(indices[:, 0], prepend=-1))
-        self.cells = [(slice(start, stop), indices[start])
-                      for start, stop in zip(first, [*first[1:], len(points)])]
+        self.cells = [slice(start, stop) for start, stop in zip(first, [*first[1:], len(points)])]
+        self.functions = indices[first]
+        self._starts, self._offsets = splines.places(self.functions[:, 0])
+        row = np.arange(4**splines.ndim) // 4**(splines.ndim - 1)
+        self._stored = row[:, None] >= row
         self.matrix = self._sparse(indices, self.values)
         self._indices = indices
 
@@ -113,17 +147,24 @@ class Design:
         return other
 
     def gram(self, weights):
-        """``sum_i w_i b(x_i) b(x_i)'``, (size, size)."""
-        total = np.zeros((self.splines.size, self.splines.size))
-        for part, functions in self.cells:
+        """``sum_i w_i b(x_i) b(x_i)'``, BlockBanded."""
+        total = self.splines.zeros()
+        flat, offsets = total.blocks.reshape(-1), self._offsets[self._stored]
+        for part, start in zip(self.cells, self._starts):
             rows = self.values[part]
-            total[functions[:, None], functions] += (weights[part, None] * rows).T @ rows
+            flat[start + offsets] += ((weights[part, None] * rows).T @ rows)[self._stored]
         return total
+
+    def between(self, matrix):
+        """Cell by cell: its points, its functions, and the entries of a BlockBanded matrix between these."""
+        flat = matrix.blocks.reshape(-1)
+        for part, functions, start in zip(self.cells, self.functions, self._starts):
+            yield part, functions, flat[start + self._offsets]
 
     def leverages(self, inverse):
         """``b(x_i)' inverse b(x_i)``, (n,)."""
         out = np.empty(len(self.values))
-        for part, functions in self.cells:
+        for part, _, entries in self.between(inverse):
             rows = self.values[part]
-            out[part] = ((rows @ inverse[functions[:, None], functions]) * rows).sum(axis=1)
+            out[part] = ((rows @ entries) * rows).sum(axis=1)
         return out
