@@ -14,6 +14,9 @@ SMOOTH_RATIOS = (3.0, 5.5)
 """Ratios of successive changes, 4 at second order,
 at which data count as smooth and the next change is extrapolated."""
 
+PROMISING = 0.4
+"""Error of a start, as a share of the discretisation error: it may fall by 16 to the next grid, the latter by 4."""
+
 EXTRAPOLATED_SHARE = 3e-4
 """Algebraic error left where results are extrapolated: less than a thousandth of the discretisation error."""
 
@@ -47,16 +50,22 @@ class CoarserGrids:
     On smooth data the error is ``c h^2 + O(h^4)`` with one function c on all grids, so the change from grid to grid
     falls by 4 (Richardson). ``sizes``: RMS of the gradient of the changes of the potential; ``costs``: W2^2 on every
     grid; ``scale``: the last change of the map, L2 under the source, relative to that of the potential, which knows
-    neither where the mass is nor what differencing adds. It hardly changes from grid to grid.
+    neither where the mass is nor what differencing adds. It hardly changes from grid to grid. ``errors``: algebraic, of
+    the potential (RMS of the gradient); ``corrected``: what was still to be corrected on the last grid, and the
+    residual there, both at its start; ``missed``: the former as a share of the discretisation error, NaN if that start
+    was not extrapolated.
     """
 
     def __init__(self):
         self.phi = self.change = self.grid = None
         self.sizes, self.costs, self.displacements, self.scale = [], [], [], 1.0
+        self.errors, self.corrected, self.missed = [], (math.inf, 0.0), math.nan
 
-    def add(self, operator, phi):
-        """``phi`` solves on the grid of ``operator``."""
+    def add(self, operator, phi, first, last):
+        """``phi`` solves on the grid of ``operator``; ``first`` and ``last`` are the steps there: its start, and where
+        it ended."""
         grid = operator.grid
+        self._book(first, last)
         if self.phi is not None:
             self.change = phi - interpolate_cubic(self.phi, grid.shape, grid.periodic)
             self.sizes.append(gradient_norm(self.change, grid.spacing))
@@ -66,6 +75,13 @@ class CoarserGrids:
         if self.last_size > 0:
             moved = _change(*self.displacements[::-1], grid)
             self.scale = math.sqrt(operator.cost(moved)) / self.last_size
+
+    def _book(self, first, last):
+        self.errors = [*self.errors[-1:], last.error]
+        corrected = math.sqrt(max(last.change**2 - first.change**2, 0.0)) if last.newton_iterations else first.error
+        self.corrected = corrected, first.residual
+        self.missed = (corrected / discretisation_error(self.last_size, last.change) if first.change > 0
+                       else math.nan)
 
     @property
     def last_size(self):
@@ -81,6 +97,21 @@ class CoarserGrids:
         if smooth_changes(self.sizes):
             return interpolate_cubic(phi + 0.25 * self.change, grid.shape, grid.periodic), 0.25 * self.sizes[-1]
         return interpolate_cubic(phi, grid.shape, grid.periodic), 0.0
+
+    def start_error(self):
+        """Estimated error of :meth:`start` (RMS of the gradient), and the largest residual there that agrees with it.
+
+        The start on the last grid, made in the same way, had the error that was corrected there. It falls by 4 at
+        least; to which comes what the iteration left on the coarser grids, which extrapolation amplifies.
+        """
+        if not smooth_changes(self.sizes) or len(self.errors) < 2:
+            return math.inf, 0.0
+        error, residual = self.corrected
+        return 0.25 * error + 1.25 * self.errors[-1] + 0.25 * self.errors[-2], residual
+
+    def promising(self):
+        """Whether one of the next starts may be so good that it needs no iterations, as far as is known."""
+        return len(self.sizes) < 2 or (smooth_changes(self.sizes) and not self.missed > PROMISING)
 
     def extrapolation(self, operator, displacement, change, wanted):
         """Results on the finest grid, :class:`Extrapolation`; ``wanted``: None, "cost" or "map".

@@ -25,6 +25,10 @@ were made careful: on rough data of high contrast the floor, which knows nothing
 too low."""
 LINEAR_SHARE = 0.7
 """Of the algebraic error allowed, what the linear solve may leave; the rest is for Newton's method."""
+REMAINDER = 30.0
+"""Newton's own error, relative to its correction, in residuals before it: a log residual is the relative change of the
+Hessian that would undo it, and what a full step leaves is of second order in that change. The factor is for cells
+whose residuals are so many times the RMS."""
 
 
 def check_common(settings):
@@ -124,6 +128,8 @@ class Goal:
         That of the coarser grid from its own next coarser one; 0 if there is none.
     one_step : bool
         One Newton step is expected to be enough: its linear equation is solved as well as the goal asks for.
+    start : (float, float)
+        Estimated error of the start, and the residual up to which that is believed.
     """
 
     residual: float = 0.0
@@ -131,6 +137,7 @@ class Goal:
     change: float = 0.0
     before: float = 0.0
     one_step: bool = True
+    start: tuple = (math.inf, 0.0)
 
     def allowance(self, change):
         """The algebraic error that is enough where the map has changed by ``change`` from the next coarser grid."""
@@ -221,7 +228,8 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
     else:
         phi = relaxed(operator, phi, evaluation, FIRST_SWEEPS)
         goal = goal(evaluation.norm)
-        current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0, change=goal.change)
+        current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0, change=goal.change,
+                          error=goal.start[0] if evaluation.norm <= goal.start[1] else math.inf)
         floor = operator.agreed(rounding_floor(phi, evaluation.weights, operator.log_size))
     enough = max(goal.residual, floor)
     while True:
@@ -257,8 +265,9 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
         step = trial.step
         new_norm, full = evaluation.norm, step.damping == 1 and not shift
         change = math.hypot(current.change, step.damping * trial.size)
-        # left over by the linear solve, and by Newton: what remains of the residual stands for the quadratic remainder
-        error = trial.error + trial.size * min(1.0, new_norm / norm) if full else math.inf
+        # left over by the linear solve, and by Newton: no more than what remains of the residual, part of which is the
+        # former's
+        error = trial.error + trial.size * min(1.0, new_norm / norm, REMAINDER * norm) if full else math.inf
         met = new_norm <= enough or error <= goal.allowance(change)
         phi = step.x
         if not evaluation.linearised and (not met or evaluation.extended):

@@ -41,8 +41,9 @@ class DistributedGrids(CoarserGrids):
         return (layout.interpolated(field, self.grid) if self._layout is None
                 else self._layout.interpolate(field, layout))
 
-    def add(self, operator, phi):
+    def add(self, operator, phi, first, last):
         layout = operator.layout
+        self._book(first, last)
         if self.phi is not None:
             self.change = phi - self._brought(self.phi, layout)
             padded = layout.pad(self.change, np.empty(tuple(n + 2 for n in layout.shape)))
@@ -92,19 +93,11 @@ def steps(problem, method, linear_method, tolerance, start, comm, stats, coarser
             agree(comm, None if np.isfinite(phi).all() else ValueError("`start` must be finite."))
         else:
             phi = np.zeros(layout.shape)
-        one_step = level < 2 or taken <= 1
-
-        def goal(norm, level=level, finest=finest, extrapolated=extrapolated, one_step=one_step):
-            if finest and tolerance != "discretization":
-                return stepping.Goal(residual=float(tolerance))
-            if level:
-                return stepping.Goal(share=coarser.scale * share if finest else share, change=extrapolated,
-                                     before=coarser.last_size, one_step=one_step)
-            return stepping.Goal(residual=solver.SINGLE_GRID_TOLERANCE if finest else solver.COARSEST_TOLERANCE)
-
-        engine = _on_layout(operator, linear_method, method, phi, goal, stats)
+        goal = solver.goal_on(level, problems, tolerance, share, coarser, extrapolated, one_step=level < 2 or taken <= 1)
+        engine, opening = _on_layout(operator, linear_method, method, phi, lambda norm, goal=goal: goal, stats), None
         for taken, step in enumerate(engine):
             step = replace(step, level=level, levels=levels)
+            opening = opening or step
             if finest and method.conserve and step.status is Status.CONVERGED:
                 engine.close()  # with its matrix
                 for found in _conserved(problem, operator, linear_method, method, step, tolerance, stats):
@@ -115,7 +108,7 @@ def steps(problem, method, linear_method, tolerance, start, comm, stats, coarser
             if not finest and taken >= limit:
                 break
         if not finest:
-            coarser.add(operator, phi)
+            coarser.add(operator, phi, opening, step)
 
 
 def _first_cut(problems, comm):
@@ -154,8 +147,10 @@ def _serial(problem, method, comm, stats, share):
             phi = step.phi
             if count >= equation.COARSE_STEP_LIMIT and step.level == step.levels - 1:
                 break
-        grids.add(operator, phi)
-        found = {name: getattr(grids, name) for name in ("phi", "change", "grid", "sizes", "costs", "scale")}
+        first = next(step for step in history if step.level == step.levels - 1)
+        grids.add(operator, phi, first, history[-1])
+        found = {name: getattr(grids, name)
+                 for name in ("phi", "change", "grid", "sizes", "costs", "scale", "errors", "corrected", "missed")}
         told = found, history, own
     found, history, own = comm.bcast(told, root=0)
     stats["newton_iterations"] += own["newton_iterations"]
