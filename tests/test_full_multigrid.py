@@ -198,7 +198,8 @@ def test_error_estimates_are_of_the_right_size(name):
 
 
 def test_work_is_counted_and_flat():
-    totals = [sum(pmapde.solve(exact.separable_cosine((n, n)).problem).stats["work"].values()) for n in (256, 512, 1024)]
+    totals = [sum(pmapde.solve(exact.separable_cosine((n, n)).problem).stats["work"].values())
+              for n in (256, 512, 1024)]
     assert max(totals) < 15  # observed 9 to 12
     assert max(totals) < 1.5 * min(totals)
     work = pmapde.solve(exact.separable_cosine((128, 128)).problem).stats["work"]

@@ -508,8 +508,8 @@ def test_the_penalty_is_searched_from_the_last_choice_on(last, tried):
 def test_a_refused_step_leaves_no_record(ratio, monkeypatch):
     step = training.State.step
     monkeypatch.setattr(training.State, "step", lambda self, k, *rest: k < 2 and step(self, k, *rest))
-    generator = pmapde.BrenierGenerator(ratio, cells=16, schedule=pmapde.schedules.geometric(1e-3, 4.0), max_iterations=5,
-                                        random_state=0).fit(drawn("moons", 200, 0))
+    generator = pmapde.BrenierGenerator(ratio, cells=16, schedule=pmapde.schedules.geometric(1e-3, 4.0),
+                                        max_iterations=5, random_state=0).fit(drawn("moons", 200, 0))
     assert generator.n_iter_ == len(generator.etas_) == 2
     assert len(generator.ratios_) == 3 and len(generator.validation_scores_) == 3
 

@@ -93,7 +93,8 @@ def steps(problem, method, linear_method, tolerance, start, comm, stats, coarser
             agree(comm, None if np.isfinite(phi).all() else ValueError("`start` must be finite."))
         else:
             phi = np.zeros(layout.shape)
-        goal = solver.goal_on(level, problems, tolerance, share, coarser, extrapolated, one_step=level < 2 or taken <= 1)
+        goal = solver.goal_on(level, problems, tolerance, share, coarser, extrapolated,
+                              one_step=level < 2 or taken <= 1)
         engine, opening = _on_layout(operator, linear_method, method, phi, lambda norm, goal=goal: goal, stats), None
         for taken, step in enumerate(engine):
             step = replace(step, level=level, levels=levels)
