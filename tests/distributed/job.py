@@ -67,7 +67,7 @@ def answers(comm, folder):
 def growth(comm, folder):
     """Iterations on finer and finer grids, at the default tolerance."""
     notes = []
-    for shape in ((128,) * 2, (256,) * 2, (24,) * 3, (48,) * 3):
+    for shape in ((64,) * 2, (128,) * 2, (24,) * 3, (48,) * 3, (256,) * 2):
         problem = exact.manufactured(shape, array_target=True).problem
         for linear in (None, "gamg"):
             result = distributed.solve(problem, gather=False, linear=PetscMultigrid(linear))
