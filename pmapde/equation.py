@@ -1,7 +1,6 @@
 """One equation on one grid, an implicit step at a time."""
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
@@ -67,7 +66,7 @@ def one_grid(operator, linear, method, phi, goal, threads, stats, journal):
 
     Those that the ``journal`` of an interrupted run knows are yielded again, not computed.
     """
-    tolerance, elapsed, before, memory, step = math.nan, 0.0, _applications(stats), {}, None
+    elapsed, before, memory, step = 0.0, _applications(stats), {}, None
     for record in journal.next_grid(operator.grid, stats, linear, memory):
         step = Step(0, 1, operator.grid, **record, radius=operator.radius)
         yield step
@@ -78,13 +77,7 @@ def one_grid(operator, linear, method, phi, goal, threads, stats, journal):
         memory["current"] = stepping.Advance(phi, step.residual, step.drift, step.dt, step.newton_iterations,
                                              step.damping, step.rejected, error=step.error, change=step.change)
 
-    def goal_of(first_norm):
-        nonlocal tolerance
-        found = goal(first_norm)
-        tolerance = found.residual
-        return found
-
-    records = stepping.pseudo_transient(operator, linear, phi, method, goal_of, memory)
+    records = stepping.pseudo_transient(operator, linear, phi, method, goal, memory)
     while True:
         with thread_settings(threads) as count:
             use_threads(count, phi.size)
@@ -99,7 +92,7 @@ def one_grid(operator, linear, method, phi, goal, threads, stats, journal):
         elapsed += advance.dt if advance.newton_iterations else 0.0
         step = Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change,
                     elapsed, advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent - before,
-                    max(tolerance, advance.floor), advance.status, operator.radius)
+                    max(goal.residual, advance.floor), advance.status, operator.radius)
         journal.add(step, stats, linear, memory)
         yield step
         before = spent
@@ -107,7 +100,7 @@ def one_grid(operator, linear, method, phi, goal, threads, stats, journal):
 
 def one_equation(operator, linear, method, phi, goal, threads, stats, journal, **place):
     """One equation from ``phi``: yields its steps but for the last, and returns that, which has a status."""
-    engine = one_grid(operator, linear, method, phi, lambda norm: goal, threads, stats, journal)
+    engine = one_grid(operator, linear, method, phi, goal, threads, stats, journal)
     for count, reached in enumerate(engine):
         reached = replace(reached, **place)
         if reached.status is None:

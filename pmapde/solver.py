@@ -203,8 +203,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
                 phi = np.zeros(grid.shape)
 
         goal = goal_on(level, problems, tolerance, share, coarser, extrapolated, one_step=level < 2 or taken <= 1)
-        engine, first = one_grid(operator, linear, method, phi, lambda norm, goal=goal: goal, threads, stats,
-                                 journal), None
+        engine, first = one_grid(operator, linear, method, phi, goal, threads, stats, journal), None
         for taken, step in enumerate(engine):
             step = replace(step, level=level, levels=len(problems))
             first = first or step

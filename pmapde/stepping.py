@@ -204,7 +204,7 @@ def relaxed(operator, phi, evaluation, sweeps):
 
 
 def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
-    """Generate :class:`Advance` records from ``phi`` until ``goal(first_norm)``, a :class:`Goal`, is met.
+    """Generate :class:`Advance` records from ``phi`` until ``goal``, a :class:`Goal`, is met.
 
     ``memory``, a dict, is given what it takes to go on from the record being yielded; one that was is gone on from,
     ``memory["current"]`` being that record.
@@ -216,18 +216,23 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
     natural_time = operator.natural_time
     memory = {} if memory is None else memory
     dt, forcing_memory, rejected, careful = settings.initial_step, None, 0, False
-    evaluation = operator.evaluate(phi, extend=True)
+    resumed, done = bool(memory), goal.start[0] <= goal.allowance(goal.change)
+    evaluation = operator.evaluate(phi, extend=True, linearise=resumed or not done)
+    if not evaluation.linearised:  # the start is good enough if its residual says no other
+        if evaluation.norm <= goal.start[1] and not evaluation.extended:
+            yield Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0, Status.CONVERGED, change=goal.change,
+                          error=goal.start[0])
+            return
+        evaluation = operator.evaluate(phi, extend=True)
     if not math.isfinite(evaluation.norm):
         yield Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 0.0, 0, Status.NONFINITE)
         return
-    resumed = bool(memory)
     if resumed:
-        goal, current = goal(evaluation.norm), memory.pop("current")
+        current = memory.pop("current")
         dt, forcing_memory, careful, floor = (memory[name] for name in ("dt", "forcing_memory", "careful", "floor"))
         operator.work = 0.0  # the evaluation was counted before
     else:
         phi = relaxed(operator, phi, evaluation, FIRST_SWEEPS)
-        goal = goal(evaluation.norm)
         current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0, change=goal.change,
                           error=goal.start[0] if evaluation.norm <= goal.start[1] else math.inf)
         floor = operator.agreed(rounding_floor(phi, evaluation.weights, operator.log_size))

@@ -95,7 +95,7 @@ def steps(problem, method, linear_method, tolerance, start, comm, stats, coarser
             phi = np.zeros(layout.shape)
         goal = solver.goal_on(level, problems, tolerance, share, coarser, extrapolated,
                               one_step=level < 2 or taken <= 1)
-        engine, opening = _on_layout(operator, linear_method, method, phi, lambda norm, goal=goal: goal, stats), None
+        engine, opening = _on_layout(operator, linear_method, method, phi, goal, stats), None
         for taken, step in enumerate(engine):
             step = replace(step, level=level, levels=levels)
             opening = opening or step
@@ -171,31 +171,26 @@ def _conserved(problem, operator, linear_method, method, step, tolerance, stats)
     goal = stepping.Goal(residual=residual, change=step.change)
 
     def solved(corrected, phi):
-        return islice(_on_layout(corrected, linear_method, method, phi, lambda norm: goal, stats), COARSE_STEP_LIMIT)
+        return islice(_on_layout(corrected, linear_method, method, phi, goal, stats), COARSE_STEP_LIMIT)
     whole = problem.masses if isinstance(problem, SampledProblem) else problem
     return conserved(whole, operator, step, solved, stats)
 
 
 def _on_layout(operator, linear_method, method, phi, goal, stats):
     """Pseudo-transient continuation on one layout as :class:`Step` records."""
-    tolerance, elapsed, grid = 0.0, 0.0, operator.layout.grid
+    elapsed, grid = 0.0, operator.layout.grid
     before = _applications(stats)
     linear = DistributedLinearSolver(operator.layout, linear_method, stats, operator.natural_time)
 
-    def noted(norm):
-        nonlocal tolerance
-        found = goal(norm)
-        tolerance = found.residual
-        return found
-
     try:
-        for advance in stepping.pseudo_transient(operator, linear, phi, method, noted):
+        for advance in stepping.pseudo_transient(operator, linear, phi, method, goal):
             stats["newton_iterations"] += advance.newton_iterations
             stats["rejected_steps"] += advance.rejected
             elapsed += advance.dt if advance.newton_iterations else 0.0
             spent, before = _applications(stats) - before, _applications(stats)
             yield Step(0, 1, grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change, elapsed,
                        advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent,
-                       max(tolerance, advance.floor) if math.isfinite(advance.floor) else tolerance, advance.status)
+                       max(goal.residual, advance.floor) if math.isfinite(advance.floor) else goal.residual,
+                       advance.status)
     finally:  # PETSc cannot free a matrix made in Python once Python has ended
         linear.release()

@@ -93,23 +93,33 @@ def _dot(a, b):
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
+def _kept(sums, q):
+    return sums[q, 0], sums[q, 1], sums[q, 2], sums[q, 3]
+
+
+@njit(cache=True, error_model="numpy", fastmath={"contract"})
 def _evaluate_2d(coefficients, kind, index, fraction, room, with_gradient, scale, value, along_x, along_y):
     """Values of the spline, and ``scale[a]`` times the derivatives of its logarithm in index coordinates."""
     stride = np.int64(coefficients.shape[1])
     weights, slopes = room[0], room[1]
     for axis in range(2):
         _weigh(fraction[axis], kind, with_gradient, weights[axis], slopes[axis])
+    if not with_gradient:
+        for q in range(value.shape[0]):
+            first, u = np.int64(index[0, q]) * stride + np.int64(index[1, q]), _four(weights[0], q)
+            value[q] = _dot(_four(weights[1], q), row_sums(coefficients, first, (u,), (u,))[0])
+        return
+    sums = np.empty((2, value.shape[0], 4))  # kept, so that the rest is vectors over points: a quarter of the time less
     for q in range(value.shape[0]):
-        first, u, v = np.int64(index[0, q]) * stride + np.int64(index[1, q]), _four(weights[0], q), _four(weights[1], q)
-        if with_gradient:
-            du, dv = _four(slopes[0], q), _four(slopes[1], q)
-            sums, sums_x = row_sums_and_slopes(coefficients, first, (u,), (du,))
-            total = _dot(v, sums)
-            inverse = 1.0 / total
-            value[q] = total
-            along_x[q], along_y[q] = scale[0] * inverse * _dot(v, sums_x), scale[1] * inverse * _dot(dv, sums)
-        else:
-            value[q] = _dot(v, row_sums(coefficients, first, (u,), (u,))[0])
+        first, u, du = np.int64(index[0, q]) * stride + np.int64(index[1, q]), _four(weights[0], q), _four(slopes[0], q)
+        found = row_sums_and_slopes(coefficients, first, (u,), (du,))
+        for k in range(4):
+            sums[0, q, k], sums[1, q, k] = found[0][k], found[1][k]
+    for q in range(value.shape[0]):
+        value[q] = _dot(_four(weights[1], q), _kept(sums[0], q))
+        inverse = 1.0 / value[q]
+        along_x[q] = scale[0] * inverse * _dot(_four(weights[1], q), _kept(sums[1], q))
+        along_y[q] = scale[1] * inverse * _dot(_four(slopes[1], q), _kept(sums[0], q))
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})

@@ -372,6 +372,35 @@ def _in_one_cell(nodes, strides, centre, target_lower, target_spacing, cells, in
     return True
 
 
+@njit(cache=True, error_model="numpy")
+def _overlaps(line, base, strides, target_lower, target_spacing, n, pitch, periodic, low, high, over, widths):
+    """Along one axis of the target, of a row of source cells: ``widths`` of their images, in target cells; ``low`` and
+    ``high``, the first of these cells that an image reaches and the next, inside the box, times ``pitch``; ``over``,
+    the part of the image in the next."""
+    inverse, length, last, scale = 1.0 / target_spacing, float(n), n - 1.0, float(pitch)
+    for j in range(widths.shape[0]):
+        widths[j] = 0.0
+    for a in range(len(strides)):
+        ahead, behind = line[base + strides[a]:], line[base - strides[a]:]  # views: no negative indices to look for
+        for j in range(widths.shape[0]):
+            edge = 0.5 * inverse * (ahead[j] - behind[j])
+            widths[j] += edge * edge
+    own = line[base:]
+    for j in range(widths.shape[0]):
+        width = math.sqrt(widths[j])
+        s = (own[j] - target_lower) * inverse
+        first = np.floor(s - 0.5 * width)
+        beyond = s + 0.5 * width - first - 1.0
+        widths[j], over[j] = width, max(0.0, beyond / max(width, 1e-300))
+        low[j], high[j] = first, first + 1.0
+    if periodic:
+        for j in range(widths.shape[0]):
+            low[j] -= length * np.floor(low[j] / length)
+            high[j] -= length * np.floor(high[j] / length)
+    for j in range(widths.shape[0]):
+        low[j], high[j] = scale * min(max(low[j], 0.0), last), scale * min(max(high[j], 0.0), last)
+
+
 @njit(cache=True, parallel=True, error_model="numpy")
 def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_lower, target_spacing, cells, smooth,
             widest, out):
@@ -388,8 +417,8 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
     rows = mass.shape[0] // length // shape[0]  # along the last axis, in a slab of the first
     for part in prange(parts):
         position = np.zeros(dimension, dtype=np.int64)
-        low, over, widths = np.empty((dimension, length)), np.empty((dimension, length)), np.empty((dimension, length))
-        corner, beyond = np.empty(dimension), np.empty(dimension)
+        low, high, over = np.empty((dimension, length)), np.empty((dimension, length)), np.empty((dimension, length))
+        widths = np.empty((dimension, length))
         local, offset = np.empty((dimension, MOST_PIECES)), np.empty((dimension, MOST_PIECES), dtype=np.int64)
         room, order = np.empty((5, dimension)), np.empty(2 * dimension, dtype=np.int64)
         begin, end = np.int64(part) * shape[0] // parts, (np.int64(part) + 1) * shape[0] // parts
@@ -399,35 +428,30 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
                 position[a] = rest % shape[a]
                 rest //= shape[a]
                 base += (position[a] + 1) * strides[a]
-            for c in range(dimension):
-                line, inverse = nodes[c], 1.0 / target_spacing[c]
-                for j in range(length):
-                    widths[c, j] = 0.0
-                for a in range(dimension):
-                    step = strides[a]
-                    for j in range(length):
-                        edge = 0.5 * inverse * (line[base + j + step] - line[base + j - step])
-                        widths[c, j] += edge * edge
-                for j in range(length):
-                    widths[c, j] = math.sqrt(widths[c, j])
-                    s = (line[base + j] - target_lower[c]) * inverse
-                    low[c, j] = math.floor(s - 0.5 * widths[c, j])
-                    over[c, j] = max(0.0, s + 0.5 * widths[c, j] - low[c, j] - 1.0)
+            pitch = 1
+            for c in range(dimension - 1, -1, -1):
+                _overlaps(nodes[c], base, strides, target_lower[c], target_spacing[c], cells[c], pitch, periodic[c],
+                          low[c], high[c], over[c], widths[c])
+                pitch *= cells[c]
+            masses = mass[row * length:]
             for j in range(length):
-                amount, index = mass[row * length + j], 0
+                amount, index = masses[j], 0.0
                 inside, narrow = not smooth, not smooth
                 for c in range(dimension):
-                    b = low[c, j]
-                    inside = inside and over[c, j] == 0.0 and b >= 0.0 and b < cells[c]
+                    inside = inside and over[c, j] == 0.0
                     narrow = narrow and widths[c, j] <= widest
-                    index = index * cells[c] + int(b)
+                    index += low[c, j]
                 if inside and (narrow or _in_one_cell(nodes, strides, base + j, target_lower, target_spacing, cells,
-                                                      index)):
-                    out[part, index] += amount
+                                                      int(index))):
+                    out[part, int(index)] += amount
                 elif narrow:
-                    for c in range(dimension):
-                        corner[c], beyond[c] = low[c, j], over[c, j] / widths[c, j]
-                    _share_out(corner, beyond, amount, cells, periodic, out[part])
+                    for corner in range(1 << dimension):
+                        index, weight = 0.0, amount
+                        for c in range(dimension):
+                            ahead = corner >> c & 1
+                            index += high[c, j] if ahead else low[c, j]
+                            weight *= over[c, j] if ahead else 1.0 - over[c, j]
+                        out[part, int(index)] += weight
                 else:
                     position[dimension - 1] = j
                     _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, base + j, amount,
