@@ -21,8 +21,8 @@ ORDER = 3
 """Of the penalised differences: the logits between Gaussians are free."""
 STIFF = 1e4
 """Such a penalty leaves nothing but what it does not see."""
-PENALTIES = (1e4, 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2, 1e-3)
-WEAK = (1e-4, 1e-5)
+PENALTIES = tuple(10.0 ** (k / 2) for k in range(8, -7, -1))
+WEAK = tuple(10.0 ** (k / 2) for k in range(-7, -11, -1))
 """For densities that jump, whose likelihood may well ask for such; scores of which nothing is to be learnt there."""
 
 
@@ -280,8 +280,9 @@ def _left_out_score(design, inverse, theta, rows, score):
 
 
 def _best(fit, learner):
-    """The coefficients of least left-out loss: on a path from strong to weak, given up after two that are worse; from
-    the second step of a training on among the neighbours of the last choice, and on from there while they are better.
+    """The coefficients of least left-out loss: on a path from strong to weak, every other candidate, given up after
+    two that are worse, then among the neighbours of the best, and on from there while they are better; where a choice
+    was made before, among the neighbours of that only.
     """
     path, last, tried = sorted(learner.penalties, reverse=True), learner.choice, {}
 
@@ -293,16 +294,14 @@ def _best(fit, learner):
         return tried[i][0]
 
     if last is None:
-        best, i = 0, 0
-        while i < len(path) and i <= best + 2:
-            best, i = min(best, i, key=loss_of), i + 1
-    else:
-        best = min(last, last - 1, last + 1, key=loss_of)
-        while best != last and loss_of(2 * best - last) < loss_of(best):
-            best, last = 2 * best - last, best
+        last, i = 0, 0
+        while i < len(path) and i <= last + 4:
+            last, i = min(last, i, key=loss_of), i + 2
+    best = min(last, last - 1, last + 1, key=loss_of)
+    while best != last and loss_of(2 * best - last) < loss_of(best):
+        best, last = 2 * best - last, best
     loss, theta = tried[best]
-    if len(path) > 1:
-        learner.choice = best
+    learner.choice = best
     return theta, {"penalty": float(path[best]), "loss": loss}
 
 
@@ -353,9 +352,10 @@ class _Learner:
         return Design(self.splines, np.concatenate([self.data, self.grid.cell_centres().reshape(self.grid.ndim, -1).T]))
 
     def log_source(self, model, generated, penalty=None):
-        """``log rho - D`` on the grid: what the learnt ratio takes the data's log-density for. With the best of the
-        candidates for the penalty, or the one given."""
-        self.penalties = self.method.penalties if penalty is None else (penalty,)
+        """``log rho - D`` on the grid: what the learnt ratio takes the data's log-density for. The best of the
+        candidates for the penalty is looked for around the one given, if there is one."""
+        if penalty is not None:
+            self.choice = sorted(self.penalties, reverse=True).index(penalty)
         theta, notes = self.method.learn(self, generated, model)
         return np.log(model.values) - self.splines.on_grid(theta, self.grid), notes
 

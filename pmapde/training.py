@@ -37,7 +37,7 @@ class Training:
     def run(self, Z, steps, rng, validation=None, book=None, notes=()):
         """``steps`` steps on samples ``Z``, and what the ratio at the last takes the data's density for.
 
-        ``notes`` of another training: its penalties are taken, step by step, not chosen again.
+        ``notes`` of another training: penalties are looked for around those chosen there, step by step.
         """
         state = State(self)
         if book:
