@@ -51,9 +51,9 @@ class BrenierGenerator:
 
     The number of steps is chosen on held-out samples: the last one whose mean log-likelihood is within one standard
     error of the best. The model is then trained again from the start, on all samples, for that many, with penalties
-    looked for around those of the first training. What the ratio learnt at the end takes the data's density for, ``mu_K``, is the model
-    that is delivered: a last step of infinite length, in both schemes, which neither the held-out samples have judged
-    nor the ledger books. With ``"density"`` it is the kernel estimate.
+    looked for around those of the first training. What the ratio learnt at the end takes the data's density for,
+    ``mu_K``, is the model that is delivered: a last step of infinite length, in both schemes, which neither the
+    held-out samples have judged nor the ledger books. With ``"density"`` it is the kernel estimate.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ import numpy as np
 from . import work
 from .kernels import monge_ampere_2d, monge_ampere_3d, monge_ampere_3d_monotone, stencil_2d, stencil_3d
 from .linear.stencil import Stencil
+from .negative_norm import block_sums, gradient_size
 from .reductions import log_ratio, logarithm, rms, weighted_square
 from .superbases import LARGEST_WIDE, NARROW, WIDEST, SuperbaseFamily
 from .threads import refuse_forked
@@ -222,6 +223,19 @@ class MongeAmpere:
             for axis in range(self.grid.ndim):
                 evaluation.weights[axis] += self._moment[axis]
         return evaluation
+
+    def algebraic_error(self, evaluation):
+        """An estimate of the algebraic error of the map, L2 under the source, from the residual where ``evaluation``
+        was made.
+
+        The equation multiplied by the source is in divergence form, ``div(A grad w) = mu (R - mean R)`` for the
+        correction w, and ``A = mu (D2u)^-1`` (the cofactors, for a uniform target) is that of the quadratic where
+        ``D2u`` is. What residuals of the size a, rough as they are, leave after a Newton step is smooth and of the size
+        a^2: it moves the map more than they do, and no other norm of theirs would tell.
+        """
+        self.work += work.RESIDUAL
+        sums = block_sums(evaluation.residual, evaluation.mean, self.problem.source_values, self.grid)
+        return gradient_size(sums, self.grid, self.problem.slopes)
 
     @staticmethod
     def mean_free_rms(field):

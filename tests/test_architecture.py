@@ -122,7 +122,8 @@ def test_kernels_import_nothing_of_the_package():
 
 @pytest.mark.parametrize(("used", "users"), [
     (("kernels.monge_ampere_2d", "kernels.monge_ampere_3d"), {"pmapde.monge_ampere"}),
-    (("kernels.transfer",), {"pmapde.transfer"}),
+    (("kernels.transfer",), {"pmapde.negative_norm", "pmapde.transfer"}),
+    (("negative_norm",), {"pmapde.distributed.operator", "pmapde.monge_ampere"}),
     (("kernels.sinkhorn",), {"pmapde.gibbs", "pmapde.plan"}),
     (("kernels.reductions",), {"pmapde.reductions"}),
     (("kernels.spline", "kernels.legendre"), {"pmapde.legendre"}),

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from ..monge_ampere import MongeAmpere
+from ..negative_norm import block_sums, gradient_size
 
 
 class DistributedMongeAmpere(MongeAmpere):
@@ -32,6 +33,11 @@ class DistributedMongeAmpere(MongeAmpere):
         evaluation.mean, evaluation.norm = self.layout.moments(evaluation.mean, evaluation.norm)
         evaluation.extended = int(self.layout.sum(evaluation.extended))
         return evaluation
+
+    def algebraic_error(self, evaluation):
+        grid, start = self.layout.grid, [first for first, _ in self.layout.ranges]
+        sums = block_sums(evaluation.residual, evaluation.mean, self.problem.source_values, grid, start)
+        return gradient_size(self.layout.comm.allreduce(sums), grid, self.problem.slopes)
 
     def mean_free_rms(self, field):
         mean = float(field.mean())

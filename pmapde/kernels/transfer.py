@@ -67,3 +67,22 @@ def block_means(fine, out):
         row = np.empty(fine.shape[2])
         for j in range(out.shape[1]):
             _mean_row(fine[i * wide:(i + 1) * wide, j * deep:(j + 1) * deep], share, row, out[i, j])
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def add_blocks(values, mean, weight, start, edge, out):
+    """``out[i, j, k]`` plus the sum of ``weight (values - mean)`` over the cells of its block, ``edge`` cells wide;
+    ``values[0, 0, 0]`` is the cell ``start``."""
+    for i in prange(out.shape[0]):
+        row = np.empty(values.shape[2])
+        for a in range(max(i * edge[0] - start[0], 0), min((i + 1) * edge[0] - start[0], values.shape[0])):
+            for b in range(values.shape[1]):
+                own, heavy = values[a, b], weight[a, b]
+                for k in range(row.shape[0]):
+                    row[k] = heavy[k] * (own[k] - mean)
+                line = out[i, (b + start[1]) // edge[1]]
+                for k in range(line.shape[0]):
+                    total = 0.0
+                    for c in range(max(k * edge[2] - start[2], 0), min((k + 1) * edge[2] - start[2], row.shape[0])):
+                        total += row[c]
+                    line[k] += total

@@ -13,7 +13,7 @@ from ..threads import SERIAL_BELOW, use_threads
 from ..transfer import averaging_matrix
 from .stencil import Stencil
 
-COARSEST = 4  # cells along an axis that is not coarsened further
+COARSEST = 4  # cells along the longest axis that is not coarsened further
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,16 @@ class _Hierarchy:
             self.kernels.coarsen(level.weights, level.drift, shift, row_weight, ratio, *level.restriction, weights,
                                  drift, coarse_shift)
             shift, row_weight = coarse_shift, np.empty((0,) * len(shape))
+            # a cell that is its own neighbour: in the diagonal of a long strip it would drown what couples the others
+            weights[~(self.offsets[:len(weights)] != 0)[:, np.array(coarse) > 1].any(axis=1)] = 0.0
         self.coarsest = self._inverse(self.levels[-1])
 
     def _coarse_shape(self, weights):
         """Halve (rounding up) the axes whose mean coupling is within ``anisotropy`` of the strongest still
-        coarsenable."""
+        coarsenable: all down to one cell, as long as the longest has more than a few."""
         shape = weights.shape[1:]
-        large = np.array(shape) > COARSEST
-        if not large.any():
+        large = np.array(shape) > 1
+        if max(shape) <= COARSEST:
             return shape
         sample = weights[(slice(None), *(slice(None, None, max(1, n // 32)) for n in shape))]  # enough for a mean
         strength = (self.offsets[:len(weights)].T != 0) @ sample.sum(axis=tuple(range(1, sample.ndim)))
