@@ -244,7 +244,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         Settings of the scheme, the nonlinear and the linear solvers.
     tolerance : "discretization" or float
         ``"discretization"``: on every grid as many steps and cycles as bring the estimated algebraic error of the map
-        below a tenth of the discretisation error, estimated from the solutions on successive grids. A number: the RMS
+        below a tenth of the discretisation error, estimated from the solutions on successive grids; on the finest grid
+        the residual has to agree (:meth:`~pmapde.monge_ampere.MongeAmpere.algebraic_error`). A number: the RMS
         norm of the mean-free log residual to reach on the finest grid, never asked below the rounding floor. Where
         there is no coarser grid to compare with, ``"discretization"`` means the residual 1e-8.
     max_steps : int

@@ -30,8 +30,9 @@ TOLD = 2.2
 is promised."""
 REMAINDER = 30.0
 """Newton's own error, relative to its correction, in residuals before it: a log residual is the relative change of the
-Hessian that would undo it, and what a full step leaves is of second order in that change. The factor is for cells
-whose residuals are so many times the RMS."""
+Hessian that would undo it, and what a full step leaves there is of second order in that change. The factor is for cells
+whose residuals are so many times the RMS. That rough residuals leave smooth ones, which move the map much more, is
+for the verification to see."""
 
 
 def check_common(settings):
