@@ -109,13 +109,16 @@ class _TwoClasses:
     """``sum_i w_i softplus(s_i D(x_i))`` over generated (s = -1) and real (s = 1) samples."""
 
     def __init__(self, learner, generated):
-        sizes = [len(generated), len(learner.data), len(learner.anchors), len(learner.anchors)]
         self.design = Design(learner.splines, np.concatenate([generated, learner.data, learner.anchors,
                                                               learner.anchors]))
         order, share = self.design.order, learner.background
-        self.signs = np.repeat([-1.0, 1.0, -1.0, 1.0], sizes)[order]
-        self.weights = np.repeat(np.array([1 - share, 1 - share, share, share]) / 2 / sizes, sizes)[order]
-        self.sampled = order < sizes[0] + sizes[1]  # the anchors are no samples: they are not left out
+        shares = [np.full(len(points), 1 / len(points)) for points in (generated, learner.anchors)]
+        shares = [shares[0], learner.shares, shares[1], shares[1]]
+        self.signs = np.repeat([-1.0, 1.0, -1.0, 1.0], [len(part) for part in shares])[order]
+        self.weights = np.concatenate([weight / 2 * part for weight, part
+                                       in zip((1 - share, 1 - share, share, share), shares)])[order]
+        # the anchors are no samples: they are not left out
+        self.sampled = order < len(generated) + len(learner.data)
 
     def value(self, logits):
         return float(self.weights @ np.logaddexp(0, self.signs * logits))
@@ -137,7 +140,7 @@ class _Likelihood:
     def __init__(self, learner, model):
         self.design, share = learner.on_data_and_cells, learner.background
         data, cells = np.zeros(len(learner.data)), np.full(learner.grid.size, share / learner.grid.size)
-        self.real = np.concatenate([data + (1 - share) / len(data), cells])[self.design.order]
+        self.real = np.concatenate([(1 - share) * learner.shares, cells])[self.design.order]
         mass = (1 - share) * model.values.ravel() / model.values.sum()
         self.model = np.concatenate([data, mass + cells])[self.design.order]
         self.sampled, self.background = self.design.order < len(data), share
@@ -152,7 +155,8 @@ class _Likelihood:
         return self.real - weights, weights
 
     def left_out(self, logits, leverage):
-        # Newton's step is h, a sample's share in the model around it, and forgives spikes on single samples;
+        # Newton's step is h, a sample's share in the model around it (times how often it was given, all of which are
+        # left out), and forgives spikes on single samples;
         # -log(1 - h) is exact for histograms, and rather too large for outlying samples
         share = np.minimum(self.real * leverage, 1 - self.background)
         return self.value(logits - self.sampled * np.log1p(-share))
@@ -222,15 +226,15 @@ class ScoreRatio:
         return _Learner(self, data, grid, background)
 
     def learn(self, learner, generated, model):
-        n, d = learner.data.shape
+        d = learner.data.shape[1]
         unit = np.eye(d, dtype=int)
         design = Design(learner.splines, learner.data)
         slopes, laplace = [design.derivative(row) for row in unit], [design.derivative(2 * row) for row in unit]
         curves = sum(part.values for part in laplace)
-        score = model.log_density(design.points, gradient=True)[1]
-        gram = sum((slope.gram(np.full(n, 1 / n)) for slope in slopes), start=learner.splines.zeros())
-        right = (sum(slope.matrix.T @ score[:, a] for a, slope in enumerate(slopes))
-                 + sum(part.matrix.T @ np.ones(n) for part in laplace)) / n
+        score, shares = model.log_density(design.points, gradient=True)[1], learner.shares[design.order]
+        gram = sum((slope.gram(shares) for slope in slopes), start=learner.splines.zeros())
+        right = (sum(slope.matrix.T @ (shares * score[:, a]) for a, slope in enumerate(slopes))
+                 + sum(part.matrix.T @ shares for part in laplace))
         # the background's own score is zero: no integration by parts is needed for it
         around = Design(learner.splines, learner.anchors)
         weight = learner.background / (1 - learner.background) / len(learner.anchors)
@@ -245,7 +249,7 @@ class ScoreRatio:
             factor = (gram + candidate * scale * learner.penalty_blocks).factor()
             theta = factor.solve(right)
             rows = np.stack([slope.values for slope in slopes] + [curves], axis=1)
-            return _left_out_score(design, factor.inverse() * (1 / n), theta, rows, score), theta
+            return _left_out_score(design, factor.inverse(), theta, rows, score, shares), theta
 
         theta, notes = _best(fit, learner)
         return (theta + _calibration(learner, model, theta) if self.calibrate else theta), notes
@@ -264,19 +268,20 @@ def _scale(loss, learner):
     return loss.design.gram(curvature).trace() / learner.penalty_blocks.trace()
 
 
-def _left_out_score(design, inverse, theta, rows, score):
+def _left_out_score(design, inverse, theta, rows, score, shares):
     """Mean loss of every sample under the fit to the others (Sherman, Morrison & Woodbury); ``rows`` (n, d + 1, 4^d):
-    the gradients of the functions and their Laplacians."""
+    the gradients of the functions and their Laplacians; ``shares``: of the samples, in all."""
     d, total = score.shape[1], 0.0
     for part, functions, entries in design.between(inverse):
         own, s = rows[part], score[part]
-        middle = own @ entries @ own.transpose(0, 2, 1)
+        middle = shares[part, None, None] * (own @ entries @ own.transpose(0, 2, 1))
         # without the sample: (H - G'G) theta' = H theta - G's - L, with the H of the sum over all
         changed = own @ theta[functions] - np.einsum("nrs,ns->nr", middle[:, :, :d], s) - middle[:, :, d]
         solved = np.linalg.solve(np.eye(d) - middle[:, :d, :d], changed[:, :d, None])[:, :, 0]
         value = changed + np.einsum("nrs,ns->nr", middle[:, :, :d], solved)
-        total += float((0.5 * (value[:, :d] ** 2).sum(axis=1) - (value[:, :d] * s).sum(axis=1) - value[:, d]).sum())
-    return total / len(score)
+        loss = 0.5 * (value[:, :d] ** 2).sum(axis=1) - (value[:, :d] * s).sum(axis=1) - value[:, d]
+        total += float(shares[part] @ loss)
+    return total
 
 
 def _best(fit, learner):
@@ -332,14 +337,16 @@ class _FixedEstimate:
 
 
 class _Learner:
-    """Ratios in the space of splines; keeps the data.
+    """Ratios in the space of splines; keeps the data, equal rows once, with their ``shares``.
 
     Both sides are mixed with ``background`` of uniform mass, by ``anchors``, one per knot interval: where there is
     neither data nor model, ``D`` is zero instead of anything.
     """
 
     def __init__(self, method, data, grid, background):
-        self.method, self.data, self.grid, self.background = method, data, grid, background
+        self.method, self.grid, self.background = method, grid, background
+        self.data, counts = distinct(data)
+        self.shares = counts / len(data)
         self.generated = int(method.generated * len(data)) if math.isfinite(method.generated) else 0
         self.penalties, self.choice = method.penalties, None  # candidates; the place of the last step's among them
         self.modes = count = method.functions or FUNCTIONS[grid.ndim]
@@ -360,12 +367,22 @@ class _Learner:
         return np.log(model.values) - self.splines.on_grid(theta, self.grid), notes
 
 
+def distinct(data):
+    """The rows, equal ones (but for rounding, in widths of the data) once, and how often each was given.
+
+    Whoever leaves out one of several equal rows to see how the others foretell it finds that the best is a spike.
+    """
+    first, counts = np.unique(np.round(data, 9), axis=0, return_index=True, return_counts=True)[1:]
+    return (data, np.ones(len(data))) if len(first) == len(data) else (data[first], counts.astype(float))
+
+
 def kernel_estimate(data, grid, background, bandwidth=None):
     """Density on the grid, mixed with ``background`` of uniform mass, and its bandwidth."""
     n, volume = len(data), float(grid.lengths.prod())
+    data, times = distinct(data)
     index = np.minimum(((data - grid.lower) / grid.spacing).astype(int), np.array(grid.shape) - 1)
     counts = np.zeros(grid.shape)
-    np.add.at(counts, tuple(index.T), 1.0)
+    np.add.at(counts, tuple(index.T), times)
     modes = fft.dctn(counts)
     squares = sum((np.pi * np.arange(m) / length).reshape([-1 if a == b else 1 for b in range(grid.ndim)]) ** 2
                   for a, (m, length) in enumerate(zip(grid.shape, grid.lengths)))
@@ -377,8 +394,8 @@ def kernel_estimate(data, grid, background, bandwidth=None):
     def loss(log_width):
         width = np.exp(log_width)
         own = np.prod([_own_share(width, h) / h for h in grid.spacing])  # of its cell's value, by the sample itself
-        left_out = np.maximum(n * smoothed(width)[tuple(index.T)] - own, 0.0) / (n - 1)
-        return -float(np.log((1 - background) * left_out + background / volume).mean())
+        left_out = np.maximum(n * smoothed(width)[tuple(index.T)] - times * own, 0.0) / (n - times)
+        return -float(times @ np.log((1 - background) * left_out + background / volume)) / n
 
     if bandwidth is None:
         low, high = 0.7 * float(grid.spacing.max()), 1.0
