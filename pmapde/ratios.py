@@ -16,8 +16,7 @@ RIDGE = 1e-5
 """Plain ridge beside the difference penalty, relative to it: what neither data nor differences decide is zero."""
 NEWTON_STEPS, NEWTON_TOLERANCE = 60, 1e-7
 FUNCTIONS, SCORE_FUNCTIONS = {2: 32, 3: 16}, {2: 24, 3: 16}
-"""B-splines per axis. Score matching, which knows of edges nothing and of masses little, runs away more often with more.
-"""
+"""B-splines per axis. Score matching knows nothing of edges and little of masses: it runs away more often with more."""
 ORDER = 3
 """Of the penalised differences: the logits between Gaussians are free."""
 STIFF = 1e4
