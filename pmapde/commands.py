@@ -278,7 +278,7 @@ def _sample(arguments):
     import pmapde
     generator = pmapde.BrenierGenerator(arguments.ratio, reference=arguments.reference, scheme=arguments.scheme,
                                         cells=arguments.cells, tail_mass=arguments.tail_mass, ledger=arguments.ledger,
-                                        random_state=arguments.seed)
+                                        max_seconds=arguments.max_seconds, random_state=arguments.seed)
     with console.output(arguments.out, GENERATED) as temporary:
         try:
             with console.working("learning"):

@@ -238,15 +238,19 @@ class LogDensity:
         for axis, step in enumerate(steps):
             shift = np.zeros(points.shape[1])
             shift[axis] = step
-            slope[:, axis] = (self.function(points + shift) - self.function(points - shift)) / (2 * step)
+            ahead, behind = (self._call(self.function, points + side * shift, (len(points),), "function")
+                             for side in (1, -1))
+            slope[:, axis] = (ahead - behind) / (2 * step)
         return value, slope
 
     @staticmethod
     def _call(function, points, shape, name):
         value = np.asarray(function(points))
+        if len(points) == 1 and value.shape == shape[1:]:
+            value = value[None]  # scipy's distributions drop the axis of a single point
         if value.shape != shape:
             raise ValueError(f"`{name}` of a LogDensity must return shape {shape} for points of shape "
-                             f"{points.shape}, got {value.shape}.")
+                             f"{points.shape}, all at once, got {value.shape}.")
         if value.dtype.kind not in "fiub":
             raise ValueError(f"`{name}` of a LogDensity must return real numbers, got dtype {value.dtype}.")
         return value.astype(float, copy=False)

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import math
 import sys
+import time
 import warnings
 from numbers import Real
 
@@ -20,7 +21,7 @@ from .ratios import DensityRatio, LogisticRatio, ScoreRatio, kernel_estimate
 from .samples import Reference, checked_columns, checked_samples, sample_box, whitening
 from .solution import StencilWarning
 from .solver import solve
-from .status import SolverError
+from .status import SolverError, Status
 from .training import Training
 from .transfer import interpolate_cubic
 
@@ -29,6 +30,8 @@ LEAST = {2: 40, 3: 80}
 CELLS = {2: 128, 3: 32}
 FINEST = {2: 128, 3: 64}
 """Cells per axis up to which the last solve halves those of the training: samples are drawn through its map."""
+TRAINING = 0.75
+"""Of the time allowed: the rest is for the last map."""
 TAIL_FREEDOM = 3
 """Degrees of freedom of what stands for the data outside the box."""
 RATIOS = {"density": DensityRatio, "logistic": LogisticRatio, "score": ScoreRatio}
@@ -84,6 +87,10 @@ class BrenierGenerator:
         ``"full"`` has Bregman divergences and the regret identity, with ``ratio_error`` its error term.
     ledger_density : callable, optional
         The data's density, known for toys, at points (n, d), unnormalised.
+    max_seconds : float, optional
+        Wall time of :meth:`fit`: three quarters for the training, which then ends with what it has (``status_`` is
+        ``MAX_SECONDS``), the rest for the last map, without which there is nothing. A step over, a ratio's fit for one
+        penalty say.
     random_state : int or numpy.random.Generator, optional
         Fixes the split and the samples generated in training; those of :meth:`sample` its own ``rng``.
 
@@ -134,7 +141,7 @@ class BrenierGenerator:
 
     def __init__(self, ratio="logistic", *, reference="gaussian", scheme="implicit", schedule=None, max_iterations=None,
                  validation_fraction=0.2, cells=None, background=1e-3, margin=0.1, tail_mass=0.0, marginals="auto",
-                 ledger="densities", ledger_density=None, random_state=None):
+                 ledger="densities", ledger_density=None, max_seconds=None, random_state=None):
         self.ratio = ratio
         self.reference = reference
         self.scheme = scheme
@@ -148,6 +155,7 @@ class BrenierGenerator:
         self.marginals = marginals
         self.ledger = ledger
         self.ledger_density = ledger_density
+        self.max_seconds = max_seconds
         self.random_state = random_state
 
     # the scikit-learn protocol, which needs no import of it
@@ -186,6 +194,7 @@ class BrenierGenerator:
 
     def fit(self, X, y=None):
         """Learn from samples ``X`` (n, d); ``y`` is ignored. Returns self."""
+        begin = time.perf_counter()
         X = checked_samples(X)
         X = checked_samples(X, LEAST[X.shape[1]])
         method, settings = self._checked(X.shape[1])
@@ -195,29 +204,30 @@ class BrenierGenerator:
         reference = Reference(self.reference, grid)
         problem = TransportProblem(GridDensity(np.ones(grid.shape), grid), reference.density,
                                    target_grid=reference.grid, floor=1e-9)
-        training = Training(problem, reference, method, settings)
+        training = Training(problem, reference, method, settings, begin + TRAINING * settings["seconds"])
         X, Z = X[inside], Z[inside]
         rng = _generator(self.random_state, "random_state")
         held = int(self.validation_fraction * len(Z))
-        steps, scores, notes = settings["iterations"], [], ()
+        steps, scores, notes, cut = settings["iterations"], [], (), False
         if held:
             order = _shuffled(Z, rng)
             first = training.run(Z[order[held:]], steps, rng, validation=Z[order[:held]])
             volume = coordinates.log_volume(X[order[:held]]).mean()
             steps, scores = first.chosen(), [score - volume for score in first.scores]
-            notes = first.notes
+            notes, cut = first.notes, first.status is Status.MAX_SECONDS
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # what counts is the misplaced mass, which is checked
             book = self._book(training, coordinates, Z)
             last = training.run(Z, steps, rng, book=book, notes=notes)
-            solution, reference = self._final(last, problem)
+            seconds = max(0.0, begin + settings["seconds"] - time.perf_counter())
+            solution, reference = self._final(last, problem, seconds)
         if not solution.success:
             raise SolverError(solution.status, solution)
         self.n_features_in_ = X.shape[1]
         self.whitening_, self.grid_, self.tail_mass_ = coordinates, solution.problem.grid, tail
         self.solution_, self.density_ = solution, GridDensity(solution.problem.source_values, self.grid_, points=True)
         self.n_iter_, self.etas_ = len(last.etas), np.array(last.etas)
-        self.ratios_, self.status_ = last.notes, last.status
+        self.ratios_, self.status_ = last.notes, Status.MAX_SECONDS if cut else last.status
         self.validation_scores_ = np.array(scores)
         self.ledger_ = book.ledger if book else None
         self._reference = reference
@@ -255,15 +265,18 @@ class BrenierGenerator:
             if not isinstance(schedule, Real):
                 raise ValueError(f"`schedule` must be a step size or a function (k, limit) of one, got {schedule!r}.")
             schedule = schedules.constant(schedule)
+        seconds = math.inf if self.max_seconds is None else self.max_seconds
+        if not (isinstance(seconds, Real) and seconds > 0):
+            raise ValueError(f"`max_seconds` must be a positive time, got {self.max_seconds!r}.")
         return ratio, {"cells": cells, "iterations": iterations, "schedule": schedule, "scheme": self.scheme,
-                       "background": self.background}
+                       "background": self.background, "seconds": seconds}
 
     def _coordinates(self, X):
         checked_columns(X)
         columns = long_tailed(X) if self.marginals == "auto" else ()
         return Coordinates(columns, whitening(straightened(X, columns))) if any(columns) else whitening(X)
 
-    def _final(self, state, problem):
+    def _final(self, state, problem, seconds):
         """The transport of the model's density to the reference, and the latter, on finer cells if there is room.
 
         In 3D the training's cells are about as wide as details of the data, and the map of the discrete equation would
@@ -280,7 +293,7 @@ class BrenierGenerator:
                                    target_grid=reference.grid, floor=1e-9)
         if fine.shape != grid.shape:
             phi = interpolate_cubic(phi, fine.shape, fine.periodic)
-        return solve(problem, start=phi + problem.quadratic(centres)), reference
+        return solve(problem, start=phi + problem.quadratic(centres), max_seconds=seconds), reference
 
     def _book(self, training, coordinates, Z):
         if self.ledger is None:

@@ -82,7 +82,8 @@ class Locator:
         if np.isnan(out).any() or (out == np.inf).any():
             where = x[np.isnan(out) | (out == np.inf)][0]
             raise ValueError(f"`log_density` must be a number or -inf, got {self.log_density(where[None])[0]} at "
-                             f"{where.tolist()}; mend it there or exclude the point by bounds=.")
+                             f"{where.tolist()}; mend it there, exclude the point by bounds=, or, if it lies on a "
+                             f"bound, take another parameter (a logarithm or logit).")
         out[out < self.floor] = -np.inf
         return out
 

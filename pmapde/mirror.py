@@ -19,7 +19,7 @@ from .checkpoint import Run, restore_stats
 from .equation import new_stats
 from .integrators import BackwardEuler, implicit_stage, value_bounds
 from .ledger import Bookkeeper, Ledger, model_density
-from .linear.solver import LinearSolver
+from .linear.solver import LinearSolver, OutOfTime
 from .memory import refuse_oversized
 from .monge_ampere import MongeAmpere
 from .problem import TransportProblem, check_problem
@@ -237,7 +237,8 @@ def mirror_descent(problem, schedule, iterations, *, scheme="explicit", start=No
             book = Bookkeeper(problem, operator.scheme, kind, comparator, exact_map, maps, threads,
                               state and state["ledger"]) if keep else None
             use_threads(count, phi.size)
-            run = _Descent(operator, method, phi, tolerance, modes, count, state and state["descent"], keeper)
+            run = _Descent(operator, method, phi, tolerance, modes, count, begin + max_seconds,
+                           state and state["descent"], keeper)
         except (KeyError, TypeError, ValueError) as error:
             if state is None:
                 raise
@@ -264,7 +265,10 @@ def _descended(run, book, schedule, iterations, kind, halvings, callback, thread
     for k in range(len(run.etas), iterations):
         limit = run.limit(kind)
         eta = step_size(schedule, k, limit)
-        failure = run.implicit(eta) if kind == "implicit" else run.explicit(eta, halvings)
+        try:
+            failure = run.implicit(eta) if kind == "implicit" else run.explicit(eta, halvings)
+        except OutOfTime:  # in the middle of a step: the last one stands
+            failure = Status.MAX_SECONDS
         if failure:
             return failure
         run.limits.append(limit)
@@ -321,10 +325,11 @@ class _Descent:
     """The iterate and its evaluation; ``mean`` is what the implicit steps have added to ``phi`` besides: steps that
     grow geometrically add so much of it that it would swallow the digits of the rest."""
 
-    def __init__(self, operator, method, phi, tolerance, modes, threads, state=None, keeper=None):
+    def __init__(self, operator, method, phi, tolerance, modes, threads, deadline, state=None, keeper=None):
         self.operator, self.method, self.phi, self.tolerance, self.modes = operator, method, phi, tolerance, modes
         self.stats, self.etas, self.limits, self.shortened, self.mean = new_stats(), [], [], 0, 0.0
-        self.linear = LinearSolver(method.linear, self.stats, threads, remember=keeper is not None)
+        self.deadline = deadline
+        self.linear = LinearSolver(method.linear, self.stats, threads, remember=keeper is not None, deadline=deadline)
         self.miss, self.margin, self.bounded = (1.0, 0.0), None, False
         self.evaluation = operator.evaluate(phi)
         self.bounds = value_bounds(self.evaluation)
@@ -397,6 +402,8 @@ class _Descent:
 
         found = from_guess(self.phi)
         self.stats["newton_iterations"] += found.iterations
+        if found.failure and clock.perf_counter() > self.deadline:
+            raise OutOfTime
         if found.failure and depth:
             nearer = self._stage(eta / 8, depth - 1)
             if not nearer.failure:

@@ -132,6 +132,7 @@ def build_parser():
     sample.add_argument("--cells", type=int, metavar="M", help="grid cells per axis (default 128 in 2D, 32 in 3D)")
     sample.add_argument("--tail-mass", type=float, default=0.0, metavar="P",
                         help="share of the samples that may be left outside the box (default 0)")
+    sample.add_argument("--max-seconds", type=float, metavar="S", help="time limit of the fit (default none)")
     sample.add_argument("--seed", type=int, default=0, metavar="S")
     sample.add_argument("--ledger", choices=("full", "densities"), default="densities",
                         help="'full' adds Bregman divergences and the regret identity")

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,7 +47,7 @@ class DensityRatio:
         if self.bandwidth is not None and not self.bandwidth > 0:
             raise ValueError(f"`bandwidth` must be positive, got {self.bandwidth!r}.")
 
-    def prepare(self, data, grid, background):
+    def prepare(self, data, grid, background, deadline=math.inf):
         return _FixedEstimate(*kernel_estimate(data, grid, background, self.bandwidth))
 
 
@@ -91,8 +92,8 @@ class LogisticRatio:
         if not self.generated > 0:
             raise ValueError(f"`generated` must be positive, got {self.generated!r}.")
 
-    def prepare(self, data, grid, background):
-        return _Learner(self, data, grid, background)
+    def prepare(self, data, grid, background, deadline=math.inf):
+        return _Learner(self, data, grid, background, deadline)
 
     def learn(self, learner, generated, model):
         loss = _Likelihood(learner, model) if generated is None else _TwoClasses(learner, generated)
@@ -223,8 +224,8 @@ class ScoreRatio:
     def __post_init__(self):
         _check(self)
 
-    def prepare(self, data, grid, background):
-        return _Learner(self, data, grid, background)
+    def prepare(self, data, grid, background, deadline=math.inf):
+        return _Learner(self, data, grid, background, deadline)
 
     def learn(self, learner, generated, model):
         d = learner.data.shape[1]
@@ -288,12 +289,12 @@ def _left_out_score(design, inverse, theta, rows, score, shares):
 def _best(fit, learner):
     """The coefficients of least left-out loss: on a path from strong to weak, every other candidate, given up after
     two that are worse, then among the neighbours of the best, and on from there while they are better; where a choice
-    was made before, among the neighbours of that only.
+    was made before, among the neighbours of that only. Past the deadline no more than one is tried.
     """
     path, last, tried = sorted(learner.penalties, reverse=True), learner.choice, {}
 
     def loss_of(i):
-        if not 0 <= i < len(path):
+        if not 0 <= i < len(path) or (i not in tried and tried and time.perf_counter() > learner.deadline):
             return math.inf
         if i not in tried:
             tried[i] = fit(path[i])
@@ -344,8 +345,8 @@ class _Learner:
     neither data nor model, ``D`` is zero instead of anything.
     """
 
-    def __init__(self, method, data, grid, background):
-        self.method, self.grid, self.background = method, grid, background
+    def __init__(self, method, data, grid, background, deadline):
+        self.method, self.grid, self.background, self.deadline = method, grid, background, deadline
         self.data, counts = distinct(data)
         self.shares = counts / len(data)
         self.generated = int(method.generated * len(data)) if math.isfinite(method.generated) else 0

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 
@@ -29,7 +30,8 @@ many times as fast here in 3D as what the automatic choice goes over to."""
 class Training:
     """Mirror descent with learnt ratios on one problem, whose source is a place holder."""
 
-    def __init__(self, problem, reference, method, settings):
+    def __init__(self, problem, reference, method, settings, deadline=math.inf):
+        self.deadline = deadline
         self.problem, self.reference, self.method, self.settings = problem, reference, method, settings
         self.operator = MongeAmpere(problem, "monotone" if problem.ndim == 2 else "centred")
         self.quadratic = problem.quadratic(problem.grid.cell_centres())
@@ -42,9 +44,12 @@ class Training:
         state = State(self)
         if book:
             book.start(state.phi, np.log(state.rho / book.mu))
-        learner = self.method.prepare(Z, self.problem.grid, self.settings["background"])
+        learner = self.method.prepare(Z, self.problem.grid, self.settings["background"], self.deadline)
         for k in range(steps):
             if validation is not None and state.judged(validation):
+                break
+            if time.perf_counter() > self.deadline:
+                state.status = Status.MAX_SECONDS
                 break
             source, note = self._source(learner, state, rng, notes[k].get("penalty") if k < len(notes) else None)
             if not state.step(k, source, learner):
@@ -135,11 +140,14 @@ class State:
             run = mirror_descent(problem, schedule, 1, scheme=settings["scheme"],
                                  start=self.phi + self.training.quadratic, modes=modes, on_convexity_loss="shorten",
                                  ledger=None, tolerance=STEP_TOLERANCE,
-                                 method=BackwardEuler(linear=linear, max_iterations=25))
+                                 method=BackwardEuler(linear=linear, max_iterations=25),
+                                 max_seconds=max(0.0, self.training.deadline - time.perf_counter()))
             if run.success:
                 self.phi = run.displacement_potential
                 self.etas.append(float(run.etas[0]))
                 self._set(run.log_ratio + np.log(source))
                 return True
+            if run.status is Status.MAX_SECONDS:
+                break
         self.status = run.status
         return False

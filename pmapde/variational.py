@@ -31,8 +31,9 @@ PER_SCALE = 3.0
 """Cells per standard deviation of the narrowest mode, that no coarser grid is tried for."""
 EVIDENCE = {2: 1e-3, 3: 1e-2}
 """Default tolerance of the log evidence."""
-ALGEBRAIC = 0.1
-"""Residual that the equation is solved to, of that tolerance: what it leaves of the drift is part of the evidence."""
+ALGEBRAIC, SMALLEST = 0.1, 1e-8
+"""Residual that the equation is solved to, of that tolerance: what it leaves of the drift is part of the evidence; and
+the least that is asked for, above the rounding of densities of such contrast."""
 MOMENTS = 5e-3
 """Tolerance of the sampler's means and standard deviations, in posterior standard deviations."""
 BACKGROUND = 0.1
@@ -132,6 +133,8 @@ class BrenierPosterior:
             if not callable(value) and not (name == "gradient" and value is None):
                 raise TypeError(f"`{name}` must be a function of points (n, d), got {type(value).__name__}.")
         self.bounds = _bounds(bounds)
+        if start is None and bounds is not None and len(self.bounds) not in (2, 3):
+            raise ValueError(f"`bounds` must be two or three pairs, one a parameter, got {bounds!r}.")
         given = 2 if start is None and bounds is None else len(self.bounds) if start is None else np.size(start)
         self.start = np.zeros(given) if start is None else _numbers(start, "start")
         self.bounds = np.array([[-np.inf, np.inf]] * given) if bounds is None else self.bounds
@@ -139,6 +142,9 @@ class BrenierPosterior:
             raise ValueError(f"`start` must be two or three finite numbers, one a parameter, got {start!r}.")
         if len(self.bounds) != given:
             raise ValueError(f"`bounds` must be one pair for each of the {given} parameters, got {len(self.bounds)}.")
+        low, high = self.bounds.T
+        if start is not None and not ((low <= self.start) & (self.start <= high)).all():
+            raise ValueError(f"`start` must be within `bounds`, got {start!r} for {bounds!r}.")
         if start is None:
             self.start = np.array([_inside(low, high) for low, high in self.bounds])
         scales = _numbers(scale, "scale")
@@ -240,9 +246,9 @@ class BrenierPosterior:
             warnings.simplefilter("ignore", StencilWarning)  # the errors of the sampler are measured
             # centred: of second order even where the Hessian is anisotropic; what fails is seen by the sampler
             method = PseudoTransient(scheme="centred", conserve=False, subdivision=1)
-            solution = solve(self._problem(reference, grid, log_density), method, tolerance=ALGEBRAIC * self.tolerance,
-                             max_steps=MAX_STEPS, max_seconds=max(0.0, deadline - time.perf_counter()),
-                             threads=self.threads)
+            solution = solve(self._problem(reference, grid, log_density), method,
+                             tolerance=max(ALGEBRAIC * self.tolerance, SMALLEST), max_steps=MAX_STEPS,
+                             max_seconds=max(0.0, deadline - time.perf_counter()), threads=self.threads)
             return Sampler(self._locator, reference, solution, log_masses)
 
     def _evidence_error(self, sampler, previous):

@@ -503,9 +503,26 @@ def test_repeated_rows_are_not_learnt_by_heart(ratio):
     assert abs(scores[1] - scores[0]) < 0.03  # observed 0.02 at most; 0.8 where single rows were left out
 
 
+def test_time_that_is_up_ends_the_training_and_leaves_a_model(monkeypatch):
+    monkeypatch.setattr(pmapde.generative, "TRAINING", 0.0)
+    X = drawn("moons", 300, 0)
+    generator = pmapde.BrenierGenerator(cells=32, max_seconds=600.0, random_state=0).fit(X)
+    assert generator.status_ is pmapde.Status.MAX_SECONDS and generator.n_iter_ == 0
+    assert generator.sample(50, np.random.default_rng(1)).shape == (50, 2)
+    with pytest.raises(pmapde.SolverError, match="MAX_SECONDS"):
+        pmapde.BrenierGenerator(cells=32, max_seconds=1e-9, random_state=0).fit(X)
+
+
+def test_steps_end_where_time_is_up():
+    """In the middle of an implicit step, which is not booked then."""
+    problem = pmapde.TransportProblem(np.exp(-5 * np.arange(32.0)[:, None] / 32) * np.ones((32, 32)), np.ones((32, 32)))
+    run = pmapde.mirror_descent(problem, 1.0, 3, scheme="implicit", max_seconds=0.0)
+    assert run.status is pmapde.Status.MAX_SECONDS and len(run.etas) <= 1
+
+
 @pytest.mark.parametrize(("last", "tried"), [(None, [0, 2, 3, 4, 5, 6]), (1, [0, 1, 2, 3, 4]), (3, [2, 3, 4])])
 def test_the_penalty_is_searched_from_the_last_choice_on(last, tried):
-    learner, seen = SimpleNamespace(penalties=10.0**-np.arange(8), choice=last), set()
+    learner, seen = SimpleNamespace(penalties=10.0**-np.arange(8), choice=last, deadline=np.inf), set()
 
     def fit(penalty):
         i = round(-np.log10(penalty))

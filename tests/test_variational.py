@@ -133,7 +133,7 @@ def test_unresolved_is_said_and_raised():
     (dict(start=[0.0, np.nan]), ValueError, "`start`"),
     (dict(scale=-1.0), ValueError, "`scale` must be positive"),
     (dict(bounds=[(0, 1), (2, 1)]), ValueError, "`bounds` must have lower < upper"),
-    (dict(bounds=[(0, 1)]), ValueError, "`start` must be two or three"),
+    (dict(bounds=[(0, 1)]), ValueError, "`bounds` must be two or three pairs"),
     (dict(start=[0, 0, 0], bounds=[(0, 1), (0, 1)]), ValueError, "`bounds` must be one pair for each of the 3"),
     (dict(reference="cauchy"), ValueError, "`reference` must be"),
     (dict(tail=0.5), ValueError, "`tail` must be between"),
@@ -381,3 +381,14 @@ def test_a_penalty_is_an_edge_too(penalty, normal_to):
     assert abs(posterior.log_evidence - np.log(0.5)) < 1e-3
     assert posterior.mean == pytest.approx(np.sqrt(2 / np.pi) * np.array(normal_to), abs=2e-3)
     assert log_density(posterior.sample(1000, np.random.default_rng(0))).min() > -50
+
+
+def test_densities_of_scipy_are_taken_as_they_are():
+    """They drop the axis of a single point."""
+    found = pmapde.BrenierPosterior(stats.multivariate_normal([1, 2], [[1, 0.5], [0.5, 2]]).logpdf).fit()
+    assert found.success and abs(found.log_evidence) < 1e-3
+
+
+def test_a_start_outside_the_bounds_is_refused():
+    with pytest.raises(ValueError, match="`start` must be within `bounds`"):
+        pmapde.BrenierPosterior(lambda x: -x.sum(axis=1), start=[2, 2], bounds=[(0, 1)] * 2)
