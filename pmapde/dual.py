@@ -11,9 +11,9 @@ from .transfer import average, interpolate_cubic
 
 FINE, MOST_PARTS = {2: 2**18, 3: 2**20}, {2: 16, 3: 4}
 """Cells on which the dual cost is taken, at most, and parts of a cell."""
-MISPLACED = 1e-3
+MISPLACED, OF_SMOOTH = 1e-3, 5e-3
 """Mass out of its place that is worth the dual: an error of first order in the map's cost, which the dual does not
-have."""
+have; and on smooth data, where that is of second order and estimated from grid to grid."""
 LEAST = 0.7
 """Of the map's cost: a dual below is that of a potential worse than the map, as between nearly equal densities."""
 
@@ -61,9 +61,11 @@ def settled(problem, phi, cost, error, misplaced):
     its error (NaN: none) and the mass it misplaces; ``how``: "map" or "dual".
 
     The dual is taken where data are rough; on smooth ones, which a coarse grid may make misplace as much, the cost
-    stays that of the map, whose order is known.
+    stays that of the map, whose order is known, and its error is no less than the difference to the dual where the map
+    misplaces a lot.
     """
-    if any(problem.grid.periodic) or not misplaced > MISPLACED:
+    known = not problem.is_rough and math.isfinite(error)
+    if any(problem.grid.periodic) or not misplaced > (OF_SMOOTH if known else MISPLACED):
         return cost, error, "map"
     dual = kantorovich_dual(problem, phi)
     error = float(np.fmax(error, abs(dual - cost)))
