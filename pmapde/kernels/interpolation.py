@@ -15,27 +15,9 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from .lanes import row_sums, row_sums_and_slopes
+from .lanes import spline_value, spline_value_and_slopes
 
 BLOCK = 1024
-SIXTH, TWO_THIRDS = 1 / 6, 2 / 3  # divisions would take most of the time
-
-
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _weights(f, cubic):
-    """The four spline weights at the fraction ``f`` between two cell centres, cubic (1.0) or linear (0.0):
-    no branches."""
-    g = 1.0 - f
-    inner, outer = TWO_THIRDS - f * f * (1.0 - 0.5 * f), TWO_THIRDS - g * g * (1.0 - 0.5 * g)
-    sixth = cubic * SIXTH
-    return sixth * (g * g * g), g + cubic * (inner - g), f + cubic * (outer - f), sixth * (f * f * f)
-
-
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _slopes(f, cubic):
-    g = 1.0 - f
-    return (-0.5 * cubic * g * g, cubic * (f * (1.5 * f - 2.0) + 1.0) - 1.0,
-            1.0 - cubic * (g * (1.5 * g - 2.0) + 1.0), 0.5 * cubic * f * f)
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
@@ -73,59 +55,23 @@ def _along(face, step, scale, own, begin, place):
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _weigh(fraction, kind, with_slopes, weights, slopes):
-    """Weights and slopes of points along one axis."""
-    for q in range(fraction.shape[0]):
-        weights[0, q], weights[1, q], weights[2, q], weights[3, q] = _weights(fraction[q], kind)
-    if with_slopes:
-        for q in range(fraction.shape[0]):
-            slopes[0, q], slopes[1, q], slopes[2, q], slopes[3, q] = _slopes(fraction[q], kind)
-
-
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _four(weights, q):
-    return weights[0, q], weights[1, q], weights[2, q], weights[3, q]
-
-
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _dot(a, b):
-    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]
-
-
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _kept(sums, q):
-    return sums[q, 0], sums[q, 1], sums[q, 2], sums[q, 3]
-
-
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _evaluate_2d(coefficients, kind, index, fraction, room, with_gradient, scale, value, along_x, along_y):
+def _evaluate_2d(coefficients, cubic, index, fraction, with_gradient, scale, value, along_x, along_y):
     """Values of the spline, and ``scale[a]`` times the derivatives of its logarithm in index coordinates."""
     stride = np.int64(coefficients.shape[1])
-    weights, slopes = room[0], room[1]
-    for axis in range(2):
-        _weigh(fraction[axis], kind, with_gradient, weights[axis], slopes[axis])
-    if not with_gradient:
-        for q in range(value.shape[0]):
-            first, u = np.int64(index[0, q]) * stride + np.int64(index[1, q]), _four(weights[0], q)
-            value[q] = _dot(_four(weights[1], q), row_sums(coefficients, first, (u,), (u,))[0])
-        return
-    sums = np.empty((2, value.shape[0], 4))  # kept, so that the rest is vectors over points: a quarter of the time less
     for q in range(value.shape[0]):
-        first, u, du = np.int64(index[0, q]) * stride + np.int64(index[1, q]), _four(weights[0], q), _four(slopes[0], q)
-        found = row_sums_and_slopes(coefficients, first, (u,), (du,))
-        for k in range(4):
-            sums[0, q, k], sums[1, q, k] = found[0][k], found[1][k]
-    for q in range(value.shape[0]):
-        value[q] = _dot(_four(weights[1], q), _kept(sums[0], q))
-        inverse = 1.0 / value[q]
-        along_x[q] = scale[0] * inverse * _dot(_four(weights[1], q), _kept(sums[1], q))
-        along_y[q] = scale[1] * inverse * _dot(_four(slopes[1], q), _kept(sums[0], q))
+        first, place = np.int64(index[0, q]) * stride + np.int64(index[1, q]), (fraction[0, q], fraction[1, q])
+        if with_gradient:
+            value[q], slope_x, slope_y = spline_value_and_slopes(coefficients, first, place, cubic)
+            inverse = 1.0 / value[q]
+            along_x[q], along_y[q] = scale[0] * inverse * slope_x, scale[1] * inverse * slope_y
+        else:
+            value[q] = spline_value(coefficients, first, place, cubic)[0]
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def points_2d(coefficients, shape, periodic, cubic, lower, spacing, points, with_gradient, value, gradient):
     """``value`` of the spline at ``points`` (2, n) and, if asked for, the ``gradient`` (2, n) of its logarithm."""
-    kind, count = 1.0 if cubic else 0.0, points.shape[1]
+    count = points.shape[1]
     for block in prange((count + BLOCK - 1) // BLOCK):
         begin = np.int64(block) * BLOCK
         end = min(begin + BLOCK, count)
@@ -134,15 +80,15 @@ def points_2d(coefficients, shape, periodic, cubic, lower, spacing, points, with
             _points(points[axis], begin, lower[axis], spacing[axis], place[axis])
             _locate(place[axis], shape[axis], periodic[axis], index[axis])
         last = end if with_gradient else begin
-        _evaluate_2d(coefficients, kind, index, place, np.empty((2, 2, 4, end - begin)), with_gradient, 1.0 / spacing,
-                     value[begin:end], gradient[0, begin:last], gradient[1, begin:last])
+        _evaluate_2d(coefficients, cubic, index, place, with_gradient, 1.0 / spacing, value[begin:end],
+                     gradient[0, begin:last], gradient[1, begin:last])
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def images_2d(coefficients, shape, periodic, cubic, face, step, scale, phi, with_drift, value, drift):
     """``value`` of the spline at the images of the cells; if asked for, ``drift[a]``, the derivative of its logarithm
     in ``phi(i + 1_a) - phi(i - 1_a)``."""
-    kind, ny = 1.0 if cubic else 0.0, value.shape[1]
+    ny = value.shape[1]
     for i in prange(value.shape[0]):
         for begin in range(0, ny, BLOCK):
             end = min(begin + BLOCK, ny)
@@ -153,36 +99,30 @@ def images_2d(coefficients, shape, periodic, cubic, face, step, scale, phi, with
                 _locate(place[axis], shape[axis], periodic[axis], index[axis])
             row = np.int64(i) if with_drift else 0
             last = end if with_drift else begin
-            _evaluate_2d(coefficients, kind, index, place, np.empty((2, 2, 4, end - begin)), with_drift, 0.5 * scale,
-                         value[i, begin:end], drift[0, row, begin:last], drift[1, row, begin:last])
+            _evaluate_2d(coefficients, cubic, index, place, with_drift, 0.5 * scale, value[i, begin:end],
+                         drift[0, row, begin:last], drift[1, row, begin:last])
 
 
 @njit(cache=True, error_model="numpy", fastmath={"contract"})
-def _evaluate_3d(coefficients, kind, index, fraction, room, with_gradient, scale, value, along_x, along_y, along_z):
+def _evaluate_3d(coefficients, cubic, index, fraction, with_gradient, scale, value, along_x, along_y, along_z):
     row = np.int64(coefficients.shape[2])
     plane = row * coefficients.shape[1]
-    weights, slopes = room[0], room[1]
-    for axis in range(3):
-        _weigh(fraction[axis], kind, with_gradient, weights[axis], slopes[axis])
     for q in range(value.shape[0]):
         first = np.int64(index[0, q]) * plane + np.int64(index[1, q]) * row + np.int64(index[2, q])
-        u, v, w = _four(weights[0], q), _four(weights[1], q), _four(weights[2], q)
+        place = (fraction[0, q], fraction[1, q], fraction[2, q])
         if with_gradient:
-            du, dv, dw = _four(slopes[0], q), _four(slopes[1], q), _four(slopes[2], q)
-            sums, sums_x, sums_y = row_sums_and_slopes(coefficients, first, (u, v), (du, dv))
-            total = _dot(w, sums)
-            inverse = 1.0 / total
-            value[q] = total
-            along_x[q], along_y[q] = scale[0] * inverse * _dot(w, sums_x), scale[1] * inverse * _dot(w, sums_y)
-            along_z[q] = scale[2] * inverse * _dot(dw, sums)
+            value[q], slope_x, slope_y, slope_z = spline_value_and_slopes(coefficients, first, place, cubic)
+            inverse = 1.0 / value[q]
+            along_x[q], along_y[q] = scale[0] * inverse * slope_x, scale[1] * inverse * slope_y
+            along_z[q] = scale[2] * inverse * slope_z
         else:
-            value[q] = _dot(w, row_sums(coefficients, first, (u, v), (u, v))[0])
+            value[q] = spline_value(coefficients, first, place, cubic)[0]
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def points_3d(coefficients, shape, periodic, cubic, lower, spacing, points, with_gradient, value, gradient):
     """The same in 3D, ``points`` (3, n)."""
-    kind, count = 1.0 if cubic else 0.0, points.shape[1]
+    count = points.shape[1]
     for block in prange((count + BLOCK - 1) // BLOCK):
         begin = np.int64(block) * BLOCK
         end = min(begin + BLOCK, count)
@@ -191,16 +131,16 @@ def points_3d(coefficients, shape, periodic, cubic, lower, spacing, points, with
             _points(points[axis], begin, lower[axis], spacing[axis], place[axis])
             _locate(place[axis], shape[axis], periodic[axis], index[axis])
         last = end if with_gradient else begin
-        _evaluate_3d(coefficients, kind, index, place, np.empty((2, 3, 4, end - begin)), with_gradient, 1.0 / spacing,
-                     value[begin:end], gradient[0, begin:last], gradient[1, begin:last], gradient[2, begin:last])
+        _evaluate_3d(coefficients, cubic, index, place, with_gradient, 1.0 / spacing, value[begin:end],
+                     gradient[0, begin:last], gradient[1, begin:last], gradient[2, begin:last])
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"contract"})
 def images_3d(coefficients, shape, periodic, cubic, face, step, scale, phi, with_drift, value, drift):
     """The same in 3D."""
-    kind, ny, nz = 1.0 if cubic else 0.0, value.shape[1], value.shape[2]
+    ny, nz = value.shape[1], value.shape[2]
     for i in prange(value.shape[0]):
-        index, place, room = np.empty((3, nz), dtype=np.uint32), np.empty((3, nz)), np.empty((2, 3, 4, nz))
+        index, place = np.empty((3, nz), dtype=np.uint32), np.empty((3, nz))
         for j in range(ny):
             _across(face[0] + step[0] * (i + 0.5), scale[0], phi[i, j + 1], phi[i + 2, j + 1], 0, place[0])
             _across(face[1] + step[1] * (j + 0.5), scale[1], phi[i + 1, j], phi[i + 1, j + 2], 0, place[1])
@@ -208,5 +148,5 @@ def images_3d(coefficients, shape, periodic, cubic, face, step, scale, phi, with
             for axis in range(3):
                 _locate(place[axis], shape[axis], periodic[axis], index[axis])
             x, y, last = (np.int64(i), j, nz) if with_drift else (0, 0, 0)
-            _evaluate_3d(coefficients, kind, index, place, room, with_drift, 0.5 * scale, value[i, j],
+            _evaluate_3d(coefficients, cubic, index, place, with_drift, 0.5 * scale, value[i, j],
                          drift[0, x, y, :last], drift[1, x, y, :last], drift[2, x, y, :last])
