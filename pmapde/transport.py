@@ -236,8 +236,9 @@ class PiecewiseAffineMap:
             nodes = (1 - time) * np.stack(positions).reshape(self.dimension, -1) + time * nodes
         parts = PARTS if grid.size * PARTS < mass.size else 1  # each part has a copy of the target's cells
         out = np.zeros((parts, grid.size))
-        kernels.deposit(nodes, *self._geometry, np.ascontiguousarray(mass).ravel(), grid.lower, grid.spacing,
-                        tuple(grid.shape), smooth, widest, out)
+        kernels.deposit(nodes, self.strides, self.shape, np.array(self.grid.periodic),
+                        np.ascontiguousarray(mass).ravel(), grid.lower, grid.spacing, tuple(grid.shape), smooth, widest,
+                        out)
         return out.sum(axis=0).reshape(grid.shape)
 
     def misplaced_mass(self, source_values, target_values, finely=False):

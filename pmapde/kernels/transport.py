@@ -32,25 +32,25 @@ def _cell(x, lower, spacing, n, periodic, axis_nodes):
 
 
 @njit(cache=True, error_model="numpy")
-def _evaluate(nodes, base, strides, t, order, out):
-    """Value of the piecewise affine interpolant at local coordinates ``t`` of the cell whose first corner is
-    ``base``."""
+def _evaluate(nodes, base, strides, room, order):
+    """Value ``room[1]`` of the piecewise affine interpolant at local coordinates ``room[0]`` of the cell whose first
+    corner is ``base``."""
     dimension = len(strides)
     for a in range(dimension):
         order[a] = a
     for a in range(1, dimension):  # insertion sort, descending t
         b = a
-        while b > 0 and t[order[b]] > t[order[b - 1]]:
+        while b > 0 and room[0, order[b]] > room[0, order[b - 1]]:
             order[b], order[b - 1] = order[b - 1], order[b]
             b -= 1
-    for c in range(out.shape[0]):
+    for c in range(nodes.shape[0]):
         here = base
         value = nodes[c, here]
         for a in range(dimension):
             there = here + strides[order[a]]
-            value += t[order[a]] * (nodes[c, there] - nodes[c, here])
+            value += room[0, order[a]] * (nodes[c, there] - nodes[c, here])
             here = there
-        out[c] = value
+        room[1, c] = value
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -62,9 +62,8 @@ def evaluate(nodes, axes, strides, shape, lower, spacing, periodic, periods, poi
     """
     dimension, count = len(strides), points.shape[1]
     for block in prange((count + BLOCK - 1) // BLOCK):
-        t = np.empty(dimension)
+        room = np.empty((2, max(dimension, nodes.shape[0])))
         order = np.empty(dimension, dtype=np.int64)
-        value = np.empty(nodes.shape[0])
         turns = np.zeros(dimension)
         for p in range(block * BLOCK, min(count, (block + 1) * BLOCK)):
             base = 0
@@ -73,12 +72,12 @@ def evaluate(nodes, axes, strides, shape, lower, spacing, periodic, periods, poi
                 if not math.isfinite(points[a, p]):
                     finite = False
                     continue
-                k, t[a], turns[a] = _cell(points[a, p], lower[a], spacing[a], shape[a], periodic[a], axes[a])
+                k, room[0, a], turns[a] = _cell(points[a, p], lower[a], spacing[a], shape[a], periodic[a], axes[a])
                 base += k * strides[a]
-            _evaluate(nodes, base, strides, t, order, value)
+            _evaluate(nodes, base, strides, room, order)
             for c in range(nodes.shape[0]):
                 shift = turns[c] * periods[c] if nodes.shape[0] == dimension else 0.0
-                out[c, p] = value[c] + shift if finite else math.nan
+                out[c, p] = room[1, c] + shift if finite else math.nan
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -86,7 +85,7 @@ def jacobian(nodes, axes, strides, shape, lower, spacing, periodic, points, out)
     """``out[c, a, p]``: derivative of component ``c`` along axis ``a`` on the simplex of ``points[:, p]``."""
     dimension, count = len(strides), points.shape[1]
     for block in prange((count + BLOCK - 1) // BLOCK):
-        t, value, widths = np.empty(dimension), np.empty(nodes.shape[0]), np.empty(dimension)
+        room, widths = np.empty((2, max(dimension, nodes.shape[0]))), np.empty(dimension)
         order = np.empty(dimension, dtype=np.int64)
         for p in range(block * BLOCK, min(count, (block + 1) * BLOCK)):
             base = 0
@@ -95,13 +94,13 @@ def jacobian(nodes, axes, strides, shape, lower, spacing, periodic, points, out)
                 if not math.isfinite(points[a, p]):
                     finite = False
                     continue
-                k, t[a], _ = _cell(points[a, p], lower[a], spacing[a], shape[a], periodic[a], axes[a])
+                k, room[0, a], _ = _cell(points[a, p], lower[a], spacing[a], shape[a], periodic[a], axes[a])
                 widths[a] = axes[a, k + 1] - axes[a, k]
                 base += k * strides[a]
             if not finite:
                 out[:, :, p] = math.nan
                 continue
-            _evaluate(nodes, base, strides, t, order, value)  # for the order of the local coordinates
+            _evaluate(nodes, base, strides, room, order)  # for the order of the local coordinates
             here = base
             for k in range(dimension):
                 a = order[k]
@@ -276,100 +275,84 @@ def invert(nodes, axes, strides, permutations, lower, spacing, bins, periodic, s
 
 
 @njit(cache=True, error_model="numpy")
-def _share_out(low, beyond, share, cells, periodic, out):
-    """Shares ``share`` between the target cell ``low`` and the next ones, a fraction ``beyond`` along every axis."""
+def _share_out(room, share, cells, periodic, part, out):
+    """Shares ``share`` between the target cell ``room[2]`` and the next ones, a fraction ``room[3]`` along every
+    axis."""
     dimension = len(cells)
     for corner in range(1 << dimension):
         index = 0
         weight = share
         for a in range(dimension):
             if corner >> a & 1:
-                weight *= beyond[a]
-                b = int(low[a]) + 1
+                weight *= room[3, a]
+                b = int(room[2, a]) + 1
             else:
-                weight *= 1.0 - beyond[a]
-                b = int(low[a])
+                weight *= 1.0 - room[3, a]
+                b = int(room[2, a])
             if weight == 0.0:
                 break
             if b < 0 or b >= cells[a]:
                 b = b % cells[a] if periodic[a] else min(max(b, 0), cells[a] - 1)
             index = index * cells[a] + b
         if weight > 0.0:
-            out[index] += weight
+            out[part, index] += weight
 
 
 @njit(cache=True, error_model="numpy")
-def _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, centre, mass, target_lower,
-                    target_spacing, cells, smooth, widest, local, offset, room, order, out):
+def _deposit_pieces(nodes, strides, shape, periodic, position, centre, mass, target_lower, target_spacing, cells,
+                    smooth, widest, local, offset, room, order, part, out):
     """One source cell cut into pieces at most ``widest`` target cells wide in the image (up to
     ``MOST_PIECES`` per axis); a quarter if ``smooth``, which makes the grain of equal masses a few thousandths.
-    ``local`` and ``offset`` (d, MOST_PIECES): local coordinates of the pieces and their lattice cells; ``room`` (5, d).
+
+    ``local`` and ``offset`` (d, MOST_PIECES): local coordinates of the pieces and their lattice cells. Rows of ``room``
+    (6, d): local coordinates and images of a piece, the first target cell and the part beyond, widths, target cells per
+    length; ``order`` (2 d). No views of them are made: that takes longer than a piece.
     """
     dimension = len(strides)
-    image, width, low, beyond, t = room[0], room[1], room[2], room[3], room[4]
-    count, last = 1, 1
+    count, finer = 1, 4.0 if smooth else 1.0
     for c in range(dimension):
-        width[c] = 1.0 if smooth else 0.0
+        room[4, c], room[5, c] = 1.0 if smooth else 0.0, 1.0 / target_spacing[c]
     for a in range(dimension):
         longest = 0.0
         for c in range(dimension):
-            stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
+            stretch = 0.5 * room[5, c] * abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]])
             longest = max(longest, stretch)
-        last = min(max(int(math.ceil((4.0 if smooth else 1.0) * longest / widest)), 2), MOST_PIECES)
+        last = min(max(int(math.ceil(finer * longest / widest)), 2), MOST_PIECES)
         count *= last
-        order[a] = last
+        order[dimension + a] = last
+        share = 1.0 / last
         if not smooth:
             for c in range(dimension):
-                stretch = abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]]) / (2.0 * target_spacing[c])
-                width[c] = min(width[c] + stretch / last, 1.0)
+                stretch = 0.5 * room[5, c] * abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]])
+                room[4, c] = min(room[4, c] + stretch * share, 1.0)
         for q in range(last):
-            x = lower[a] + (position[a] + (q + 0.5) / last) * spacing[a]
-            k, local[a, q], _ = _cell(x, lower[a], spacing[a], shape[a], periodic[a], axes[a])
-            offset[a, q] = k * strides[a]
-    pieces, share = order[dimension:], mass / count
-    for a in range(dimension):
-        pieces[a] = order[a]
+            place = (q + 0.5) * share
+            ahead = 1 if place >= 0.5 else 0  # of the node at the centre
+            k, place = position[a] + ahead, place + 0.5 - ahead
+            if not periodic[a]:  # lattice cells at the faces have half the width
+                place = 2.0 * place - 1.0 if k == 0 else 2.0 * place if k == shape[a] else place
+            local[a, q], offset[a, q] = place, k * strides[a]
+    share = mass / count
     for piece in range(count):
-        rest = piece
-        base = 0
+        rest, base = piece, 0
         for a in range(dimension - 1, -1, -1):
-            q = rest % pieces[a]
-            rest //= pieces[a]
-            t[a] = local[a, q]
+            q = rest % order[dimension + a]
+            rest //= order[dimension + a]
+            room[0, a] = local[a, q]
             base += offset[a, q]
-        _evaluate(nodes, base, strides, t, order[:dimension], image)
+        _evaluate(nodes, base, strides, room, order)
         inside, index = True, 0
         for a in range(dimension):
-            s = (image[a] - target_lower[a]) / target_spacing[a]
-            low[a] = math.floor(s - 0.5 * width[a])
-            beyond[a] = max(0.0, s + 0.5 * width[a] - low[a] - 1.0) / width[a]
-            inside = inside and beyond[a] == 0.0 and low[a] >= 0.0 and low[a] < cells[a]
-            index = index * cells[a] + int(low[a])
+            s, width = (room[1, a] - target_lower[a]) * room[5, a], room[4, a]
+            low = math.floor(s - 0.5 * width)
+            beyond = max(0.0, s + 0.5 * width - low - 1.0) / width
+            inside = inside and beyond == 0.0 and low >= 0.0 and low < cells[a]
+            index = index * cells[a] + int(low)
+            room[2, a], room[3, a] = low, beyond
         if inside:
-            out[index] += share
+            out[part, index] += share
         else:
-            _share_out(low, beyond, share, cells, periodic, out)
-
-
-@njit(cache=True, error_model="numpy")
-def _in_one_cell(nodes, strides, centre, target_lower, target_spacing, cells, index):
-    """Whether the image of a source cell lies in the target cell ``index``: half of the longest edges, of the simplices
-    at its centre, to nodes ahead and to nodes behind reach as far."""
-    dimension = len(strides)
-    for c in range(dimension - 1, -1, -1):
-        ahead, behind, here = 0.0, 0.0, nodes[c, centre]
-        for corner in range(1, 1 << dimension):
-            step = 0
-            for a in range(dimension):
-                step += (corner >> a & 1) * strides[a]
-            ahead = max(ahead, abs(nodes[c, centre + step] - here))
-            behind = max(behind, abs(nodes[c, centre - step] - here))
-        reach = 0.5 * (ahead + behind)
-        low = target_lower[c] + (index % cells[c]) * target_spacing[c]
-        if here - reach < low or here + reach > low + target_spacing[c]:
-            return False
-        index //= cells[c]
-    return True
+            _share_out(room, share, cells, periodic, part, out)
 
 
 @njit(cache=True, error_model="numpy")
@@ -401,9 +384,40 @@ def _overlaps(line, base, strides, target_lower, target_spacing, n, pitch, perio
         low[j], high[j] = scale * min(max(low[j], 0.0), last), scale * min(max(high[j], 0.0), last)
 
 
+@njit(cache=True, error_model="numpy")
+def _wider(widths, widest):
+    """How many of ``widths`` are wider than ``widest``."""
+    count = 0
+    for c in range(widths.shape[0]):
+        for j in range(widths.shape[1]):
+            count += 1 if widths[c, j] > widest else 0
+    return count
+
+
+@njit(cache=True, error_model="numpy")
+def _in_one_cell(line, base, strides, target_lower, target_spacing, widths, ahead, behind, whole):
+    """Along one axis of the target, of a row of source cells: unsets ``whole`` where the image does not lie in the
+    target cell that :func:`_overlaps` begins with. Half of the longest edges, of the simplices at its centre, to nodes
+    ahead and to nodes behind reach as far."""
+    inverse, own = 1.0 / target_spacing, line[base:]
+    for j in range(widths.shape[0]):
+        ahead[j], behind[j] = 0.0, 0.0
+    for corner in range(1, 1 << len(strides)):
+        step = 0
+        for a in range(len(strides)):
+            step += (corner >> a & 1) * strides[a]
+        after, before = line[base + step:], line[base - step:]
+        for j in range(widths.shape[0]):
+            ahead[j] = max(ahead[j], abs(after[j] - own[j]))
+            behind[j] = max(behind[j], abs(before[j] - own[j]))
+    for j in range(widths.shape[0]):
+        s, reach = (own[j] - target_lower) * inverse, 0.5 * inverse * (ahead[j] + behind[j])
+        first = np.floor(s - 0.5 * widths[j])
+        whole[j] &= (s - reach >= first) & (s + reach <= first + 1.0)
+
+
 @njit(cache=True, parallel=True, error_model="numpy")
-def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_lower, target_spacing, cells, smooth,
-            widest, out):
+def deposit(nodes, strides, shape, periodic, mass, target_lower, target_spacing, cells, smooth, widest, out):
     """Moves the mass of every source cell through the map onto the cells of the target box; the total is kept.
 
     The image of a source cell is taken as the box with the second moments of the parallelotope along every axis, and
@@ -418,9 +432,10 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
     for part in prange(parts):
         position = np.zeros(dimension, dtype=np.int64)
         low, high, over = np.empty((dimension, length)), np.empty((dimension, length)), np.empty((dimension, length))
-        widths = np.empty((dimension, length))
+        widths, whole = np.empty((dimension, length)), np.empty(length, dtype=np.bool_)
+        ahead, behind = np.empty(length), np.empty(length)
         local, offset = np.empty((dimension, MOST_PIECES)), np.empty((dimension, MOST_PIECES), dtype=np.int64)
-        room, order = np.empty((5, dimension)), np.empty(2 * dimension, dtype=np.int64)
+        room, order = np.empty((6, dimension)), np.empty(2 * dimension, dtype=np.int64)
         begin, end = np.int64(part) * shape[0] // parts, (np.int64(part) + 1) * shape[0] // parts
         for row in range(begin * rows, end * rows):
             rest, base = row, strides[dimension - 1]
@@ -433,6 +448,11 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
                 _overlaps(nodes[c], base, strides, target_lower[c], target_spacing[c], cells[c], pitch, periodic[c],
                           low[c], high[c], over[c], widths[c])
                 pitch *= cells[c]
+            if not smooth and _wider(widths, widest):
+                whole[:] = True
+                for c in range(dimension):
+                    _in_one_cell(nodes[c], base, strides, target_lower[c], target_spacing[c], widths[c], ahead, behind,
+                                 whole)
             masses = mass[row * length:]
             for j in range(length):
                 amount, index = masses[j], 0.0
@@ -441,19 +461,17 @@ def deposit(nodes, axes, strides, shape, lower, spacing, periodic, mass, target_
                     inside = inside and over[c, j] == 0.0
                     narrow = narrow and widths[c, j] <= widest
                     index += low[c, j]
-                if inside and (narrow or _in_one_cell(nodes, strides, base + j, target_lower, target_spacing, cells,
-                                                      int(index))):
+                if inside and (narrow or whole[j]):
                     out[part, int(index)] += amount
                 elif narrow:
                     for corner in range(1 << dimension):
                         index, weight = 0.0, amount
                         for c in range(dimension):
-                            ahead = corner >> c & 1
-                            index += high[c, j] if ahead else low[c, j]
-                            weight *= over[c, j] if ahead else 1.0 - over[c, j]
+                            next_one = corner >> c & 1
+                            index += high[c, j] if next_one else low[c, j]
+                            weight *= over[c, j] if next_one else 1.0 - over[c, j]
                         out[part, int(index)] += weight
                 else:
                     position[dimension - 1] = j
-                    _deposit_pieces(nodes, axes, strides, shape, lower, spacing, periodic, position, base + j, amount,
-                                    target_lower, target_spacing, cells, smooth, widest, local, offset, room, order,
-                                    out[part])
+                    _deposit_pieces(nodes, strides, shape, periodic, position, base + j, amount, target_lower,
+                                    target_spacing, cells, smooth, widest, local, offset, room, order, part, out)
