@@ -115,13 +115,17 @@ class CoarserGrids:
 
     def told(self):
         """What was corrected on the last grid, in units of what the residual there said of the start, if that was more:
-        where densities are of high contrast it says too much."""
-        error = self.scale * self.corrected[0] / self.said if self.said > 0 else 1.0
+        where densities are of high contrast it says too much. One where it was not asked."""
+        error = self.scale * self.corrected[0] / self.said if 0 < self.said < math.inf else 1.0
         return min(max(error, LEAST_TOLD), 1.0) if math.isfinite(error) else 1.0
 
     def promising(self):
         """Whether one of the next starts may be so good that it needs no iterations, as far as is known."""
-        return len(self.sizes) < 2 or (smooth_changes(self.sizes) and not self.missed > PROMISING)
+        return not self.rough() and not self.missed > PROMISING
+
+    def rough(self):
+        """Whether the changes seen do not fall as on smooth data."""
+        return len(self.sizes) >= 2 and not smooth_changes(self.sizes)
 
     def extrapolation(self, operator, displacement, change, wanted):
         """Results on the finest grid, :class:`Extrapolation`; ``wanted``: None, "cost" or "map".

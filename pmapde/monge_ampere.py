@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from . import work
 from .kernels import monge_ampere_2d, monge_ampere_3d, monge_ampere_3d_monotone, stencil_2d, stencil_3d
 from .linear.stencil import Stencil
 from .negative_norm import block_sums, gradient_size
-from .reductions import log_ratio, logarithm, rms, weighted_square
+from .reductions import inner, log_ratio, logarithm, rms, weighted_square
 from .superbases import LARGEST_WIDE, NARROW, WIDEST, SuperbaseFamily
 from .threads import refuse_forked
 
@@ -165,7 +166,8 @@ class MongeAmpere:
         if count.any() or outside:
             if density is not None:
                 with np.errstate(divide="ignore", invalid="ignore"):  # averages below the last digit of their sums
-                    log_image = log_image - np.log(density)
+                    logs = logarithm(density, 0.0)[0]
+                    log_image = np.subtract(log_image, logs, out=logs)
             extension(padded, self.quadratic, log_image, low, high, linearise, evaluation.weights, out, count)
             evaluation.extended = int(count.sum())
             evaluation.mean = float(out.mean())
@@ -228,14 +230,19 @@ class MongeAmpere:
         """An estimate of the algebraic error of the map, L2 under the source, from the residual where ``evaluation``
         was made.
 
-        The equation multiplied by the source is in divergence form, ``div(A grad w) = mu (R - mean R)`` for the
-        correction w, and ``A = mu (D2u)^-1`` (the cofactors, for a uniform target) is that of the quadratic where
-        ``D2u`` is. What residuals of the size a, rough as they are, leave after a Newton step is smooth and of the size
-        a^2: it moves the map more than they do, and no other norm of theirs would tell.
+        The equation multiplied by the source is in divergence form, ``div(A grad w) = mu (R - c)`` for the correction
+        w, c the mean of R under the source, and ``A = mu (D2u)^-1`` (the cofactors, for a uniform target) is that of
+        the quadratic where ``D2u`` is. What residuals of the size a, rough as they are, leave after a Newton step is
+        smooth and of the size a^2: it moves the map more than they do, and no other norm of theirs would tell.
         """
         self.work += work.RESIDUAL
-        sums = block_sums(evaluation.residual, evaluation.mean, self.problem.source_values, self.grid)
-        return gradient_size(sums, self.grid, self.problem.slopes)
+        source = self.problem.source_values
+        mean = inner(evaluation.residual, source) / self._source_sum
+        return gradient_size(block_sums(evaluation.residual, mean, source, self.grid), self.grid, self.problem.slopes)
+
+    @cached_property
+    def _source_sum(self):
+        return float(self.problem.source_values.sum())
 
     @staticmethod
     def mean_free_rms(field):

@@ -64,6 +64,16 @@ def combine(keep, values, gain, others):
     reductions.combine(keep, values.reshape(-1), gain, others.reshape(-1))
 
 
+def jacobi_step(values, residual, mean, weights, damping):
+    """``values`` after a damped Jacobi step for ``residual - mean`` with the diagonal ``2 sum weights``; none where
+    that is not positive."""
+    from .kernels import reductions
+    out = np.empty(values.shape)
+    reductions.jacobi(values.ravel(), residual.ravel(), mean, weights.reshape(len(weights), -1), damping,
+                      out.reshape(-1))
+    return out
+
+
 def _blocks(size):
     from .kernels.reductions import BLOCK
     return -(-size // BLOCK)

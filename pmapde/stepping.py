@@ -9,6 +9,7 @@ import numpy as np
 from .extrapolation import discretisation_error
 from .linear.solver import Automatic
 from .newton import Newton, damped_step
+from .reductions import jacobi_step
 from .status import Status
 from .superbases import WIDEST
 
@@ -23,11 +24,14 @@ AT_THE_FLOOR = {False: 10, True: 1000}
 """Rounding floors below which a refused step says that there is nothing left to gain, before and after linear solves
 were made careful: on rough data of high contrast the floor, which knows nothing of conditions, is some hundred times
 too low."""
+FIRST_FORCING = 0.5
+"""What the first linear solve of a grid may leave of its correction where more Newton steps are expected: these leave
+as much."""
 LINEAR_SHARE = 0.7
 """Of the algebraic error allowed, what the linear solve may leave; the rest is for Newton's method."""
-TOLD = 2.2
+TOLD = 1.5
 """What the residual may say of the error, in errors that are enough: 0.09 of the discretisation error is asked for, 0.2
-is promised."""
+is promised, and on noise of high contrast it says two thirds of what there is."""
 REMAINDER = 30.0
 """Newton's own error, relative to its correction, in residuals before it: a log residual is the relative change of the
 Hessian that would undo it, and what a full step leaves there is of second order in that change. The factor is for cells
@@ -130,6 +134,8 @@ class Goal:
         extrapolation), RMS.
     before : float
         That of the coarser grid from its own next coarser one; 0 if there is none.
+    rough : bool
+        Changes from grid to grid do not fall as on smooth data: more Newton steps than one, whatever the first does.
     one_step : bool
         One Newton step is expected to be enough: its linear equation is solved as well as the goal asks for.
     start : (float, float)
@@ -144,6 +150,7 @@ class Goal:
     share: float = 0.0
     change: float = 0.0
     before: float = 0.0
+    rough: bool = False
     one_step: bool = True
     start: tuple = (math.inf, 0.0)
     told: float = 0.0
@@ -210,10 +217,8 @@ def relaxed(operator, phi, evaluation, sweeps):
     for _ in range(sweeps):
         if not evaluation.extended:
             break
-        diagonal, step = 2 * evaluation.weights.sum(axis=0), evaluation.residual - evaluation.mean
-        np.divide(step, diagonal, out=step, where=diagonal > 0)
-        step[diagonal <= 0] = 0
-        trial, norm = phi + RELAXATION * step, evaluation.norm
+        norm = evaluation.norm
+        trial = jacobi_step(phi, evaluation.residual, evaluation.mean, evaluation.weights, RELAXATION)
         operator.evaluate(trial, extend=True, out=evaluation)
         if not evaluation.norm < norm:
             operator.evaluate(phi, extend=True, out=evaluation)
@@ -271,9 +276,11 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
         resumed = False
         while True:  # until a step is accepted
             rtol = settings.newton.next_forcing(norm, forcing_memory, enough)
-            if goal.share and goal.one_step and (forcing_memory is not None or not current.newton_iterations):
+            shift, first = 0.0 if math.isinf(dt) else 1 / dt, not current.newton_iterations
+            if goal.share and goal.one_step and (forcing_memory is not None or first):
                 rtol = min(rtol, goal.share / 6)
-            shift = 0.0 if math.isinf(dt) else 1 / dt
+            elif goal.rough and first and not careful and not shift:
+                rtol = max(rtol, FIRST_FORCING)
             trial = _newton_iteration(operator, linear, evaluation, phi, shift, settings.newton, rtol, goal, current,
                                       careful)
             if trial.step is not None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..monge_ampere import MongeAmpere
 from ..negative_norm import block_sums, gradient_size
+from ..reductions import inner
 
 
 class DistributedMongeAmpere(MongeAmpere):
@@ -35,8 +36,9 @@ class DistributedMongeAmpere(MongeAmpere):
         return evaluation
 
     def algebraic_error(self, evaluation):
-        grid, start = self.layout.grid, [first for first, _ in self.layout.ranges]
-        sums = block_sums(evaluation.residual, evaluation.mean, self.problem.source_values, grid, start)
+        grid, start, source = self.layout.grid, [first for first, _ in self.layout.ranges], self.problem.source_values
+        moment, mass = self.layout.sum(inner(evaluation.residual, source), self._source_sum)
+        sums = block_sums(evaluation.residual, moment / mass, source, grid, start)
         return gradient_size(self.layout.comm.allreduce(sums), grid, self.problem.slopes)
 
     def mean_free_rms(self, field):

@@ -136,3 +136,20 @@ def combine(keep, values, gain, others):
         begin = np.int64(block) * BLOCK
         for k in range(begin, min(begin + BLOCK, values.shape[0])):
             values[k] = keep * values[k] + gain * others[k]
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def jacobi(values, residual, mean, weights, damping, out):
+    """``out = values + damping (residual - mean) / (2 sum weights)``, ``weights`` (K, n); ``values`` where the sum is
+    not positive."""
+    for block in prange((values.shape[0] + SHORT - 1) // SHORT):
+        begin = np.int64(block) * SHORT
+        end = min(begin + SHORT, values.shape[0])
+        total = np.zeros(end - begin)
+        for k in range(weights.shape[0]):
+            part = weights[k, begin:end]
+            for q in range(end - begin):
+                total[q] += part[q]
+        for q in range(end - begin):
+            step = (residual[begin + q] - mean) / (2.0 * total[q])
+            out[begin + q] = values[begin + q] + (damping * step if total[q] > 0.0 else 0.0)
