@@ -30,8 +30,9 @@ LEAST = {2: 40, 3: 80}
 CELLS = {2: 128, 3: 32}
 FINEST = {2: 128, 3: 64}
 """Cells per axis up to which the last solve halves those of the training: samples are drawn through its map."""
-TRAINING = 0.75
-"""Of the time allowed: the rest is for the last map."""
+HELD_OUT, TRAINING = 0.4, 0.75
+"""Of the time allowed: when the training on a part of the data has to end, and that on all; the rest is for the last
+map."""
 TAIL_FREEDOM = 3
 """Degrees of freedom of what stands for the data outside the box."""
 RATIOS = {"density": DensityRatio, "logistic": LogisticRatio, "score": ScoreRatio}
@@ -88,9 +89,10 @@ class BrenierGenerator:
     ledger_density : callable, optional
         The data's density, known for toys, at points (n, d), unnormalised.
     max_seconds : float, optional
-        Wall time of :meth:`fit`: three quarters for the training, which then ends with what it has (``status_`` is
-        ``MAX_SECONDS``), the rest for the last map, without which there is nothing. A step over, a ratio's fit for one
-        penalty say.
+        Wall time of :meth:`fit`: 0.4 of it for the training that chooses penalties and the number of steps on a part of
+        the data, up to 0.75 for that on all, which both end with what they have (``status_`` is ``MAX_SECONDS``), the
+        rest for the last map, without which there is nothing. A step over, a ratio's fit for one penalty say; what is
+        compiled on first use counts.
     random_state : int or numpy.random.Generator, optional
         Fixes the split and the samples generated in training; those of :meth:`sample` its own ``rng``.
 
@@ -204,7 +206,7 @@ class BrenierGenerator:
         reference = Reference(self.reference, grid)
         problem = TransportProblem(GridDensity(np.ones(grid.shape), grid), reference.density,
                                    target_grid=reference.grid, floor=1e-9)
-        training = Training(problem, reference, method, settings, begin + TRAINING * settings["seconds"])
+        training = Training(problem, reference, method, settings, begin + HELD_OUT * settings["seconds"])
         X, Z = X[inside], Z[inside]
         rng = _generator(self.random_state, "random_state")
         held = int(self.validation_fraction * len(Z))
@@ -218,6 +220,7 @@ class BrenierGenerator:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # what counts is the misplaced mass, which is checked
             book = self._book(training, coordinates, Z)
+            training.deadline = begin + TRAINING * settings["seconds"]
             last = training.run(Z, steps, rng, book=book, notes=notes)
             seconds = max(0.0, begin + settings["seconds"] - time.perf_counter())
             solution, reference = self._final(last, problem, seconds)

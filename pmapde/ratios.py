@@ -289,7 +289,8 @@ def _left_out_score(design, inverse, theta, rows, score, shares):
 def _best(fit, learner):
     """The coefficients of least left-out loss: on a path from strong to weak, every other candidate, given up after
     two that are worse, then among the neighbours of the best, and on from there while they are better; where a choice
-    was made before, among the neighbours of that only. Past the deadline no more than one is tried.
+    was made before, among the neighbours of that only. Past the deadline no more than one is tried, that choice or the
+    middle of the path.
     """
     path, last, tried = sorted(learner.penalties, reverse=True), learner.choice, {}
 
@@ -300,6 +301,8 @@ def _best(fit, learner):
             tried[i] = fit(path[i])
         return tried[i][0]
 
+    if last is None and time.perf_counter() > learner.deadline:
+        last = len(path) // 2
     if last is None:
         last, i = 0, 0
         while i < len(path) and i <= last + 4:

@@ -41,7 +41,7 @@ class Training:
 
         ``notes`` of another training: penalties are looked for around those chosen there, step by step.
         """
-        state = State(self)
+        state, found = State(self), [note.get("penalty") for note in notes]
         if book:
             book.start(state.phi, np.log(state.rho / book.mu))
         learner = self.method.prepare(Z, self.problem.grid, self.settings["background"], self.deadline)
@@ -51,18 +51,23 @@ class Training:
             if time.perf_counter() > self.deadline:
                 state.status = Status.MAX_SECONDS
                 break
-            source, note = self._source(learner, state, rng, notes[k].get("penalty") if k < len(notes) else None)
-            if not state.step(k, source, learner):
+            source, note = self._source(learner, state, rng, found[k] if k < len(found) else None)
+            done = state.step(k, source, learner)
+            if done or validation is not None:  # what was found is of use to the other training
+                state.notes.append(note)
+            if not done:
                 break
-            state.notes.append(note)
             if book:
                 book.add(sum(state.etas), state.etas[-1], state.phi, state.log_mass + np.log(state.rho / book.mu))
         else:
             if validation is not None:
                 state.judged(validation)
         if validation is None:
-            state.source, note = self._source(learner, state, rng)
+            last = min(len(state.etas), len(found) - 1)
+            state.source, note = self._source(learner, state, rng, found[last] if found else None)
             state.notes.append(note)
+            if time.perf_counter() > self.deadline:
+                state.status = Status.MAX_SECONDS
         return state
 
     def _source(self, learner, state, rng, penalty=None):
