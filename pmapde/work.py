@@ -11,9 +11,9 @@ MONOTONE_3D = 50.0
 """More for the monotone determinant in 3D: on smooth potentials, timed aside of that benchmark."""
 SUPERBASE = 3.0
 """More for every superbase where they leave the 3x3 stencil."""
-TARGET = {2: 8.0, 3: 3.0}
+TARGET = {2: 4.0, 3: 3.0}
 """Interpolating the target and its gradient once for every cell."""
-AVERAGE = {2: 15.0, 3: 13.0}
+AVERAGE = {2: 7.0, 3: 5.0}
 """Averaging it over the images of the cells, with the derivatives of the average."""
 
 
