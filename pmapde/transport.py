@@ -236,7 +236,9 @@ class PiecewiseAffineMap:
             nodes = (1 - time) * np.stack(positions).reshape(self.dimension, -1) + time * nodes
         parts = PARTS if grid.size * PARTS < mass.size else 1  # each part has a copy of the target's cells
         out = np.zeros((parts, grid.size))
-        kernels.deposit(nodes, self.strides, self.shape, np.array(self.grid.periodic),
+        axes, strides, shape, _, spacing, periodic = self._geometry
+        ends = np.array([[axis[1] - axis[0], axis[n + 1] - axis[n]] for axis, n in zip(axes, shape)])
+        kernels.deposit(nodes, strides, shape, ends < 0.75 * spacing[:, None], periodic,
                         np.ascontiguousarray(mass).ravel(), grid.lower, grid.spacing, tuple(grid.shape), smooth, widest,
                         out)
         return out.sum(axis=0).reshape(grid.shape)

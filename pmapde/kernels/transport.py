@@ -299,8 +299,8 @@ def _share_out(room, share, cells, periodic, part, out):
 
 
 @njit(cache=True, error_model="numpy")
-def _deposit_pieces(nodes, strides, shape, periodic, position, centre, mass, target_lower, target_spacing, cells,
-                    smooth, widest, local, offset, room, order, part, out):
+def _deposit_pieces(nodes, strides, shape, at_faces, periodic, position, centre, mass, target_lower, target_spacing,
+                    cells, smooth, widest, local, offset, room, order, part, out):
     """One source cell cut into pieces at most ``widest`` target cells wide in the image (up to
     ``MOST_PIECES`` per axis); a quarter if ``smooth``, which makes the grain of equal masses a few thousandths.
 
@@ -329,8 +329,10 @@ def _deposit_pieces(nodes, strides, shape, periodic, position, centre, mass, tar
             place = (q + 0.5) * share
             ahead = 1 if place >= 0.5 else 0  # of the node at the centre
             k, place = position[a] + ahead, place + 0.5 - ahead
-            if not periodic[a]:  # lattice cells at the faces have half the width
-                place = 2.0 * place - 1.0 if k == 0 else 2.0 * place if k == shape[a] else place
+            if k == 0 and at_faces[a, 0]:  # the lattice cell has half the width
+                place = 2.0 * place - 1.0
+            elif k == shape[a] and at_faces[a, 1]:
+                place *= 2.0
             local[a, q], offset[a, q] = place, k * strides[a]
     share = mass / count
     for piece in range(count):
@@ -417,14 +419,15 @@ def _in_one_cell(line, base, strides, target_lower, target_spacing, widths, ahea
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def deposit(nodes, strides, shape, periodic, mass, target_lower, target_spacing, cells, smooth, widest, out):
+def deposit(nodes, strides, shape, at_faces, periodic, mass, target_lower, target_spacing, cells, smooth, widest, out):
     """Moves the mass of every source cell through the map onto the cells of the target box; the total is kept.
 
     The image of a source cell is taken as the box with the second moments of the parallelotope along every axis, and
     the mass shared between the target cells by overlap, if it lies in one or is narrower than ``widest`` of them (at
     most 1); others are cut into pieces. With ``smooth`` every cell is cut, and the box is one target cell wide
-    (bilinear sharing: less grain, blurred by half a cell). ``out`` (parts, cells) is added to; part p takes its share
-    of the source's first axis, so the sum over parts does not depend on the number of threads.
+    (bilinear sharing: less grain, blurred by half a cell). ``at_faces`` (d, 2): whether the first and the last lattice
+    cells of an axis end at a face. ``out`` (parts, cells) is added to; part p takes its share of the source's first
+    axis, so the sum over parts does not depend on the number of threads.
     """
     dimension = len(strides)
     parts, length = out.shape[0], shape[dimension - 1]
@@ -473,5 +476,5 @@ def deposit(nodes, strides, shape, periodic, mass, target_lower, target_spacing,
                         out[part, int(index)] += weight
                 else:
                     position[dimension - 1] = j
-                    _deposit_pieces(nodes, strides, shape, periodic, position, base + j, amount, target_lower,
+                    _deposit_pieces(nodes, strides, shape, at_faces, periodic, position, base + j, amount, target_lower,
                                     target_spacing, cells, smooth, widest, local, offset, room, order, part, out)
