@@ -115,7 +115,7 @@ class CoarserGrids:
 
     def told(self):
         """What was corrected on the last grid, in units of what the residual there said of the start, if that was more:
-        where densities are of high contrast it says too much. One where it was not asked."""
+        where the map is far from the identity it may say too much. One where it was not asked."""
         error = self.scale * self.corrected[0] / self.said if 0 < self.said < math.inf else 1.0
         return min(max(error, LEAST_TOLD), 1.0) if math.isfinite(error) else 1.0
 

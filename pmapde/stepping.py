@@ -31,7 +31,7 @@ LINEAR_SHARE = 0.7
 """Of the algebraic error allowed, what the linear solve may leave; the rest is for Newton's method."""
 TOLD = 1.5
 """What the residual may say of the error, in errors that are enough: 0.09 of the discretisation error is asked for, 0.2
-is promised, and on noise of high contrast it says two thirds of what there is."""
+is promised, and of noise of high contrast it says too little (``tests/test_algebraic_error.py``)."""
 REMAINDER = 30.0
 """Newton's own error, relative to its correction, in residuals before it: a log residual is the relative change of the
 Hessian that would undo it, and what a full step leaves there is of second order in that change. The factor is for cells

@@ -4,8 +4,7 @@ The four values that a cubic, or a box of at most two cells, takes of a row lie 
 and one multiplication of a vector of four, which compilers find in loops over many points, but not inside the work for
 one point. So this is written down in LLVM's own terms; on machines with shorter vectors LLVM cuts them.
 
-The weights along an axis are vectors of four as well, and made where they are used: storing them took longer than all
-the rest.
+The weights along an axis are vectors of four as well, made where they are used instead of stored and read again.
 """
 from llvmlite import ir
 from numba import types
@@ -15,8 +14,7 @@ from numba.np.arrayobj import make_array
 
 LANES = 4
 AHEAD = 6
-"""Rows that the next row of points will want: fetched early, as no processor foresees reads along curved lines. Twice
-as fast in 2D, a tenth in 3D."""
+"""Rows that the next row of points will want: fetched early, as no processor foresees reads along curved lines."""
 INDEX, ADDRESS, VECTOR = ir.IntType(32), ir.IntType(64), ir.VectorType(ir.DoubleType(), LANES)
 CONTRACT = ("contract",)
 CUBIC = ((1 / 6, 2 / 3, 1 / 6, 0.0), (-0.5, 0.0, 0.5, 0.0), (0.5, -1.0, 0.5, 0.0), (-1 / 6, 0.5, -0.5, 1 / 6))

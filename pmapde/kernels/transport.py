@@ -306,7 +306,7 @@ def _deposit_pieces(nodes, strides, shape, at_faces, periodic, position, centre,
 
     ``local`` and ``offset`` (d, MOST_PIECES): local coordinates of the pieces and their lattice cells. Rows of ``room``
     (6, d): local coordinates and images of a piece, the first target cell and the part beyond, widths, target cells per
-    length; ``order`` (2 d). No views of them are made: that takes longer than a piece.
+    length; ``order`` (2 d). Not seen through views, which would have to be made for every cell.
     """
     dimension = len(strides)
     count, finer = 1, 4.0 if smooth else 1.0
