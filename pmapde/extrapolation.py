@@ -17,9 +17,6 @@ at which data count as smooth and the next change is extrapolated."""
 PROMISING = 0.4
 """Error of a start, as a share of the discretisation error: it may fall by 16 to the next grid, the latter by 4."""
 
-LEAST_TOLD = 1 / 32
-"""The least that what a residual says of an error is multiplied by, because it said too much on the grid before."""
-
 EXTRAPOLATED_SHARE = 3e-4
 """Algebraic error left where results are extrapolated: less than a thousandth of the discretisation error."""
 
@@ -56,14 +53,13 @@ class CoarserGrids:
     neither where the mass is nor what differencing adds. It hardly changes from grid to grid. ``errors``: algebraic, of
     the potential (RMS of the gradient); ``corrected``: what was still to be corrected on the last grid, and the
     residual there, both at its start; ``missed``: the former as a share of the discretisation error, NaN if that start
-    was not extrapolated; ``said``: the error of that start as its residual had it.
+    was not extrapolated.
     """
 
     def __init__(self):
         self.phi = self.change = self.grid = None
         self.sizes, self.costs, self.displacements, self.scale = [], [], [], 1.0
         self.errors, self.corrected, self.missed = [], (math.inf, 0.0), math.nan
-        self.said = math.nan
 
     def add(self, operator, phi, first, last):
         """``phi`` solves on the grid of ``operator``; ``first`` and ``last`` are the steps there: its start, and where
@@ -82,8 +78,8 @@ class CoarserGrids:
 
     def _book(self, first, last):
         self.errors = [*self.errors[-1:], last.error]
-        corrected = math.sqrt(max(last.change**2 - first.change**2, 0.0)) if last.newton_iterations else first.error
-        self.corrected, self.said = (corrected, first.residual), first.error
+        corrected = math.sqrt(max(last.change**2 - first.change**2, 0.0)) if last.newton_iterations else last.error
+        self.corrected = corrected, first.residual
         self.missed = (corrected / discretisation_error(self.last_size, last.change) if first.change > 0
                        else math.nan)
 
@@ -112,12 +108,6 @@ class CoarserGrids:
             return math.inf, 0.0
         error, residual = self.corrected
         return 0.25 * error + 1.25 * self.errors[-1] + 0.25 * self.errors[-2], residual
-
-    def told(self):
-        """What was corrected on the last grid, in units of what the residual there said of the start, if that was more:
-        where the map is far from the identity it may say too much. One where it was not asked."""
-        error = self.scale * self.corrected[0] / self.said if 0 < self.said < math.inf else 1.0
-        return min(max(error, LEAST_TOLD), 1.0) if math.isfinite(error) else 1.0
 
     def promising(self):
         """Whether one of the next starts may be so good that it needs no iterations, as far as is known."""

@@ -101,6 +101,7 @@ class MongeAmpere:
         self.affine = [(problem.offsets[a] + problem.slopes[a] * (grid.centres(a) - grid.lower[a])).reshape(
             [-1 if b == a else 1 for b in range(grid.ndim)]) for a in range(grid.ndim)]
         self._padded = np.empty(tuple(n + 2 for n in grid.shape))
+        self._checked = None, None  # the last potential that was, and what was found
         self._on_cells = hasattr(problem.target, "at_images")  # a density on cells, not a function
         if self._on_cells and not problem.target.is_uniform:
             self._density = np.empty(grid.shape)  # of the target, at the images of the cells
@@ -276,13 +277,15 @@ class MongeAmpere:
         inconsistent: seen by an axis that carries no weight (a superbase vector on its bound). Centred differences do
         not see it: 0.
         """
-        margin, narrow = np.empty(self.grid.shape[0]), np.zeros(self.grid.shape[0])
-        if self.scheme == "monotone":
-            self.determinants.monotone_checks(self._pad(phi), self.quadratic, self.problem.source_values, margin,
-                                              narrow)
-        else:
-            self.kernels.centred_margin(self._pad(phi), self.quadratic, margin)
-        return float(margin.min()), float(narrow.sum()) * self.grid.cell_volume
+        if phi is not self._checked[0]:
+            margin, narrow = np.empty(self.grid.shape[0]), np.zeros(self.grid.shape[0])
+            if self.scheme == "monotone":
+                self.determinants.monotone_checks(self._pad(phi), self.quadratic, self.problem.source_values, margin,
+                                                  narrow)
+            else:
+                self.kernels.centred_margin(self._pad(phi), self.quadratic, margin)
+            self._checked = phi, (float(margin.min()), float(narrow.sum()) * self.grid.cell_volume)
+        return self._checked[1]
 
     def margin(self, phi):
         """The margin of :meth:`checks`; affine in ``phi``:

@@ -122,11 +122,10 @@ def goal_on(level, problems, tolerance, share, coarser, extrapolated, one_step):
     if level:
         if finest:
             return Goal(share=coarser.scale * share, change=extrapolated, before=coarser.last_size,
-                        rough=coarser.rough(), one_step=one_step, start=coarser.start_error(), told=coarser.told(),
-                        verify=True)
+                        rough=coarser.rough(), one_step=one_step, start=coarser.start_error(), verify=True)
         tight = cells >= FINE and coarser.promising()
         return Goal(share=min(share, COARSE_SHARE) if tight else share, change=extrapolated, before=coarser.last_size,
-                    rough=coarser.rough(), one_step=one_step, told=1.0)
+                    rough=coarser.rough(), one_step=one_step)
     return Goal(residual=SINGLE_GRID_TOLERANCE if finest else COARSEST_TOLERANCE)
 
 

@@ -140,10 +140,8 @@ class Goal:
         One Newton step is expected to be enough: its linear equation is solved as well as the goal asks for.
     start : (float, float)
         Estimated error of the start, and the residual up to which that is believed.
-    told : float
-        What the residual says of the error, :meth:`MongeAmpere.algebraic_error`, in units of that; 0: it is not asked.
     verify : bool
-        An error that is enough has to agree with it. Else only the start is judged so.
+        An error that is enough has to agree with what the residual says, :meth:`MongeAmpere.algebraic_error`.
     """
 
     residual: float = 0.0
@@ -153,7 +151,6 @@ class Goal:
     rough: bool = False
     one_step: bool = True
     start: tuple = (math.inf, 0.0)
-    told: float = 0.0
     verify: bool = False
 
     def allowance(self, change):
@@ -185,7 +182,7 @@ def _judged(operator, evaluation, goal, change, error):
     allowance = goal.allowance(change)
     if not error <= allowance:
         return error, False
-    told = goal.told * operator.algebraic_error(evaluation) if goal.verify else 0.0
+    told = operator.algebraic_error(evaluation) if goal.verify else 0.0
     return max(error, told), told <= TOLD * allowance
 
 
@@ -260,8 +257,6 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
         operator.work = 0.0  # the evaluation was counted before
     else:
         phi = relaxed(operator, phi, evaluation, FIRST_SWEEPS)
-        if goal.told and not goal.verify:
-            error = goal.told * operator.algebraic_error(evaluation)
         current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0, change=goal.change, error=error)
         floor = operator.agreed(rounding_floor(phi, evaluation.weights, operator.log_size))
     enough = max(goal.residual, floor)

@@ -151,8 +151,7 @@ def _serial(problem, method, comm, stats, share):
         first = next(step for step in history if step.level == step.levels - 1)
         grids.add(operator, phi, first, history[-1])
         found = {name: getattr(grids, name)
-                 for name in ("phi", "change", "grid", "sizes", "costs", "scale", "errors", "corrected", "missed",
-                              "said")}
+                 for name in ("phi", "change", "grid", "sizes", "costs", "scale", "errors", "corrected", "missed")}
         told = found, history, own
     found, history, own = comm.bcast(told, root=0)
     stats["newton_iterations"] += own["newton_iterations"]

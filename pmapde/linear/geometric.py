@@ -81,6 +81,7 @@ class _Level:
 class _Hierarchy:
     def __init__(self, stencil, settings, threads):
         self.settings, self.periodic, self.offsets = settings, stencil.periodic, stencil.offsets
+        self.steps = stencil.offsets.tolist()
         self.kernels = stencil_2d if len(stencil.shape) == 2 else stencil_3d
         weights, drift = stencil.weights, stencil.drift
         shift = np.full((1,) * len(stencil.shape), stencil.shift)
@@ -107,31 +108,33 @@ class _Hierarchy:
             self.kernels.coarsen(level.weights, level.drift, shift, row_weight, ratio, *level.restriction, weights,
                                  drift, coarse_shift)
             shift, row_weight = coarse_shift, np.empty((0,) * len(shape))
-            # a cell that is its own neighbour: in the diagonal of a long strip it would drown what couples the others
-            weights[~(self.offsets[:len(weights)] != 0)[:, np.array(coarse) > 1].any(axis=1)] = 0.0
+            if 1 in coarse:  # a cell that is its own neighbour would drown, in the diagonal, what couples the others
+                weights[~(self.offsets[:len(weights)] != 0)[:, np.array(coarse) > 1].any(axis=1)] = 0.0
         self.coarsest = self._inverse(self.levels[-1])
 
     def _coarse_shape(self, weights):
         """Halve (rounding up) the axes whose mean coupling is within ``anisotropy`` of the strongest still
         coarsenable: all down to one cell, as long as the longest has more than a few."""
         shape = weights.shape[1:]
-        large = np.array(shape) > 1
         if max(shape) <= COARSEST:
             return shape
         sample = weights[(slice(None), *(slice(None, None, max(1, n // 32)) for n in shape))]  # enough for a mean
-        strength = (self.offsets[:len(weights)].T != 0) @ sample.sum(axis=tuple(range(1, sample.ndim)))
-        strong = large & (strength * self.settings.anisotropy >= strength[large].max())
-        return tuple((n + 1) // 2 if coarsen else n for n, coarsen in zip(shape, strong))
+        couplings = sample.sum(axis=tuple(range(1, sample.ndim))).tolist()
+        strength = [sum(coupling for coupling, offset in zip(couplings, self.steps) if offset[axis]) if n > 1 else 0.0
+                    for axis, n in enumerate(shape)]
+        strongest = max(strength)
+        return tuple((n + 1) // 2 if n > 1 and own * self.settings.anisotropy >= strongest else n
+                     for n, own in zip(shape, strength))
 
     def _inverse(self, level):
         """Dense inverse of the smallest grid's rows bordered by the constants: the mean-free solution,
         whatever the mean."""
         shape = level.weights.shape[1:]
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         matrix = np.ones((size + 1, size + 1))
         offsets = self.offsets[:len(level.weights)]
         matrix[:size, :size] = Stencil(level.weights, level.drift, offsets, self.periodic).dense()
-        matrix[np.arange(size), np.arange(size)] += np.broadcast_to(level.shift, shape).ravel()
+        matrix.ravel()[:-1:size + 2] += np.broadcast_to(level.shift, shape).ravel()
         if level.row_weight.size:
             matrix[:size, :size] *= level.row_weight.reshape(-1, 1)
         matrix[size, size] = 0.0
