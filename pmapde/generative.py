@@ -18,7 +18,7 @@ from .ledger import Bookkeeper
 from .marginals import Coordinates, long_tailed, straightened
 from .problem import TransportProblem
 from .ratios import DensityRatio, LogisticRatio, ScoreRatio, kernel_estimate
-from .samples import Reference, checked_columns, checked_samples, sample_box, whitening
+from .samples import Reference, checked_columns, checked_samples, sample_box, warn_of_thin_parts, whitening
 from .solution import StencilWarning
 from .solver import solve
 from .status import SolverError, Status
@@ -128,7 +128,10 @@ class BrenierGenerator:
     Warns
     -----
     ResolutionWarning
-        From :meth:`fit`, where a tenth of the samples lies within a slab of half a cell: clusters that are smeared.
+        From :meth:`fit`, where a tenth of the samples lies within a slab of half a cell, or along curves or sheets much
+        thinner than the knots of the splines are apart: they are smeared.
+    RuntimeWarning
+        Where a step of a training failed, and it ended there; ``status_`` says why.
 
     Examples
     --------
@@ -208,20 +211,22 @@ class BrenierGenerator:
                                    target_grid=reference.grid, floor=1e-9)
         training = Training(problem, reference, method, settings, begin + HELD_OUT * settings["seconds"])
         X, Z = X[inside], Z[inside]
+        warn_of_thin_parts(Z, grid, method.details(grid))
         rng = _generator(self.random_state, "random_state")
         held = int(self.validation_fraction * len(Z))
-        steps, scores, notes, cut = settings["iterations"], [], (), False
+        steps, scores, notes, ends = settings["iterations"], [], (), []
         if held:
             order = _shuffled(Z, rng)
             first = training.run(Z[order[held:]], steps, rng, validation=Z[order[:held]])
             volume = coordinates.log_volume(X[order[:held]]).mean()
             steps, scores = first.chosen(), [score - volume for score in first.scores]
-            notes, cut = first.notes, first.status is Status.MAX_SECONDS
+            notes, ends = first.notes, [first]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # what counts is the misplaced mass, which is checked
             book = self._book(training, coordinates, Z)
             training.deadline = begin + TRAINING * settings["seconds"]
             last = training.run(Z, steps, rng, book=book, notes=notes)
+            ends.append(last)
             seconds = max(0.0, begin + settings["seconds"] - time.perf_counter())
             solution, reference = self._final(last, problem, seconds)
         if not solution.success:
@@ -230,7 +235,7 @@ class BrenierGenerator:
         self.whitening_, self.grid_, self.tail_mass_ = coordinates, solution.problem.grid, tail
         self.solution_, self.density_ = solution, GridDensity(solution.problem.source_values, self.grid_, points=True)
         self.n_iter_, self.etas_ = len(last.etas), np.array(last.etas)
-        self.ratios_, self.status_ = last.notes, Status.MAX_SECONDS if cut else last.status
+        self.ratios_, self.status_ = last.notes, _end(ends)
         self.validation_scores_ = np.array(scores)
         self.ledger_ = book.ledger if book else None
         self._reference = reference
@@ -403,6 +408,17 @@ def _shuffled(Z, rng):
     _, groups = np.unique(Z, axis=0, return_inverse=True)
     groups = groups.ravel()
     return np.argsort(rng.permutation(groups.max() + 1)[groups], kind="stable")
+
+
+def _end(states):
+    """The status of trainings, with a warning where a step failed: time that is up is no surprise."""
+    early = [state for state in states if state.status is not Status.FINAL_TIME]
+    failed = [state for state in early if state.status is not Status.MAX_SECONDS]
+    if failed:
+        warnings.warn(f"step {len(failed[0].etas) + 1} of a training failed, however short ({failed[0].status.name}): "
+                      f"the model is that of the ratio learnt before it, look at `validation_scores_`; a smaller "
+                      f"`schedule` or more `background` may get further.", RuntimeWarning, stacklevel=3)
+    return (failed or early or states)[0].status
 
 
 def _generator(seed, name):

@@ -20,6 +20,8 @@ FUNCTIONS, SCORE_FUNCTIONS = {2: 32, 3: 16}, {2: 24, 3: 16}
 """B-splines per axis. Score matching knows nothing of edges and little of masses: it runs away more often with more."""
 ORDER = 3
 """Of the penalised differences: the logits between Gaussians are free."""
+DETAIL, KERNEL = 2, 4
+"""Cells across the finest detail of a density on a grid, and of a kernel estimate, whose kernel has a width itself."""
 STIFF = 1e4
 """Such a penalty leaves nothing but what it does not see."""
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(8, -7, -1))
@@ -46,6 +48,10 @@ class DensityRatio:
     def __post_init__(self):
         if self.bandwidth is not None and not self.bandwidth > 0:
             raise ValueError(f"`bandwidth` must be positive, got {self.bandwidth!r}.")
+
+    def details(self, grid):
+        """Widths along the axes that the estimate can have at least."""
+        return KERNEL * grid.spacing if self.bandwidth is None else np.full(grid.ndim, float(self.bandwidth))
 
     def prepare(self, data, grid, background, deadline=math.inf):
         return _FixedEstimate(*kernel_estimate(data, grid, background, self.bandwidth))
@@ -91,6 +97,9 @@ class LogisticRatio:
         _check(self)
         if not self.generated > 0:
             raise ValueError(f"`generated` must be positive, got {self.generated!r}.")
+
+    def details(self, grid):
+        return _details(self, grid)
 
     def prepare(self, data, grid, background, deadline=math.inf):
         return _Learner(self, data, grid, background, deadline)
@@ -224,6 +233,9 @@ class ScoreRatio:
     def __post_init__(self):
         _check(self)
 
+    def details(self, grid):
+        return _details(self, grid)
+
     def prepare(self, data, grid, background, deadline=math.inf):
         return _Learner(self, data, grid, background, deadline)
 
@@ -327,6 +339,11 @@ def _check(method):
         raise ValueError(f"`functions` must be a whole number >= 5, got {value!r}.")
     if method.order not in (None, 1, 2, 3):
         raise ValueError(f"`order` must be 1, 2 or 3, got {method.order!r}.")
+
+
+def _details(method, grid):
+    """The distance of the knots along the axes, on coarse grids that of a few cells."""
+    return np.maximum(grid.lengths / ((method.functions or method.most[grid.ndim]) - 3), DETAIL * grid.spacing)
 
 
 class _FixedEstimate:

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy import linalg, stats
+from scipy.spatial import cKDTree
 from two_sample import energy_distance, nearest_ks
 
 import pmapde
 from pmapde import generative, ratios, toys, training
 from pmapde.marginals import JohnsonSU, long_tailed
-from pmapde.samples import Reference, sample_box, whitening
+from pmapde.samples import Reference, sample_box, thinnest_tenth, warn_of_thin_parts, whitening
 from pmapde.tensor_splines import Design, TensorSplines
 
 
@@ -259,8 +260,39 @@ def test_narrow_clusters_are_warned_of(apart):
     X = np.random.default_rng(0).standard_normal((400, 2))
     X[:200] += apart
     generator = pmapde.BrenierGenerator("density", cells=32, max_iterations=1, ledger=None)
-    with pytest.warns(pmapde.ResolutionWarning, match="a tenth of `X` lies within a slab of 0.* cells"):
+    with pytest.warns(pmapde.ResolutionWarning, match="a tenth of `X` lies within a slab of 0.* cells") as said:
         generator.fit(X)
+    assert len(said) == 1
+
+
+def _spiral(n, width, rng):
+    angle = 3 * np.pi * np.sqrt(rng.random(n))
+    return np.stack([angle * np.cos(angle), angle * np.sin(angle)], axis=1) / 5 + width * rng.standard_normal((n, 2))
+
+
+@pytest.mark.parametrize(("width", "smeared", "ratio"), [(0.01, True, "logistic"), (0.03, False, "logistic"),
+                                                         (0.01, True, "density")])
+def test_thin_curves_are_warned_of_where_they_are_smeared(width, smeared, ratio):
+    X = _spiral(4000, width, np.random.default_rng(0))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Y = pmapde.BrenierGenerator(ratio, random_state=0, ledger=None, max_iterations=1).fit(X).sample(2000, 1)
+    said = [str(one.message) for one in caught if one.category is pmapde.ResolutionWarning]
+    assert len(said) == smeared and all("of which the deviation across is 0.0" in text for text in said)
+    curve = cKDTree(_spiral(100_000, 0.0, np.random.default_rng(1)))
+    before, after = (np.quantile(curve.query(points)[0], 0.68) for points in (X, Y))
+    assert (after > 2 * before) == smeared  # observed 2.3, 1.1, 2.6
+    assert smeared or after < 1.2 * before
+
+
+def test_thin_sheets_are_seen():
+    """A curved one in space; a cube is none."""
+    rng = np.random.default_rng(0)
+    x, y, z = rng.random((3, 6000))
+    flat = np.stack([6 * x, 6 * y, np.sin(6 * x) + 0.05 * z], axis=1)
+    assert thinnest_tenth(flat) < 0.03
+    assert 0.2 < thinnest_tenth(6 * np.stack([x, y, z], axis=1)) < 0.45  # of a face 0.22, inside 0.45
+    assert thinnest_tenth(rng.random((40, 3)) * 10) == np.inf  # too few to tell
 
 
 @pytest.mark.parametrize("name", toys.names())
@@ -269,7 +301,9 @@ def test_toys_are_resolved(name):
     Z = whitening(X).forward(X)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sample_box(Z, generative.CELLS[Z.shape[1]], 0.1, 0.0)
+        grid = sample_box(Z, generative.CELLS[Z.shape[1]], 0.1, 0.0)[0]
+        for ratio in (pmapde.LogisticRatio(), pmapde.DensityRatio()):
+            warn_of_thin_parts(Z, grid, ratio.details(grid))
 
 
 def test_tail_mass_is_kept_by_fresh_samples():
@@ -515,6 +549,20 @@ def test_time_that_is_up_ends_the_training_and_leaves_a_model(monkeypatch):
         assert generator.score(held) > whole.score(held) - 0.1  # observed 0.00, 0.06
     with pytest.raises(pmapde.SolverError, match="MAX_SECONDS"):
         pmapde.BrenierGenerator(cells=32, max_seconds=1e-9, random_state=0).fit(X)
+
+
+def test_a_step_that_fails_is_warned_of(monkeypatch):
+    calls = []
+
+    def failing(*arguments, **settings):
+        calls.append(1)
+        run = pmapde.mirror_descent(*arguments, **settings)
+        return run if len(calls) == 1 else SimpleNamespace(success=False, status=pmapde.Status.NEWTON_STALLED)
+    monkeypatch.setattr(training, "mirror_descent", failing)
+    with pytest.warns(RuntimeWarning, match="step 2 of a training failed, however short .NEWTON_STALLED"):
+        generator = pmapde.BrenierGenerator(cells=32, random_state=0).fit(drawn("moons", 300, 0))
+    assert generator.status_ is pmapde.Status.NEWTON_STALLED
+    assert generator.sample(50, 1).shape == (50, 2)
 
 
 def test_steps_end_where_time_is_up():
