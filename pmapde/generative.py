@@ -23,13 +23,12 @@ from .solution import StencilWarning
 from .solver import solve
 from .status import SolverError, Status
 from .training import Training
-from .transfer import interpolate_cubic
 
 LEAST = {2: 40, 3: 80}
 """Samples without which nothing is fitted."""
 CELLS = {2: 128, 3: 32}
-FINEST = {2: 128, 3: 64}
-"""Cells per axis up to which the last solve halves those of the training: samples are drawn through its map."""
+FINEST = 128
+"""Cells per axis up to which the last solve divides those of the training: samples are drawn through its map."""
 HELD_OUT, TRAINING = 0.4, 0.75
 """Of the time allowed: when the training on a part of the data has to end, and that on all; the rest is for the last
 map."""
@@ -101,8 +100,8 @@ class BrenierGenerator:
     solution_ : Solution
         Of the transport between the model's density and the reference: map, inverse, evidence.
     grid_ : Grid
-        Of the map and the density: the box, in whitened coordinates; in 3D with twice the training's cells per axis,
-        up to 64.
+        Of the map and the density: the box, in whitened coordinates; in whole parts of the training's cells, up to 128
+        per axis.
     density_ : GridDensity
         The model's density in whitened coordinates.
     whitening_ : Whitening or Coordinates
@@ -288,20 +287,18 @@ class BrenierGenerator:
         """The transport of the model's density to the reference, and the latter, on finer cells if there is room.
 
         In 3D the training's cells are about as wide as details of the data, and the map of the discrete equation would
-        leave several per cent of the mass a cell off; the density itself is smoother than that.
+        leave several per cent of the mass a cell off: so much that draws of a thin tube are farther from the data than
+        fresh samples are. The density itself is smoother than that.
         """
-        grid, phi = problem.grid, state.phi
-        fine = grid.with_shape(tuple(2 * n if 2 * n <= FINEST[grid.ndim] else n for n in grid.shape))
+        grid = problem.grid
+        fine = grid.with_shape(tuple(n * max(1, FINEST // n) for n in grid.shape))
         reference = Reference(self.reference, fine)
-        centres = fine.cell_centres()
-        points = centres.reshape(grid.ndim, -1).T
+        points = fine.cell_centres().reshape(grid.ndim, -1).T
         density = GridDensity(state.source, grid, points=True)
         values = np.exp(density.log_density(points)).reshape(fine.shape)
         problem = TransportProblem(GridDensity(values, fine, points=True), reference.density,
                                    target_grid=reference.grid, floor=1e-9)
-        if fine.shape != grid.shape:
-            phi = interpolate_cubic(phi, fine.shape, fine.periodic)
-        return solve(problem, start=phi + problem.quadratic(centres), max_seconds=seconds), reference
+        return solve(problem, max_seconds=seconds), reference  # nested iteration is faster than from what was reached
 
     def _book(self, training, coordinates, Z):
         if self.ledger is None:
