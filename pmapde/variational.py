@@ -79,8 +79,8 @@ class BrenierPosterior:
     max_cells : int, optional
         Largest number of cells of the grid (1024^2 or 128^3); at least 16^2 or 16^3, about.
     max_seconds : float
-        No grid is begun after so long, and no equation solved on; two minutes. ``math.inf`` where the density itself
-        takes long.
+        No grid is begun after so long, and no equation solved on; two minutes. The search for modes and the box, which
+        comes first, is not cut. ``math.inf`` where the density itself takes long.
     threads : int, optional
 
     Attributes
@@ -92,7 +92,8 @@ class BrenierPosterior:
     solution : Solution
         In whitened coordinates ``z``, ``x = mean + root z`` (``whitening``).
     log_evidence : float
-        ``source_log_mass - drift`` of the solution, and ``log(accepted)``.
+        ``source_log_mass - drift`` of the solution, and ``log(accepted)``. NaN where the equation was not solved, the
+        quadrature's being known all the same.
     log_evidence_quadrature : float
         The same by plain quadrature over the whole space, tails included.
     log_evidence_error : float
