@@ -9,8 +9,11 @@ from .grid import Grid
 from .legendre import legendre_conjugate
 from .transfer import average, interpolate_cubic
 
-FINE, MOST_PARTS = {2: 2**18, 3: 2**20}, {2: 16, 3: 4}
-"""Cells on which the dual cost is taken, at most, and parts of a cell."""
+FINE = {2: 2**18, 3: 2**20}
+"""Cells on which the dual cost is taken, at most."""
+MOST_PARTS = {2: 16, 3: 4}
+"""Parts of a cell per axis, at most. From four on, in 2D, it is extrapolated from a half and a quarter of them, which
+is as good (``tests/test_dual.py``) for a fraction of the time."""
 MISPLACED, OF_SMOOTH = 1e-3, 5e-3
 """Mass out of its place that is worth the dual: an error of first order in the map's cost, which the dual does not
 have; and on smooth data, where that is of second order and estimated from grid to grid."""
@@ -18,9 +21,8 @@ LEAST = 0.7
 """Of the map's cost: a dual below is that of a potential worse than the map, as between nearly equal densities."""
 
 
-def _samples(grid, origin):
-    """The grid of at most ``FINE`` cells, with its origin elsewhere: cells cut into parts, or put together."""
-    parts = min((FINE[grid.ndim] / grid.size) ** (1 / grid.ndim), MOST_PARTS[grid.ndim])
+def _samples(grid, parts, origin):
+    """The grid of cells cut into parts, or put together, with its origin elsewhere."""
     shape = tuple(max(math.floor(parts * n + 1e-9), 2) for n in grid.shape)
     return Grid(shape, [(low - x, high - x) for (low, high), x in zip(grid.box, origin)])
 
@@ -35,10 +37,25 @@ def _on(values, shape):
 def kantorovich_dual(problem, phi):
     """``int (|x|^2 - 2 u**) dmu + int (|y|^2 - 2 u*) dnu`` with ``u = q + phi``, :attr:`pmapde.Solution.dual_cost`.
 
+    Of second order in the distance of the samples; extrapolated to none where grids are so small that cells are cut.
+    """
+    parts = [(FINE[problem.ndim] / grid.size) ** (1 / problem.ndim) for grid in (problem.grid, problem.target_grid)]
+    parts = [min(part, MOST_PARTS[problem.ndim]) for part in parts]
+    if problem.ndim == 3 or min(parts) < 4:
+        return _sampled(problem, phi, parts)
+    halves = [int(part / 4 + 1e-9) for part in parts]
+    coarse, fine = (_sampled(problem, phi, [times * half for half in halves]) for times in (1, 2))
+    return fine + (fine - coarse) / 3
+
+
+def _sampled(problem, phi, parts):
+    """The dual with transforms between grids whose cells are cut into so many parts per axis, of source and target; or,
+    for less than one, put together.
+
     The origin is the middle of the source's box: terms as large as its squared distance would cancel.
     """
     middle = problem.grid.lower + problem.grid.lengths / 2
-    source, target = (_samples(grid, middle) for grid in (problem.grid, problem.target_grid))
+    source, target = (_samples(*pair, middle) for pair in zip((problem.grid, problem.target_grid), parts))
     x, column = source.cell_centres(), (-1,) + (1,) * problem.ndim
     slopes, first, lower = (v.reshape(column) for v in (problem.slopes, target.lower, source.lower))
     u = (slopes * (x - lower)**2 / 2 + first * x).sum(axis=0) + _on(phi, source.shape)
