@@ -1,6 +1,8 @@
 """Where an unnormalised density has its mass: modes, scales, whitening, quadrature over the whole space, boxes."""
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy import ndimage
 from scipy.optimize import minimize
@@ -32,11 +34,11 @@ REACHED = 2.0
 ASIDE = 0.1
 """Lengths of the box beyond its faces from which on a mode is outside, not at an edge of the density."""
 RELEVANT = 25.0
-"""Modes lower than the highest by more (in the logarithm) do not count."""
+"""Modes whose mass, by Laplace's approximation, is less than the largest by more (in the logarithm) do not count."""
 COUNTS = 7.0
-"""The same of modes' masses, a thousandth, where cells are shared out."""
+"""The same where cells are shared out: a thousandth."""
 SEPARATE = 4.0
-"""Standard deviations between modes that are masses of their own."""
+"""Standard deviations, of one of them, between modes that are masses of their own."""
 PENALTY = 1e8
 """Fall of the logarithm that stands for minus infinity: what codes give where they are not defined."""
 LEAST_ORDER = 0.25
@@ -50,21 +52,21 @@ SLOPE = 1e-2
 class Locator:
     """Finds the mass of ``exp(log_density)`` in d = 2 or 3 dimensions, within ``bounds`` (d, 2), infinite where open.
 
-    Modes by quasi-Newton searches from scattered starts (with ``gradient``, (n, d) to (n, d), or differences), and from
-    the local maxima of a product grid of ``AS_FAR_AS`` scales; their curvatures; then quadrature on a product grid that
-    covers the whole support, ``z = t / (1 - t^2)`` along open axes, from which mean, covariance, and the grid itself
-    are improved until they settle. Everything is deterministic. A mode whose basin lies between the points is not
-    found.
+    Modes by quasi-Newton searches from points scattered around ``starts`` (m, d) (with ``gradient``, (n, d) to (n, d),
+    or differences), and from the local maxima of a product grid of ``AS_FAR_AS`` scales; their curvatures; then
+    quadrature on a product grid that covers the whole support, ``z = t / (1 - t^2)`` along open axes, from which mean,
+    covariance, and the grid itself are improved until they settle. Everything is deterministic. A mode whose basin
+    holds neither a start nor a point of the grid is not found.
     """
 
-    def __init__(self, log_density, start, scale, bounds, gradient=None):
+    def __init__(self, log_density, starts, scale, bounds, gradient=None):
         self.log_density, self.bounds, self.gradient = log_density, bounds, gradient
-        self.dimension, self.floor = len(start), -np.inf
+        self.dimension, self.floor = len(bounds), -np.inf
         self.bounded = bool(np.isfinite(bounds).any())
-        scale = np.asarray(scale, float)
         if gradient is not None:
-            self._check_gradient(np.asarray(start, float), scale)
-        self.modes = self._modes(self._starts(np.asarray(start, float), scale))
+            for start in starts:
+                self._check_gradient(start, scale)
+        self.modes = self._modes(np.vstack([self._scattered(start, scale) for start in starts]))
         guess = self._first_guess(scale)
         far = self._summits(guess)
         if len(far):
@@ -111,16 +113,16 @@ class Locator:
                                  f"{given.tolist()}, differences give {(differences / step).tolist()}; mend it or "
                                  f"leave it out.")
 
-    def _starts(self, start, scale):
-        """Scattered points where the density is positive, (n, d)."""
+    def _scattered(self, start, scale):
+        """A start and points around it where the density is positive, (n, d)."""
         rng = np.random.default_rng(SEED)
         starts = np.vstack([start, start + scale * rng.standard_normal((STARTS // 2, self.dimension)),
                             start + 5 * scale * rng.standard_normal((STARTS - STARTS // 2, self.dimension))])
         starts = np.clip(starts, *self.bounds.T)
         finite = np.isfinite(self.values(starts))
         if not finite.any():
-            raise ValueError("`log_density` is -inf at the start and everywhere around it: pass start= a point where "
-                             "it is finite.")
+            raise ValueError(f"`log_density` is -inf at the start {start.tolist()} and everywhere around it: pass "
+                             f"start= a point where it is finite.")
         return starts[finite]
 
     def _summits(self, whitening):
@@ -168,9 +170,8 @@ class Locator:
         modes.sort(key=lambda pair: -pair[0])
         kept = []
         for value, x in modes:
-            if value < modes[0][0] - RELEVANT or not np.isfinite(x).all():
-                continue
-            if all(np.abs(x - other).max() > 1e-3 * (1 + np.abs(x).max()) for _, other in kept):
+            apart = (np.abs(x - other).max() > 1e-3 * (1 + np.abs(x).max()) for _, other in kept)
+            if np.isfinite(x).all() and all(apart):
                 kept.append((value, x))
         return kept
 
@@ -184,19 +185,18 @@ class Locator:
         return kept
 
     def _first_guess(self, scale):
-        """Mean and covariance of the mixture of the modes' Gaussians."""
-        means, covariances, weights = [], [], []
-        for value, mode in self.modes:
-            covariance = self._curvature(mode, scale)
-            means.append(mode)
-            covariances.append(covariance)
-            weights.append(value + 0.5 * np.linalg.slogdet(covariance)[1])
-        self._laplace = [(x, weight + 0.5 * self.dimension * np.log(2 * np.pi)) for x, weight in zip(means, weights)]
-        self._covariances = covariances
-        weights = np.exp(np.array(weights) - max(weights))
+        """Mean and covariance of the mixture of the modes' Gaussians; ``modes`` without those that do not count."""
+        covariances = [self._curvature(mode, scale) for _, mode in self.modes]
+        weights = np.array([value + 0.5 * np.linalg.slogdet(covariance)[1]
+                            for (value, _), covariance in zip(self.modes, covariances)])
+        counts = np.flatnonzero(weights > weights.max() - RELEVANT)
+        self.modes, weights = [self.modes[k] for k in counts], weights[counts]
+        self._covariances, means = [covariances[k] for k in counts], [mode for _, mode in self.modes]
+        self._laplace = list(zip(means, weights + 0.5 * self.dimension * np.log(2 * np.pi)))
+        weights = np.exp(weights - weights.max())
         weights /= weights.sum()
         mean = weights @ np.array(means)
-        covariance = sum(w * (c + np.outer(m - mean, m - mean)) for w, c, m in zip(weights, covariances, means))
+        covariance = sum(w * (c + np.outer(m - mean, m - mean)) for w, c, m in zip(weights, self._covariances, means))
         return self._whitening(mean, covariance)
 
     def _curvature(self, mode, scale):
@@ -288,24 +288,28 @@ class Locator:
         """Of the quadrature, per axis; more where a mode aside is narrow: its width in t against the distance of the
         points."""
         more = np.ones(self.dimension)
-        for mode, covariance in self._separate():
-            deviation, z = _deviations(whitening, covariance), np.abs(whitening.forward(mode[None])[0])
-            t = 2 * z / (1 + np.sqrt(1 + 4 * z**2))
-            width = deviation * (1 - t**2) ** 2 / (1 + t**2)
+        for _, width in self._widths(whitening):
             more = np.maximum(more, SPACINGS * 2 / (share * QUADRATURE[self.dimension]) / width)
         most = MORE[self.dimension]
         more = np.minimum(more, most)
         more *= min(1.0, most / more.prod()) ** (1 / self.dimension)
         return tuple(int(share * QUADRATURE[self.dimension] * times) for times in more)
 
+    def _widths(self, whitening):
+        """``(log mass, (d,))`` of modes that are masses of their own: standard deviations in t, along the axes."""
+        for (mode, weight), covariance in self._separate():
+            deviation, z = _deviations(whitening, covariance), np.abs(whitening.forward(mode[None])[0])
+            t = 2 * z / (1 + np.sqrt(1 + 4 * z**2))
+            yield weight, deviation * (1 - t**2) ** 2 / (1 + t**2)
+
     def _separate(self):
-        """``(mode, covariance)`` of those that count and are masses of their own; none unless there are two."""
+        """``((mode, log mass), covariance)`` of those that count and are masses of their own; none unless there are
+        two."""
         found, kept = sorted(zip(self._laplace, self._covariances), key=lambda pair: -pair[0][1]), []
         for (mode, weight), covariance in found:
-            inverse = np.linalg.inv(covariance)
-            apart = [mode - other for other, _ in kept]
-            if weight > found[0][0][1] - COUNTS and all(v @ inverse @ v > SEPARATE**2 for v in apart):
-                kept.append((mode, covariance))
+            apart = all(_distance(mode - other, covariance, of_other) > SEPARATE for (other, _), of_other in kept)
+            if weight > found[0][0][1] - COUNTS and apart:
+                kept.append(((mode, weight), covariance))
         return kept if len(kept) > 1 else []
 
     def narrowest(self):
@@ -321,10 +325,9 @@ class Locator:
 
         ``error``: of the log mass, from its change from a grid with four points for five, and in the cells at an edge;
         ``order``: of the quadrature, where bounds may spoil it.
-        ``unseen``: masses of the modes outside
-        the box by Laplace's approximation, as a fraction: of narrow ones that
-        the quadrature misses. A ValueError where the quadrature does not settle: improper or with tails that no box
-        holds.
+        ``unseen``: masses of modes outside the box, and of modes that are narrower than the distance of the
+        quadrature's points, by Laplace's approximation, as a fraction. A ValueError where the quadrature does not
+        settle: improper or with tails that no box holds.
         """
         d = self.dimension
         edges, log_mass, z, error = self.quadrature(self.whitening, self._points(self.whitening))
@@ -355,10 +358,12 @@ class Locator:
         low, high = np.array(box).T
         gaps = [np.maximum(low - z, z - high) / (high - low)
                 for z in (self.whitening.forward(x[None])[0] for x, _ in self._laplace)]
-        beyond = [weight - log_mass for gap, (_, weight) in zip(gaps, self._laplace) if gap.max() > ASIDE]
+        beyond = _sum(weight - log_mass for gap, (_, weight) in zip(gaps, self._laplace) if gap.max() > ASIDE)
+        spacings = 2 / np.array(mass.shape)
+        missed = _sum(weight - log_mass for weight, width in self._widths(self.whitening) if (width < spacings).any())
         sums = [total]
         for share in (FEWER, FEWER**2) if self.bounded else (FEWER,):
-            _, fewer, *_ = self.quadrature(self.whitening, self._points(self.whitening, share))
+            _, fewer, *_ = self.quadrature(self.whitening, tuple(int(share * n) for n in mass.shape))
             sums.append(np.exp(fewer - highest).sum())
         changes = np.abs(np.diff(np.log(sums))) + 1e-15
         # of second order where the density is cut, with such widths of cells; far smaller elsewhere, but where it has a
@@ -366,8 +371,8 @@ class Locator:
         self.order = 2.0 if len(changes) < 2 else float(np.clip(np.log(changes[1] / changes[0]) / -np.log(FEWER),
                                                                 LEAST_ORDER, 2.0))
         self.error = float(changes[0]) / (FEWER**-self.order - 1) + error + ROUNDING * abs(float(highest))
-        self.unseen = float(np.exp(np.minimum(beyond, 700)).sum()) if beyond else 0.0
-        return box, log_mass, max(0.0, float(1 - inside.sum())) + self.unseen / (1 + self.unseen)
+        self.unseen = beyond + missed
+        return box, log_mass, max(0.0, float(1 - inside.sum())) + beyond / (1 + beyond)
 
     def marginal(self, axis, values):
         """Log density of one parameter at ``values`` (n,), up to a constant: the others integrated over their support,
@@ -397,6 +402,16 @@ def _deviations(whitening, covariance):
     """Standard deviations along the whitened axes."""
     inverse = np.linalg.inv(whitening.root)
     return np.sqrt(np.diag(inverse @ covariance @ inverse.T))
+
+
+def _sum(logs):
+    """Of numbers given by their logarithms, finite."""
+    return float(sum(math.exp(min(value, 700.0)) for value in logs))
+
+
+def _distance(vector, *covariances):
+    """Length in standard deviations of the Gaussian that is the narrowest along it."""
+    return math.sqrt(max(vector @ np.linalg.solve(covariance, vector) for covariance in covariances))
 
 
 def _leaves(share, cumulative, ends):

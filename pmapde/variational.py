@@ -59,10 +59,11 @@ class BrenierPosterior:
     gradient : callable, optional
         Of ``log_density``, (n, d) to (n, d): the searches for modes take it instead of differences. Compared with
         differences at the start.
-    start : array_like, (d,), optional
-        A point where it is finite; zeros by default. Two or three parameters.
+    start : array_like, (d,) or (m, d), optional
+        A point where it is finite, or several; zeros by default. Two or three parameters. Modes with ``-inf`` around
+        them are found for certain only where a point of theirs is given.
     scale : float or array_like, (d,), optional
-        Rough scale around ``start`` (default 1): searches for modes start within a few of them.
+        Rough scale around every ``start`` (default 1): searches for modes start within a few of them.
     bounds : sequence of (lower, upper), optional
         The support; None or infinite where open. Whitening is then per axis, and finite bounds are faces of the box,
         but for those farther from the mass than its box is long.
@@ -98,9 +99,10 @@ class BrenierPosterior:
         The same by plain quadrature over the whole space, tails included.
     log_evidence_error : float
         Distance of the two, the error of the quadrature as fewer points and the cells at an edge tell it (where a
-        density is cut it may be twice that), and what modes outside the box would add by Laplace's approximation; at
-        least what the change of the grid's own quadrature from the last grid to this one says (a third of it at second
-        order). Modes that were never seen (far from ``start``, or narrow) are not in it.
+        density is cut it may be two or three times that), and what modes outside the box, or too narrow for the
+        quadrature, would add by Laplace's approximation; at least what the change of the grid's own quadrature from
+        the last grid to this one says (a third of it at second order). Modes that were never seen (far from ``start``,
+        or narrow) are not in it.
     tail_mass : float
         Fraction of the mass outside the box, by quadrature over the whole space.
     mean, covariance : ndarray, (d,), (d, d)
@@ -136,18 +138,20 @@ class BrenierPosterior:
         self.bounds = _bounds(bounds)
         if start is None and bounds is not None and len(self.bounds) not in (2, 3):
             raise ValueError(f"`bounds` must be two or three pairs, one a parameter, got {bounds!r}.")
-        given = 2 if start is None and bounds is None else len(self.bounds) if start is None else np.size(start)
-        self.start = np.zeros(given) if start is None else _numbers(start, "start")
+        if start is None:
+            self.start = np.array([[0.0, 0.0] if bounds is None else [_inside(*pair) for pair in self.bounds]])
+        else:
+            self.start = np.atleast_2d(_numbers(start, "start"))
+        given = self.start.shape[-1]
+        if self.start.ndim != 2 or given not in (2, 3) or not len(self.start) or not np.isfinite(self.start).all():
+            raise ValueError(f"`start` must be two or three finite numbers, one a parameter, or rows of them, "
+                             f"got {start!r}.")
         self.bounds = np.array([[-np.inf, np.inf]] * given) if bounds is None else self.bounds
-        if self.start.shape not in ((2,), (3,)) or not np.isfinite(self.start).all():
-            raise ValueError(f"`start` must be two or three finite numbers, one a parameter, got {start!r}.")
         if len(self.bounds) != given:
             raise ValueError(f"`bounds` must be one pair for each of the {given} parameters, got {len(self.bounds)}.")
         low, high = self.bounds.T
-        if start is not None and not ((low <= self.start) & (self.start <= high)).all():
+        if not ((low <= self.start) & (self.start <= high)).all():
             raise ValueError(f"`start` must be within `bounds`, got {start!r} for {bounds!r}.")
-        if start is None:
-            self.start = np.array([_inside(low, high) for low, high in self.bounds])
         scales = _numbers(scale, "scale")
         if scales.shape not in ((), (1,), (given,)) or not (np.isfinite(scales).all() and scales.min() > 0):
             raise ValueError(f"`scale` must be positive, one number or one a parameter, got {scale!r}.")
@@ -176,7 +180,7 @@ class BrenierPosterior:
         ValueError
             With the reason where the density cannot be put into a box: improper, heavy-tailed, nowhere finite.
         """
-        d, deadline = len(self.start), time.perf_counter() + self.max_seconds
+        d, deadline = self.start.shape[1], time.perf_counter() + self.max_seconds
         function, slope = LogDensity(self.log_density, self.gradient), None
         if self.gradient is not None:
             def slope(x):
@@ -229,10 +233,10 @@ class BrenierPosterior:
         return len(beyond) > 0 and float(beyond.max()) + self.whitening.log_determinant > self._lowest(grid)
 
     def _references(self, cut):
-        names = (self.reference,)
+        names, d = (self.reference,), self.start.shape[1]
         if self.reference == "auto":
             names = ("uniform", "gaussian") if self._locator.bounded or cut else ("gaussian", "uniform")
-        return [MatchedReference(name, len(self.start), self.tail / (2 * len(self.start))) for name in names]
+        return [MatchedReference(name, d, self.tail / (2 * d)) for name in names]
 
     def _problem(self, reference, grid, log_density):
         """From the posterior on a grid in z, continued beyond its edges, to the reference, both no lower than a uniform
@@ -297,7 +301,7 @@ class BrenierPosterior:
                             f"got {type(rng).__name__}.")
         if not isinstance(n, Integral) or n < 0:
             raise ValueError(f"`n` must be a number of draws, zero or more, got {n!r}.")
-        return stream(len(self.start), np.random.default_rng(0) if rng is None else rng, sequence)
+        return stream(self.start.shape[1], np.random.default_rng(0) if rng is None else rng, sequence)
 
     def importance(self, n, rng=None, *, sequence="independent"):
         """``(x, log_weights)``: draws and the logarithms of ``density / sampler's density``, exact, (n, d) and (n,).
@@ -311,8 +315,8 @@ class BrenierPosterior:
     def marginal(self, axis, points=120):
         """``(values, density)`` of one parameter in the box, (points,) each, by quadrature over the others."""
         self._fitted()
-        if not (isinstance(axis, Integral) and 0 <= axis < len(self.start)):
-            raise ValueError(f"`axis` must be the number of a parameter, 0 to {len(self.start) - 1}, got {axis!r}.")
+        if not (isinstance(axis, Integral) and 0 <= axis < self.start.shape[1]):
+            raise ValueError(f"`axis` must be the number of a parameter, 0 to {self.start.shape[1] - 1}, got {axis!r}.")
         if not (isinstance(points, Integral) and points > 1):
             raise ValueError(f"`points` must be an integer of at least two, got {points!r}.")
         grid = self.solution.problem.grid
@@ -348,7 +352,7 @@ class BrenierPosterior:
             arviz = importlib.import_module("arviz")
         except ImportError:
             raise ImportError("to_arviz needs the package arviz: pip install arviz.") from None
-        names = names or [f"x{axis}" for axis in range(len(self.start))]
+        names = names or [f"x{axis}" for axis in range(self.start.shape[1])]
         draws = self.sample(n, rng).T
         posterior = {name: column[None] for name, column in zip(names, draws)}
         if int(arviz.__version__.split(".")[0]) < 1:  # groups were arguments

@@ -131,6 +131,10 @@ def test_unresolved_is_said_and_raised():
     (dict(log_density=3), TypeError, "`log_density` must be a function"),
     (dict(start=[0.0]), ValueError, "`start` must be two or three"),
     (dict(start=[0.0, np.nan]), ValueError, "`start`"),
+    (dict(start=np.zeros((0, 2))), ValueError, "`start` must be two or three .* or rows of them"),
+    (dict(start=np.zeros((1, 2, 2))), ValueError, "`start` must be two or three"),
+    (dict(start=[[0, 0], [1]]), ValueError, "`start` must be numbers"),
+    (dict(start=[[0.5, 0.5], [2, 2]], bounds=[(0, 1)] * 2), ValueError, "`start` must be within `bounds`"),
     (dict(scale=-1.0), ValueError, "`scale` must be positive"),
     (dict(bounds=[(0, 1), (2, 1)]), ValueError, "`bounds` must have lower < upper"),
     (dict(bounds=[(0, 1)]), ValueError, "`bounds` must be two or three pairs"),
@@ -215,6 +219,44 @@ def located(log_density, **arguments):
 def test_modes_far_from_the_start_are_seen(at, sd):
     locator, _, log_mass, _ = located(lambda x: np.logaddexp(normal(x, 0, 1), normal(x, [at, 0], sd)))
     assert len(locator.modes) == 2 and abs(log_mass - np.log(2)) < 1e-9
+
+
+def cap(x, centre, radius):
+    """A paraboloid of unit mass, zero beyond its radius."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.log(2 / np.pi / radius**2 * (1 - ((x - centre) ** 2).sum(axis=1) / radius**2).clip(0))
+
+
+def test_modes_with_zeros_around_them_are_found_from_a_point_of_theirs():
+    def far(x):
+        return np.logaddexp(cap(x, [0, 0], 1), cap(x, [30, 7.3], 0.2))
+
+    def near(x):
+        return np.logaddexp(cap(x, [0, 0], 1), cap(x, [4, 0], 0.5))
+    alone, *_ = located(far)
+    locator, _, log_mass, _ = located(far, start=[[0, 0], [30, 7.3]])
+    assert len(alone.modes) == 1 and len(locator.modes) == 2  # the second is between the points that are looked at
+    assert 1e-3 < abs(log_mass - np.log(2)) < 3 * locator.error < 0.01  # said, though a few points are all it has
+    posterior = pmapde.BrenierPosterior(near, start=[[0, 0], [4, 0]], max_cells=128**2).fit()
+    assert posterior.solution.success and len(posterior.modes) == 2
+    assert abs(posterior.log_evidence - np.log(2)) < posterior.log_evidence_error < 0.05
+    np.testing.assert_allclose(posterior.mean, [2, 0], atol=0.01)
+    x = posterior.sample(2000, np.random.default_rng(0))
+    assert abs((x[:, 0] > 2).mean() - 0.5) < 0.04 and np.isfinite(near(x)).all()
+
+
+def test_every_start_needs_the_density_around_it():
+    with pytest.raises(ValueError, match=r"-inf at the start \[50.0, 0.0\] and everywhere around it"):
+        pmapde.BrenierPosterior(lambda x: cap(x, [0, 0], 1), start=[[0, 0], [50, 0]]).fit()
+
+
+@pytest.mark.parametrize(("at", "sd"), [((3, 0), 1e-3), ((3, 0), 1e-6), ((30, 7), 1e-3)])
+def test_a_known_mode_that_no_quadrature_sees_is_in_the_error(at, sd):
+    """A spike of half of the mass, on the flank of another mode or away from it, of any height."""
+    posterior = pmapde.BrenierPosterior(lambda x: np.logaddexp(normal(x, 0, 1), normal(x, at, sd)),
+                                        start=[(0, 0), at], max_cells=128**2).fit()
+    assert not posterior.success and len(posterior.modes) == 2
+    assert abs(posterior.log_evidence - np.log(2)) < 1.001 * posterior.log_evidence_error
 
 
 def test_mode_too_narrow_for_the_grid_is_no_success():
