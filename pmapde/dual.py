@@ -9,11 +9,11 @@ from .grid import Grid
 from .legendre import legendre_conjugate
 from .transfer import average, interpolate_cubic
 
-FINE = {2: 2**18, 3: 2**20}
+FINE = {2: 2**18, 3: 2**21}
 """Cells on which the dual cost is taken, at most."""
-MOST_PARTS = {2: 16, 3: 4}
-"""Parts of a cell per axis, at most. From four on, in 2D, it is extrapolated from a half and a quarter of them, which
-is as good (``tests/test_dual.py``) for a fraction of the time."""
+MOST_PARTS = {2: 16, 3: 8}
+"""Parts of a cell per axis, at most. From four on the cost is extrapolated from a half and a quarter of them, which is
+as good (``tests/test_dual.py``) for a fraction of the time."""
 MISPLACED, OF_SMOOTH = 1e-3, 5e-3
 """Mass out of its place that is worth the dual: an error of first order in the map's cost, which the dual does not
 have; and on smooth data, where that is of second order and estimated from grid to grid."""
@@ -41,7 +41,7 @@ def kantorovich_dual(problem, phi):
     """
     parts = [(FINE[problem.ndim] / grid.size) ** (1 / problem.ndim) for grid in (problem.grid, problem.target_grid)]
     parts = [min(part, MOST_PARTS[problem.ndim]) for part in parts]
-    if problem.ndim == 3 or min(parts) < 4:
+    if min(parts) < 4 - 1e-9:
         return _sampled(problem, phi, parts)
     halves = [int(part / 4 + 1e-9) for part in parts]
     coarse, fine = (_sampled(problem, phi, [times * half for half in halves]) for times in (1, 2))

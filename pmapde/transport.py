@@ -85,12 +85,12 @@ class PiecewiseAffineMap:
         faces to faces."""
         fill_ghosts(out, 1, self.grid.periodic)
         for axis, wraps in enumerate(self.grid.periodic):
-            view = np.moveaxis(out, axis, 0)
+            first, last = ((slice(None),) * axis + (end,) for end in (0, -1))
             if axis == component and wraps:
-                view[0] -= self.periods[axis]
-                view[-1] += self.periods[axis]
+                out[first] -= self.periods[axis]
+                out[last] += self.periods[axis]
             elif axis == component:
-                view[0], view[-1] = self.target_grid.box[axis]
+                out[first], out[last] = self.target_grid.box[axis]
         return out
 
     @property

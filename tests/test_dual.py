@@ -135,10 +135,12 @@ def test_second_order_in_the_parts_of_cells():
     assert abs(kantorovich_dual(problem, phi) - limit) < 0.2 * abs(values[-1] - limit)  # observed 0.03
 
 
-@pytest.mark.parametrize("kind", ["Gaussian, rough", "log-Gaussian", "Cauchy", "shapes", "photographs"])
-def test_extrapolation_is_as_good_as_more_parts_on_rough_data(kind):
-    solution = pmapde.solve(pmapde.TransportProblem(*pair(kind, (32, 32), 10.0, 1)))
+@pytest.mark.parametrize(("kind", "shape"), [("Gaussian, rough", (32, 32)), ("log-Gaussian", (32, 32)),
+                                             ("Cauchy", (32, 32)), ("shapes", (32, 32)), ("photographs", (32, 32)),
+                                             ("Gaussian, rough", (16,) * 3), ("log-Gaussian", (16,) * 3)])
+def test_extrapolation_is_as_good_as_more_parts_on_rough_data(kind, shape):
+    solution = pmapde.solve(pmapde.TransportProblem(*pair(kind, shape, 10.0, 1)))
     problem, phi = solution.problem, solution.displacement_potential
-    fine, finer = (dual._sampled(problem, phi, (parts, parts)) for parts in (16, 32))
+    fine, finer = (dual._sampled(problem, phi, (parts, parts)) for parts in ((16, 32) if len(shape) == 2 else (4, 8)))
     limit = finer + (finer - fine) / 3
-    assert abs(kantorovich_dual(problem, phi) - limit) < abs(fine - limit)  # observed 0.2 to 0.74 of it
+    assert abs(kantorovich_dual(problem, phi) - limit) < abs(fine - limit)
