@@ -9,11 +9,12 @@ from .grid import Grid
 from .legendre import legendre_conjugate
 from .transfer import average, interpolate_cubic
 
-FINE = {2: 2**18, 3: 2**21}
-"""Cells on which the dual cost is taken, at most."""
-MOST_PARTS = {2: 16, 3: 8}
-"""Parts of a cell per axis, at most. From four on the cost is extrapolated from a half and a quarter of them, which is
-as good (``tests/test_dual.py``) for a fraction of the time."""
+FINE, EXTRAPOLATED = {2: 2**18, 3: 2**20}, {2: 2**16, 3: 2**20}
+"""Cells on which the dual cost is taken, at most; and the finer of two grids from which it is extrapolated, where those
+cut the cells of the problem: as good as four times as many in 2D (``tests/test_dual.py``), for a fraction of the time.
+"""
+MOST_PARTS = {2: 8, 3: 4}
+"""Parts of a cell per axis, at most."""
 MISPLACED, OF_SMOOTH = 1e-3, 5e-3
 """Mass out of its place that is worth the dual: an error of first order in the map's cost, which the dual does not
 have; and on smooth data, where that is of second order and estimated from grid to grid."""
@@ -34,16 +35,22 @@ def _on(values, shape):
     return interpolate_cubic(values, shape, [False] * values.ndim)
 
 
+def _axes(grid):
+    """Cell centres along every axis, each of the shape in which it spreads over the grid."""
+    return [grid.centres(axis).reshape([-1 if a == axis else 1 for a in range(grid.ndim)]) for axis in range(grid.ndim)]
+
+
 def kantorovich_dual(problem, phi):
     """``int (|x|^2 - 2 u**) dmu + int (|y|^2 - 2 u*) dnu`` with ``u = q + phi``, :attr:`pmapde.Solution.dual_cost`.
 
     Of second order in the distance of the samples; extrapolated to none where grids are so small that cells are cut.
     """
-    parts = [(FINE[problem.ndim] / grid.size) ** (1 / problem.ndim) for grid in (problem.grid, problem.target_grid)]
-    parts = [min(part, MOST_PARTS[problem.ndim]) for part in parts]
-    if min(parts) < 4 - 1e-9:
-        return _sampled(problem, phi, parts)
-    halves = [int(part / 4 + 1e-9) for part in parts]
+    def parts(cells):
+        return [min((cells[problem.ndim] / grid.size) ** (1 / problem.ndim), MOST_PARTS[problem.ndim])
+                for grid in (problem.grid, problem.target_grid)]
+    halves = [int(part / 2 + 1e-9) for part in parts(EXTRAPOLATED)]
+    if min(halves) < 1:
+        return _sampled(problem, phi, parts(FINE))
     coarse, fine = (_sampled(problem, phi, [times * half for half in halves]) for times in (1, 2))
     return fine + (fine - coarse) / 3
 
@@ -56,15 +63,17 @@ def _sampled(problem, phi, parts):
     """
     middle = problem.grid.lower + problem.grid.lengths / 2
     source, target = (_samples(*pair, middle) for pair in zip((problem.grid, problem.target_grid), parts))
-    x, column = source.cell_centres(), (-1,) + (1,) * problem.ndim
-    slopes, first, lower = (v.reshape(column) for v in (problem.slopes, target.lower, source.lower))
-    u = (slopes * (x - lower)**2 / 2 + first * x).sum(axis=0) + _on(phi, source.shape)
+    u = _on(phi, source.shape)
+    for x, slope, first, low in zip(_axes(source), problem.slopes, target.lower, source.lower):
+        u = u + (slope * (x - low)**2 / 2 + first * x)
     conjugate = legendre_conjugate(u, source, target, between=True)
     total = 0.0
     for grid, values, potential in (
             (source, problem.source_values, legendre_conjugate(conjugate, target, source, between=True)),
             (target, problem.target_values, conjugate)):
-        gains = (grid.cell_centres()**2).sum(axis=0) - 2 * potential
+        gains = -2 * potential
+        for x in _axes(grid):
+            gains += x**2
         if grid.size < values.size:
             values = average(values, grid.shape)
         else:

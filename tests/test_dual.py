@@ -95,7 +95,7 @@ def test_parts_of_the_finer_grid(monkeypatch):
     rng = np.random.default_rng(0)
     problem = pmapde.TransportProblem(rng.random((16, 16)), rng.random((128, 128)))
     kantorovich_dual(problem, np.zeros((16, 16)))
-    assert max(sizes) == dual.FINE[2] // 4 and min(sizes) == (16 * 4)**2  # extrapolated from halves
+    assert max(sizes) == dual.EXTRAPOLATED[2] and min(sizes) == (16 * 4)**2  # extrapolated from halves
 
 
 def test_a_dual_worse_than_the_map_is_not_taken():

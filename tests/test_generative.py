@@ -273,7 +273,7 @@ def _spiral(n, width, rng):
 @pytest.mark.parametrize(("width", "smeared", "ratio"), [(0.01, True, "logistic"), (0.03, False, "logistic"),
                                                          (0.01, True, "density")])
 def test_thin_curves_are_warned_of_where_they_are_smeared(width, smeared, ratio):
-    X = _spiral(4000, width, np.random.default_rng(0))
+    X = _spiral(2000, width, np.random.default_rng(0))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         Y = pmapde.BrenierGenerator(ratio, random_state=0, ledger=None, max_iterations=1).fit(X).sample(2000, 1)
@@ -281,7 +281,7 @@ def test_thin_curves_are_warned_of_where_they_are_smeared(width, smeared, ratio)
     assert len(said) == smeared and all("of which the deviation across is 0.0" in text for text in said)
     curve = cKDTree(_spiral(100_000, 0.0, np.random.default_rng(1)))
     before, after = (np.quantile(curve.query(points)[0], 0.68) for points in (X, Y))
-    assert (after > 2 * before) == smeared  # observed 2.3, 1.1, 2.6
+    assert (after > 2 * before) == smeared  # observed 2.3, 1.1, 2.6 (of 4000 points too)
     assert smeared or after < 1.2 * before
 
 
