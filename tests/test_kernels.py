@@ -1,4 +1,8 @@
 """The operator equals its plain NumPy reference and has the properties the solver relies on."""
+import os
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -295,3 +299,18 @@ def test_logarithms_in_vectors(with_factor):
         mean, spread, outside = log_ratio(broken, None, np.zeros(3), 0.0, 5.0)
         assert np.isnan(broken).tolist() == [False, True, False] and np.isnan(mean) and np.isnan(spread)
         assert outside == 1
+
+
+@pytest.mark.parametrize(("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77")])
+def test_idle_threads_soon_sleep(given, spins):
+    """As the library of GNU OpenMP says it has read it; the environment of the process stays as it was."""
+    code = ("import os; before = dict(os.environ); import numpy as np, pmapde, numba; pmapde.Grid((4, 4))\n"
+            "solution = pmapde.solve(pmapde.TransportProblem(np.ones((8, 8)), np.ones((8, 8))))\n"
+            "assert dict(os.environ) == before; print(numba.threading_layer())")
+    environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT",
+                                                                                    "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          env=environment | given | {"OMP_DISPLAY_ENV": "VERBOSE"})
+    if "omp" not in done.stdout or "GOMP_SPINCOUNT" not in done.stderr:
+        pytest.skip("numba's threads are not those of GNU OpenMP here")
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
