@@ -1,40 +1,45 @@
-"""A machine that others use too: `solve` on one and on all threads, with idle cores and with a process that keeps one
-of them busy, as pmapde tells OpenMP to spin and as OpenMP would by itself.
+"""A machine that others use too: `solve` on one and on all threads, with idle cores, beside a process that keeps one of
+them busy, and beside another that solves on all threads, as pmapde tells OpenMP to spin and as OpenMP would by itself.
 
     python benchmarks/bench_busy.py
 
-Every case is a process of its own; medians of nine solves, checked before they are timed. A minute.
+Every case is a process of its own, of twenty solves, checked before they are timed. What spinning costs depends on how
+the cores are shared out, and changes from run to run. Two minutes.
 """
 import argparse
 import contextlib
 import os
 import subprocess
 import sys
+import time
 
 import numba
 from common import report
 
 SPINS = {"pmapde": {}, "OpenMP's own": {"GOMP_SPINCOUNT": "300000"}}  # the default of GNU OpenMP, env.c
-CODE = """
-import statistics, time
-import numpy as np, pmapde
+SOLVE = """
+import time
+import pmapde
 from pmapde import exact
-known = exact.manufactured((512, 512), array_target=True)
+problem = exact.manufactured(({n}, {n}), array_target=True).problem
 times = []
-for _ in range(10):
+while len(times) < {count}:
     begin = time.perf_counter()
-    solution = pmapde.solve(known.problem, threads={threads})
+    solution = pmapde.solve(problem, threads={threads})
     times.append(time.perf_counter() - begin)
     assert solution.success and solution.stats["newton_iterations"] < 20
-print(statistics.median(times[1:]))
+print(*sorted(times[1:]))
 """
+OTHERS = {"none": None, "one core busy": "while True: pass",
+          "the same": SOLVE.format(n=512, threads=numba.config.NUMBA_NUM_THREADS, count=10**9)}
 
 
 @contextlib.contextmanager
-def busy(wanted):
-    """A process that computes all the time, if ``wanted``."""
-    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if wanted else None
+def beside(code, environment):
+    """Within: a process that runs ``code``, if there is any."""
+    other = subprocess.Popen([sys.executable, "-c", code], env=environment) if code else None
     try:
+        time.sleep(3.0 if other else 0.0)  # beyond its imports
         yield
     finally:
         if other:
@@ -42,23 +47,27 @@ def busy(wanted):
             other.wait()
 
 
-def median(threads, spin):
-    done = subprocess.run([sys.executable, "-c", CODE.format(threads=threads)], capture_output=True, text=True,
-                          env=os.environ | SPINS[spin], check=True)
-    return float(done.stdout)
+def timed(n, threads, environment):
+    """Median and longest of the solves of a process."""
+    code = SOLVE.format(n=n, threads=threads, count=21)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    times = [float(word) for word in done.stdout.split()]
+    return times[len(times) // 2], times[-1]
 
 
 def main(arguments=None):
     argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args(arguments)
-    median(1, "pmapde")  # compile
+    timed(512, 1, os.environ | {})  # compile
     rows = []
-    for others in (0, 1):
-        for spin in SPINS:
+    for other, code in OTHERS.items():
+        for spin, told in SPINS.items():
             for threads in (1, numba.config.NUMBA_NUM_THREADS):
-                with busy(others):
-                    rows.append({"other processes": others, "spinning": spin, "threads": threads,
-                                 "seconds": median(threads, spin)})
-    report("busy", "A 512^2 solve (array target) beside other work", rows)
+                environment = os.environ | told
+                with beside(code, environment):
+                    median, longest = timed(512, threads, environment)
+                rows.append({"beside": other, "spinning": spin, "threads": threads, "seconds": median,
+                             "longest": longest})
+    report("busy", "512^2 solves (array target) beside other work", rows)
 
 
 if __name__ == "__main__":

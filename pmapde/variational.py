@@ -108,7 +108,8 @@ class BrenierPosterior:
     mean, covariance : ndarray, (d,), (d, d)
         By quadrature on the grid.
     moment_error : float
-        Largest error of the sampler's means and standard deviations, in posterior standard deviations.
+        Largest error of the sampler's means and standard deviations against those of the posterior in the box, in
+        posterior standard deviations; what is outside (``tail``) may matter more where tails are heavy.
     kl_gap : float
         KL(sampler | posterior in the box), by 2^14 quasi-Monte Carlo draws with the exact density of the sampler;
         known to some 1e-4.

@@ -259,6 +259,25 @@ def test_a_known_mode_that_no_quadrature_sees_is_in_the_error(at, sd):
     assert abs(posterior.log_evidence - np.log(2)) < 1.001 * posterior.log_evidence_error
 
 
+def test_far_modes_that_the_quadrature_sees_are_no_error():
+    """Three whose widths are those of the distances of its points, on which it is exact to nine digits."""
+    def log_density(x):
+        small = np.log(0.005) + np.logaddexp(normal(x, [20, 0], 1), normal(x, [0, 20], 1))
+        return np.logaddexp(np.log(0.99) + normal(x, 0, 1), small)
+    locator, _, log_mass, _ = located(log_density)
+    assert len(locator.modes) == 3 and abs(log_mass) < 1e-7 and locator.unseen < 1e-5
+    posterior = pmapde.BrenierPosterior(log_density).fit()
+    assert posterior.success and abs(posterior.log_evidence) < posterior.log_evidence_error
+
+
+def test_any_value_between_is_a_gradient_at_a_kink():
+    posterior = pmapde.BrenierPosterior(lambda x: -np.abs(x).sum(axis=1), gradient=lambda x: np.where(x > 0, -1.0, 1.0),
+                                        max_cells=64**2).fit()
+    assert abs(posterior.log_evidence_quadrature - np.log(4)) < 1e-3
+    with pytest.raises(ValueError, match="`gradient` is not that of `log_density`"):
+        pmapde.BrenierPosterior(lambda x: -np.abs(x).sum(axis=1), gradient=lambda x: np.where(x > 0, 1.0, -1.0)).fit()
+
+
 def test_mode_too_narrow_for_the_grid_is_no_success():
     posterior = pmapde.BrenierPosterior(lambda x: np.logaddexp(normal(x, 0, 1), normal(x, [30, 7], 0.05)),
                                         max_cells=128**2).fit()
