@@ -44,6 +44,7 @@ PENALTY = 1e8
 LEAST_ORDER = 0.25
 """Of a quadrature, as its changes tell it."""
 TINY = 1e-300
+"""Keeps a logarithm finite."""
 ROUNDING = 2.0**-50
 """Error of a logarithm, in its size."""
 SLOPE = 1e-2
@@ -342,7 +343,7 @@ class Locator:
         if border > tail / 10:
             reach = max(np.abs(centres[[1, -2]]).max() for centres in z)
             raise ValueError(f"`log_density` has {border:.1e} of its mass more than {reach:.0f} scales away, more than "
-                             f"a tenth of tail={tail:.0e}: it is improper, or its tails are too heavy for the "
+                             f"a tenth of tail={tail:.0e}: it is improper or its tails are too heavy for the "
                              f"quadrature; pass bounds=, a larger tail=, or a parameter with lighter tails (a "
                              f"logarithm, for instance).")
         box, share, inside = [], tail / (2 * d), mass / total
@@ -364,10 +365,8 @@ class Locator:
                 for z in (self.whitening.forward(x[None])[0] for x, _ in self._laplace)]
         beyond = _sum(weight - log_mass for gap, (_, weight) in zip(gaps, self._laplace) if gap.max() > ASIDE)
         # of a Gaussian the midpoint rule errs by 2 exp(-2 pi^2 / h^2), h the distance of its points in deviations
-        gaps = ((np.pi * width * mass.shape / 2) ** 2 for _, width in self._widths(self.whitening))
-        shares = [min(1.0, float(2 * np.exp(-2 * gap).sum()) + TINY) for gap in gaps]
-        missed = _sum(weight - log_mass + math.log(share)
-                      for share, (weight, _) in zip(shares, self._widths(self.whitening)))
+        missed = _sum(weight - log_mass + math.log(min(1.0, 2 * np.exp(-2 * reach**2).sum() + TINY)) for weight, reach
+                      in ((weight, np.pi * width * mass.shape / 2) for weight, width in self._widths(self.whitening)))
         sums = [total]
         for share in (FEWER, FEWER**2) if self.bounded else (FEWER,):
             _, fewer, *_ = self.quadrature(self.whitening, tuple(int(share * n) for n in mass.shape))
