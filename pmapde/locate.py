@@ -43,8 +43,6 @@ PENALTY = 1e8
 """Fall of the logarithm that stands for minus infinity: what codes give where they are not defined."""
 LEAST_ORDER = 0.25
 """Of a quadrature, as its changes tell it."""
-TINY = 1e-300
-"""Keeps a logarithm finite."""
 ROUNDING = 2.0**-50
 """Error of a logarithm, in its size."""
 SLOPE = 1e-2
@@ -363,10 +361,10 @@ class Locator:
         low, high = np.array(box).T
         gaps = [np.maximum(low - z, z - high) / (high - low)
                 for z in (self.whitening.forward(x[None])[0] for x, _ in self._laplace)]
-        beyond = _sum(weight - log_mass for gap, (_, weight) in zip(gaps, self._laplace) if gap.max() > ASIDE)
+        beyond = sum(_exp(weight - log_mass) for gap, (_, weight) in zip(gaps, self._laplace) if gap.max() > ASIDE)
         # of a Gaussian the midpoint rule errs by 2 exp(-2 pi^2 / h^2), h the distance of its points in deviations
-        missed = _sum(weight - log_mass + math.log(min(1.0, 2 * np.exp(-2 * reach**2).sum() + TINY)) for weight, reach
-                      in ((weight, np.pi * width * mass.shape / 2) for weight, width in self._widths(self.whitening)))
+        missed = sum(_exp(weight - log_mass) * min(1.0, 2 * float(np.exp(-0.5 * (np.pi * width * mass.shape)**2).sum()))
+                     for weight, width in self._widths(self.whitening))
         sums = [total]
         for share in (FEWER, FEWER**2) if self.bounded else (FEWER,):
             _, fewer, *_ = self.quadrature(self.whitening, tuple(int(share * n) for n in mass.shape))
@@ -410,9 +408,9 @@ def _deviations(whitening, covariance):
     return np.sqrt(np.diag(inverse @ covariance @ inverse.T))
 
 
-def _sum(logs):
-    """Of numbers given by their logarithms, finite."""
-    return float(sum(math.exp(min(value, 700.0)) for value in logs))
+def _exp(value):
+    """Finite, whatever the number."""
+    return math.exp(min(value, 700.0))
 
 
 def _distance(vector, *covariances):

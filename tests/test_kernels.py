@@ -304,7 +304,7 @@ def test_logarithms_in_vectors(with_factor):
 @pytest.mark.parametrize(("given", "spins"), [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77")])
 def test_idle_threads_soon_sleep(given, spins):
     """As the library of GNU OpenMP says it has read it; the environment of the process stays as it was."""
-    code = ("import os; before = dict(os.environ); import numpy as np, pmapde, numba; pmapde.Grid((4, 4))\n"
+    code = ("import os; before = dict(os.environ); import numpy as np, pmapde, numba\n"
             "solution = pmapde.solve(pmapde.TransportProblem(np.ones((8, 8)), np.ones((8, 8))))\n"
             "assert dict(os.environ) == before; print(numba.threading_layer())")
     environment = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT",
