@@ -21,7 +21,7 @@ SOLVE = """
 import time
 import pmapde
 from pmapde import exact
-problem = exact.manufactured(({n}, {n}), array_target=True).problem
+problem = exact.manufactured((512, 512), array_target=True).problem
 times = []
 while len(times) < {count}:
     begin = time.perf_counter()
@@ -31,7 +31,7 @@ while len(times) < {count}:
 print(*sorted(times[1:]))
 """
 OTHERS = {"none": None, "one core busy": "while True: pass",
-          "the same": SOLVE.format(n=512, threads=numba.config.NUMBA_NUM_THREADS, count=10**9)}
+          "the same": SOLVE.format(threads=numba.config.NUMBA_NUM_THREADS, count=10**9)}
 
 
 @contextlib.contextmanager
@@ -47,9 +47,9 @@ def beside(code, environment):
             other.wait()
 
 
-def timed(n, threads, environment):
+def timed(threads, environment):
     """Median and longest of the solves of a process."""
-    code = SOLVE.format(n=n, threads=threads, count=21)
+    code = SOLVE.format(threads=threads, count=21)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     times = [float(word) for word in done.stdout.split()]
     return times[len(times) // 2], times[-1]
@@ -57,14 +57,14 @@ def timed(n, threads, environment):
 
 def main(arguments=None):
     argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args(arguments)
-    timed(512, 1, os.environ | {})  # compile
+    timed(1, os.environ | {})  # compile
     rows = []
     for other, code in OTHERS.items():
         for spin, told in SPINS.items():
             for threads in (1, numba.config.NUMBA_NUM_THREADS):
                 environment = os.environ | told
                 with beside(code, environment):
-                    median, longest = timed(512, threads, environment)
+                    median, longest = timed(threads, environment)
                 rows.append({"beside": other, "spinning": spin, "threads": threads, "seconds": median,
                              "longest": longest})
     report("busy", "512^2 solves (array target) beside other work", rows)

@@ -18,6 +18,8 @@ sequence from there on."""
 SPACINGS, MORE = 2.0, {2: 8.0, 3: 3.0}
 """Distances of the quadrature's points that a standard deviation of a mode must span; how many times as many points
 there are at most for that, along an axis and in all."""
+FARTHER = 1.5
+"""How many times as many where the mass reaches the outermost of them."""
 FEWER = 0.8
 """Share of the quadrature's points on the grid that it is compared with."""
 STARTS = 12
@@ -275,8 +277,7 @@ class Locator:
             mass /= mass.sum()
             mean, covariance = _moments(mass, [centres[chosen] for centres, chosen in zip(z, near)])
             for axis, (ends, chosen) in enumerate(zip(edges, near)):  # of a mass in a single cell too
-                share = mass.sum(axis=tuple(a for a in range(mass.ndim) if a != axis))
-                covariance[axis, axis] += share @ np.diff(ends)[chosen]**2 / 12
+                covariance[axis, axis] += _along(mass, axis) @ np.diff(ends)[chosen]**2 / 12
             change = max(np.abs(mean).max(), np.abs(covariance - np.eye(self.dimension)).max())
             if self.bounded:
                 change = max(np.abs(mean).max(), np.abs(np.diag(covariance) - 1).max())
@@ -320,6 +321,27 @@ class Locator:
         deviations = [_deviations(self.whitening, covariance) for _, covariance in self._separate()]
         return np.min(deviations, axis=0) if deviations else np.ones(self.dimension)
 
+    def _whole(self, share):
+        """``(edges, log_masses, error)`` by quadrature over the whole space, with more points, which reach farther,
+        along the axes where more than ``share`` of the mass is in the outermost cells; a ValueError if that is not
+        enough."""
+        d, points = self.dimension, np.array(self._points(self.whitening))
+        while True:
+            edges, log_mass, z, error = self.quadrature(self.whitening, tuple(points))
+            mass = np.exp(log_mass - log_mass.max())
+            mass /= mass.sum()
+            outer = np.array([_outermost(_along(mass, axis), ends) for axis, ends in enumerate(edges)])
+            if outer.sum() <= share:
+                return edges, log_mass, error
+            more = np.where(outer > share / d, (FARTHER * points).astype(int), points)
+            if more.prod() > MORE[d] * QUADRATURE[d] ** d:
+                border, reach = min(1.0, outer.sum()), np.abs(z[outer.argmax()][[1, -2]]).max()
+                raise ValueError(f"`log_density` has {border:.1e} of its mass more than {reach:.0f} scales away, more "
+                                 f"than a tenth of tail={10 * share:.0e}: it is improper or its tails are too heavy "
+                                 f"for the quadrature (its peak too narrow for its width); pass bounds=, a larger "
+                                 f"tail=, or a parameter with lighter tails (a logarithm, for instance).")
+            points = more
+
     def box(self, tail):
         """``(box, log_mass, outside)``: per whitened axis the interval that leaves ``tail / (2 d)`` of the mass on
         either side, up to a finite bound that is no farther away than its length; the log mass of the whole space in x;
@@ -332,21 +354,13 @@ class Locator:
         box holds.
         """
         d = self.dimension
-        edges, log_mass, z, error = self.quadrature(self.whitening, self._points(self.whitening))
+        edges, log_mass, error = self._whole(tail / 10)
         highest = log_mass.max()
         mass = np.exp(log_mass - highest)
         total = mass.sum()
-        inner = tuple(slice(2 if np.isinf(ends[0]) else None, -2 if np.isinf(ends[-1]) else None) for ends in edges)
-        border = 1 - mass[inner].sum() / total
-        if border > tail / 10:
-            reach = max(np.abs(centres[[1, -2]]).max() for centres in z)
-            raise ValueError(f"`log_density` has {border:.1e} of its mass more than {reach:.0f} scales away, more than "
-                             f"a tenth of tail={tail:.0e}: it is improper or its tails are too heavy for the "
-                             f"quadrature; pass bounds=, a larger tail=, or a parameter with lighter tails (a "
-                             f"logarithm, for instance).")
         box, share, inside = [], tail / (2 * d), mass / total
         for axis in range(d):
-            marginal = mass.sum(axis=tuple(a for a in range(d) if a != axis)) / total
+            marginal = _along(mass, axis) / total
             cumulative = np.concatenate([[0.0], np.cumsum(marginal)])
             ends = edges[axis]
             low, high = _leaves(share, cumulative, ends), -_leaves(share, (1 - cumulative)[::-1], -ends[::-1])
@@ -449,10 +463,20 @@ def _covering(low, high, n):
     return edges, low + t / (1 - t) ** 2, np.log((1 + t) / (1 - t) ** 3 / n)
 
 
+def _along(mass, axis):
+    """Masses on a product grid, summed over the other axes."""
+    return mass.sum(axis=tuple(a for a in range(mass.ndim) if a != axis))
+
+
+def _outermost(masses, ends):
+    """Those of the last two cells at an infinite end."""
+    return (masses[:2].sum() if np.isinf(ends[0]) else 0.0) + (masses[-2:].sum() if np.isinf(ends[-1]) else 0.0)
+
+
 def _moments(mass, axes):
     """Mean and covariance of masses on a product grid."""
     d = mass.ndim
-    marginals = [mass.sum(axis=tuple(a for a in range(d) if a != axis)) for axis in range(d)]
+    marginals = [_along(mass, axis) for axis in range(d)]
     mean = np.array([m @ z for m, z in zip(marginals, axes)])
     covariance = np.empty((d, d))
     for i in range(d):

@@ -378,18 +378,20 @@ def _carried(transport_map, mass, grid):
 
 def checked(transport_map, source_values, target_values, status, misplaced=None, finely=False):
     """The map without its folds, the status it deserves, and what was found, by the names of :class:`Solution`, from
-    the masses of a problem's cells.
+    the masses of a problem's cells. Where ``status`` is a failure already nothing is done that may take long: folds
+    stay, masses are not counted as finely as near their limit.
 
     ``misplaced``: the mass that the map misplaces, if it is known; ``finely``: how it is counted if it is not.
     """
-    folded = transport_map.folded_mass(source_values)
-    if folded:
+    folded, solved = transport_map.folded_mass(source_values), status is Status.CONVERGED
+    if folded and solved:
         transport_map, misplaced = transport_map.unfolded(source_values), None
         folded = transport_map.folded_mass(source_values)
     straightened = transport_map.straightened_mass
     if misplaced is None:
-        misplaced = transport_map.misplaced_mass(source_values, target_values, finely or straightened > 0)
-    if status is Status.CONVERGED:
+        finely = finely or straightened > 0
+        misplaced = transport_map.misplaced_mass(source_values, target_values, finely, decide=solved)
+    if solved:
         status = Status.MASS_MISPLACED if not misplaced <= LIMIT else Status.FOLDED if folded else status
     return transport_map, status, {"folded_mass": folded, "straightened_mass": straightened,
                                    "push_forward_error": misplaced}

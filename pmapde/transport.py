@@ -243,14 +243,15 @@ class PiecewiseAffineMap:
                         out)
         return out.sum(axis=0).reshape(grid.shape)
 
-    def misplaced_mass(self, source_values, target_values, finely=False):
+    def misplaced_mass(self, source_values, target_values, finely=False, decide=True):
         """Fraction of the mass that the map leaves in the wrong block of about ``BLOCK`` cells per axis of the target.
 
         Half the L1 distance of the pushed and the expected mass, summed over blocks. Where that is not small, images of
         source cells that are wider than a target's cell, and straddle two blocks, are cut into pieces; into finer ones
-        near the limit of 2 %. On large grids in 3D mass and map of pairs of cells are tried first: where that misplaces
-        little it is what is reported, up to four times too much, of second order still. ``finely``: pieces are counted
-        from the start, as masses must be that were corrected by what was counted.
+        near the limit of 2 % (which may take a while), if ``decide``. On large grids in 3D mass and map of pairs of
+        cells are tried first: where that misplaces little it is what is reported, up to four times too much, of second
+        order still. ``finely``: pieces are counted from the start, as masses must be that were corrected by what was
+        counted.
         """
         blocks = self.target_grid.with_shape(tuple(max(-(-n // BLOCK), 3 if wraps else 2) for n, wraps
                                                    in zip(self.target_grid.shape, self.target_grid.periodic)))
@@ -267,7 +268,7 @@ class PiecewiseAffineMap:
         error = distance(1 / BLOCK if finely else 1.0)
         if error >= SMALL_ERROR and not finely:
             error = distance(1 / BLOCK)
-        return distance(1 / BLOCK**2) if NEAR_THE_LIMIT[0] < error < NEAR_THE_LIMIT[1] else error
+        return distance(1 / BLOCK**2) if decide and NEAR_THE_LIMIT[0] < error < NEAR_THE_LIMIT[1] else error
 
     def halved(self, source_values):
         """Map and source of pairs of cells along all axes, where the grid is 3D and large; else None."""

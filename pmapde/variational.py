@@ -20,6 +20,7 @@ from .solver import solve
 from .status import SolverError, Status
 from .stepping import PseudoTransient
 from .support import continued, log_masses
+from .transfer import interpolate_cubic
 
 CELLS = {2: (128, 1024), 3: (32, 128)}
 """Cells per axis, in the mean: at first, and at most."""
@@ -194,14 +195,18 @@ class BrenierPosterior:
         while ((np.array(_shape(lengths, cells)) < PER_SCALE * lengths).any()
                and math.prod(_shape(lengths, 2 * cells)) <= ROUNDED * self.max_cells):
             cells *= 2
-        previous, references = None, None
+        previous, references, solved = None, None, {}
         while True:
             grid, found = Grid(_shape(lengths, cells), box), []
             log_masses, log_density, _ = self._on(grid)
             cut = self._is_cut(log_density, grid)
             references = references or self._references(cut)
             for reference in references:
-                found.append(self._solved(reference, grid, log_masses, log_density, deadline))
+                problem = self._problem(reference, grid, log_density)
+                solution = self._solution(problem, solved.get(reference.name), deadline)
+                if solution.success:
+                    solved[reference.name] = solution
+                found.append(Sampler(self._locator, reference, solution, log_masses))
                 if found[-1].maps_well or cut and found[-1].solution.success or time.perf_counter() > deadline:
                     break  # what is missing is the grid's
             late = time.perf_counter() > deadline
@@ -246,16 +251,18 @@ class BrenierPosterior:
         return TransportProblem(LogDensity(lambda z: values), reference.density(BACKGROUND * self.tail), grid=grid,
                                 target_grid=reference.grid(grid.shape))
 
-    def _solved(self, reference, grid, log_masses, log_density, deadline):
-        """The sampler of a reference, on a grid in z."""
+    def _solution(self, problem, coarser, deadline):
+        """Of a problem, from that on a coarser grid if there is one."""
+        grid, start = problem.grid, None
+        if coarser is not None:
+            start = (interpolate_cubic(coarser.displacement_potential, grid.shape, grid.periodic)
+                     + problem.quadratic(grid.cell_centres()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", StencilWarning)  # the errors of the sampler are measured
             # centred: of second order even where the Hessian is anisotropic; what fails is seen by the sampler
-            method = PseudoTransient(scheme="centred", conserve=False, subdivision=1)
-            solution = solve(self._problem(reference, grid, log_density), method,
-                             tolerance=max(ALGEBRAIC * self.tolerance, SMALLEST), max_steps=MAX_STEPS,
-                             max_seconds=max(0.0, deadline - time.perf_counter()), threads=self.threads)
-            return Sampler(self._locator, reference, solution, log_masses)
+            return solve(problem, PseudoTransient(scheme="centred", conserve=False, subdivision=1), start=start,
+                         tolerance=max(ALGEBRAIC * self.tolerance, SMALLEST), max_steps=MAX_STEPS,
+                         max_seconds=max(0.0, deadline - time.perf_counter()), threads=self.threads)
 
     def _evidence_error(self, sampler, previous):
         change = 0.0 if previous is None else abs(sampler.log_mass - previous) / (2**self._locator.order - 1)

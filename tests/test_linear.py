@@ -196,8 +196,9 @@ def test_automatic_falls_back_on_contrast_and_says_so():
     assert second.converged
     assert len(stats["fallbacks"]) == 1
     assert stats["fallbacks"][0].startswith("geometric -> black box on 96x96 (factor 0.")  # observed 0.79
-    assert first.applications > 5 * second.applications  # observed 115 and 9
-    assert stats["linear"]["black box"]["solves"] == 1
+    assert stats["linear"]["geometric"]["applications"] <= 64  # 115 would do
+    assert first.applications == second.applications < 15  # observed 12
+    assert stats["linear"]["black box"]["solves"] == 2
 
 
 def test_automatic_goes_on_where_geometric_multigrid_fails():

@@ -472,6 +472,21 @@ def test_bars_on_both_sides():
     assert verdict.judge(solution, source, target).sound
 
 
+def test_what_has_failed_is_not_straightened_nor_counted_finely(monkeypatch):
+    """Both may take longer than the run did."""
+    for name in ("unfolded", "deposited"):
+        original = getattr(PiecewiseAffineMap, name)
+
+        def watched(self, *arguments, original=original, name=name, **options):
+            assert name == "deposited" and options["widest"] >= 1 / transport.BLOCK
+            return original(self, *arguments, **options)
+        monkeypatch.setattr(PiecewiseAffineMap, name, watched)
+    monkeypatch.setattr(transport, "NEAR_THE_LIMIT", (0, 1))
+    source, target = pair("log-Gaussian", (64, 64), 1e6, 0)
+    solution = solved(source, target, method=pmapde.PseudoTransient(conserve=False), max_steps=1)
+    assert solution.status is pmapde.Status.MAX_STEPS and solution.folded_mass > 0.01 < solution.push_forward_error
+
+
 def test_straightening_ends_with_its_budget(monkeypatch):
     """Not with the sweeps: what is left stays folded, and is counted."""
     grid = pmapde.Grid((32, 32))

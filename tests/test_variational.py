@@ -1,6 +1,7 @@
 """Posteriors by the Brenier map: evidence, moments, draws, weights, refusals."""
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 import time
@@ -114,10 +115,44 @@ def student(degrees):
 def test_heavy_tails_work_or_are_refused_with_the_reason():
     heavy = pmapde.BrenierPosterior(student(5)).fit()
     assert heavy.success and abs(heavy.log_evidence - np.log(2 * np.pi)) < 1e-3
+    heavier = pmapde.BrenierPosterior(student(3.8)).fit()  # more points of the quadrature, which reach farther
+    assert heavier.success and abs(heavier.log_evidence_quadrature - np.log(2 * np.pi)) < 1e-6
     with pytest.raises(ValueError, match="tails are too heavy"):
         pmapde.BrenierPosterior(student(1)).fit()
     with pytest.raises(ValueError, match="improper or its tails"):
         pmapde.BrenierPosterior(lambda x: np.zeros(len(x))).fit()
+
+
+def bent(x):
+    """A banana in three dimensions, whose tail is longest along one axis."""
+    return -x[:, 0]**2 / 8 - (x[:, 1] - 0.3 * x[:, 0]**2)**2 / 2 - x[:, 2]**2 / 2
+
+
+def test_points_are_added_along_the_axis_that_needs_them():
+    _, _, log_mass, outside = located(bent, start=[0, 0, 0])
+    assert abs(log_mass - np.log(2 * (2 * np.pi)**1.5)) < 2e-4  # observed 9e-5
+    assert 5e-6 < outside < 1.2e-5
+
+
+@pytest.mark.slow
+def test_a_bent_density_in_three_dimensions():
+    posterior = pmapde.BrenierPosterior(bent, start=[0, 0, 0], tail=1e-4, max_seconds=math.inf).fit()
+    assert posterior.success, str(posterior)
+    assert abs(posterior.log_evidence - np.log(2 * (2 * np.pi)**1.5)) < 2e-3
+    np.testing.assert_allclose(posterior.mean, [0, 1.2, 0], atol=5e-3)
+
+
+def test_finer_grids_start_from_coarser_ones(monkeypatch):
+    solutions = []
+    built = pmapde.Solution.build.__func__
+
+    def build(cls, *arguments):
+        solutions.append(built(cls, *arguments))
+        return solutions[-1]
+    monkeypatch.setattr(pmapde.Solution, "build", classmethod(build))
+    assert MODELS["two_modes"].posterior(tolerance=1e-5).fit().success
+    first, *others = [solution.stats["newton_iterations"] for solution in solutions]
+    assert len(others) >= 1 and max(others) <= 4 < first, (first, others)
 
 
 def test_unresolved_is_said_and_raised():

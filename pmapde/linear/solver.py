@@ -70,6 +70,8 @@ OVERSHOT, FAR_OVERSHOT = 0.9, 1.25
 """A second correction that is larger, relative to the first, makes up for a first that went too far, as they do on
 rough data: such cycles are not combined, on the next grid neither before its first solve says otherwise. The second is
 for cycles that are combined."""
+PATIENCE, LEAST = 3, 10
+"""Solves may take so many times the preconditioner's applications after which another takes over; those, at least."""
 EASIER = 8.0
 """Growth of the shift since a preconditioner was given up, from which on it is tried again."""
 _NUMBERS = ("index", "pace", "stale", "age", "rate", "telling", "overshoots", "judged", "measure", "fell_at")
@@ -370,7 +372,7 @@ class LinearSolver:
             # BiCGSTAB (van der Vorst 1992), right-preconditioned in scipy: its residual is the true one up to rounding
             with np.errstate(over="ignore", invalid="ignore"):  # where it breaks down the true residual says so
                 correction, _ = bicgstab(LinearOperator((size, size), apply, dtype=float), right, rtol=rtol, atol=0.0,
-                                         maxiter=max(1, self.max_applications // 2),
+                                         maxiter=max(1, self._most_applications(stencil, rtol) // 2),
                                          M=LinearOperator((size, size), precondition, dtype=float))
         # never trust an iterative solver's own word: the true residual decides (NaN counts as not converged)
         relative = float(np.linalg.norm(right - apply(correction)) / scale) if scale > 0 else 0.0
@@ -382,6 +384,15 @@ class LinearSolver:
         converged = relative <= 2 * rtol
         self._watch_pace(applications, relative)
         return LinearResult(correction.reshape(shape), relative, applications, converged)
+
+    def _most_applications(self, stencil, rtol):
+        """Allowed in one solve: where another preconditioner takes over from one that is as slow as that anyway, no
+        more than ``PATIENCE`` times those that would not be."""
+        successor = self._successor(stencil) if self._rules else None
+        slowest = self._rules.largest_factor(self.method, self._chain[successor]) if successor else math.inf
+        if not slowest < 1:
+            return self.max_applications
+        return min(self.max_applications, PATIENCE * max(LEAST, math.ceil(math.log(rtol) / math.log(slowest))))
 
     def _watch_pace(self, applications, relative):
         """The rebuild rule of kept hierarchies: applications per decade against those right after the set-up."""
