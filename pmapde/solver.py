@@ -144,7 +144,9 @@ def prepared_engine(problem, method, tolerance, start, threads, stats, coarser, 
     scheme = chosen_scheme(problem, method)
     phi = None if start is None else problem.displacement_potential(start)
     refuse_oversized(problem)
-    operator = MongeAmpere(problem, scheme, getattr(method, "radius", None) or 1)  # integrators have none
+    with thread_settings(threads) as count:
+        use_threads(count, problem.grid.size)
+        operator = MongeAmpere(problem, scheme, getattr(method, "radius", None) or 1)  # integrators have none
     if isinstance(method, Integrator):
         phi = np.zeros(operator.grid.shape) if phi is None else phi
         tolerance = FLOW_TOLERANCE if tolerance == "discretization" else float(tolerance)
@@ -190,11 +192,11 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
     phi, taken = start, 0
     for level, problem in enumerate(problems):
         finest, grid = level == len(problems) - 1, problem.grid
-        operator = finest_operator if finest else finest_operator.on(problem)
         linear.next_grid(measure=not finest)
         extrapolated = 0.0
         with thread_settings(threads) as count:
             use_threads(count, grid.size)
+            operator = finest_operator if finest else finest_operator.on(problem)
             if level and taken > HARD:
                 phi = start_on_finer_cells(phi, operator)
             elif level:
