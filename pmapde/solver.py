@@ -43,8 +43,8 @@ FINE = 256
 """Cells along the shortest axis from which extrapolated starts have a chance to be as good."""
 HARD = 10
 """Steps on a grid after which the start on the next is looked at."""
-COARSEST_TOLERANCE = 1e-6
-"""Residual on the coarsest grid of several."""
+COARSEST_RESIDUAL = 0.01
+"""Residual on the coarsest grid of several, in the algebraic error allowed on the others as a share of theirs."""
 SINGLE_GRID_TOLERANCE = 1e-8
 """Residual where there is no coarser grid to compare with."""
 FLOW_TOLERANCE = 1e-4
@@ -126,7 +126,7 @@ def goal_on(level, problems, tolerance, share, coarser, extrapolated, one_step):
         tight = cells >= FINE and coarser.promising()
         return Goal(share=min(share, COARSE_SHARE) if tight else share, change=extrapolated, before=coarser.last_size,
                     rough=coarser.rough(), one_step=one_step)
-    return Goal(residual=SINGLE_GRID_TOLERANCE if finest else COARSEST_TOLERANCE)
+    return Goal(residual=SINGLE_GRID_TOLERANCE if finest else COARSEST_RESIDUAL * share)
 
 
 def _check_types(problem, method):
