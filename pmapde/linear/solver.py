@@ -71,7 +71,8 @@ OVERSHOT, FAR_OVERSHOT = 0.9, 1.25
 rough data: such cycles are not combined, on the next grid neither before its first solve says otherwise. The second is
 for cycles that are combined."""
 PATIENCE, LEAST = 3, 10
-"""Solves may take so many times the preconditioner's applications after which another takes over; those, at least."""
+"""A solve may take so many times the applications of a preconditioner that is just good enough not to be given up; and
+at least so many times so many."""
 EASIER = 8.0
 """Growth of the shift since a preconditioner was given up, from which on it is tried again."""
 _NUMBERS = ("index", "pace", "stale", "age", "rate", "telling", "overshoots", "judged", "measure", "fell_at")
@@ -386,8 +387,7 @@ class LinearSolver:
         return LinearResult(correction.reshape(shape), relative, applications, converged)
 
     def _most_applications(self, stencil, rtol):
-        """Allowed in one solve: where another preconditioner takes over from one that is as slow as that anyway, no
-        more than ``PATIENCE`` times those that would not be."""
+        """Allowed in one solve: what takes many more is given up afterwards anyway, where there is another."""
         successor = self._successor(stencil) if self._rules else None
         slowest = self._rules.largest_factor(self.method, self._chain[successor]) if successor else math.inf
         if not slowest < 1:
