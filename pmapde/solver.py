@@ -41,6 +41,8 @@ where starts are so good that the finest one's, extrapolated, may need no iterat
 since the error allowed falls by 4, and a cycle more on a quarter of the cells costs less."""
 FINE = 256
 """Cells along the shortest axis from which extrapolated starts have a chance to be as good."""
+COARSE = 64
+"""Grids of so many times fewer cells than the finest are solved thoroughly, in 2D and on smooth data."""
 HARD = 10
 """Steps on a grid after which the start on the next is looked at."""
 COARSEST_RESIDUAL = 0.01
@@ -144,9 +146,7 @@ def prepared_engine(problem, method, tolerance, start, threads, stats, coarser, 
     scheme = chosen_scheme(problem, method)
     phi = None if start is None else problem.displacement_potential(start)
     refuse_oversized(problem)
-    with thread_settings(threads) as count:
-        use_threads(count, problem.grid.size)
-        operator = MongeAmpere(problem, scheme, getattr(method, "radius", None) or 1)  # integrators have none
+    operator = MongeAmpere(problem, scheme, getattr(method, "radius", None) or 1)  # integrators have none
     if isinstance(method, Integrator):
         phi = np.zeros(operator.grid.shape) if phi is None else phi
         tolerance = FLOW_TOLERANCE if tolerance == "discretization" else float(tolerance)
@@ -192,7 +192,8 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
     phi, taken = start, 0
     for level, problem in enumerate(problems):
         finest, grid = level == len(problems) - 1, problem.grid
-        linear.next_grid(measure=not finest)
+        linear.next_grid(measure=not finest, thorough=grid.size * COARSE <= problems[-1].grid.size
+                         and grid.ndim == 2 and not coarser.rough())
         extrapolated = 0.0
         with thread_settings(threads) as count:
             use_threads(count, grid.size)

@@ -75,7 +75,8 @@ PATIENCE, LEAST = 3, 10
 at least so many times so many."""
 EASIER = 8.0
 """Growth of the shift since a preconditioner was given up, from which on it is tried again."""
-_NUMBERS = ("index", "pace", "stale", "age", "rate", "telling", "overshoots", "judged", "measure", "fell_at")
+_NUMBERS = ("index", "pace", "stale", "age", "rate", "telling", "overshoots", "judged", "measure", "fell_at",
+            "left")
 _STENCIL = ("weights", "drift", "offsets", "shift", "row_weight")
 
 
@@ -142,20 +143,22 @@ class LinearSolver:
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
         self._rate, self._telling, self._overshoots, self._judged, self._measure = None, False, False, False, False
         self._remember, self._built_from, self._deadline, self._combine = remember, None, deadline, combine
-        self._fell_at = 0.0
+        self._fell_at, self._thorough, self._left = 0.0, False, None
 
     @property
     def method(self):
         return self._chain[self._index]
 
-    def next_grid(self, measure=False):
+    def next_grid(self, measure=False, thorough=False):
         """Forget the hierarchy. Black-box multigrid that took over stays, unless the grid was too coarse to tell; what
-        came after it is tried afresh. ``measure``: the rate of the cycles there says little of that here."""
-        index = min(self._index, 1 if self._telling else 0)
+        came after it is tried afresh. ``measure``: the rate of the cycles there says little of that here.
+        ``thorough``: the grid is so coarse that geometric cycles which are slow at all are left to the next: the part
+        of the error that they hardly reduce would be passed on to finer grids, where it is dear."""
+        index = min(self._index, 1 if self._telling or thorough else 0)
         if index != self._index:
-            self._index, self._rate = index, None
+            self._index, self._rate = index, self._left if index == 0 else None
         self._kept, self._pace, self._stale, self._age = None, None, False, 0
-        self._measure, self._judged, self._fell_at = measure, False, 0.0
+        self._measure, self._judged, self._fell_at, self._thorough = measure, False, 0.0, thorough
 
     def _reconsider(self, shift):
         """Back to the cheapest preconditioner where the step is much shorter than the one it failed on."""
@@ -256,14 +259,15 @@ class LinearSolver:
             if error <= enough:
                 counters["solves"] += 1
                 return LinearResult(total[inside], math.nan, spent, True, size, error)
-            if settled:
+            thorough = self._thorough and self._index == 0 and rate is not None and rate > SLOW_RATE
+            if settled or thorough:
                 successor, more = self._successor(stencil), _cycles(rate, error / enough)
-                hopeless = rate > POOR_RATE and more > 2
+                hopeless = thorough or rate > POOR_RATE and more > 2
                 if successor and self._pays(successor, math.inf if hopeless else more, rhs.ndim):
                     self._fall_back(stencil, rate, successor)
                     preconditioner, counters = self._preconditioner(stencil)
                     last, cycles, pace, before, combine = math.inf, 0, None, math.inf, False
-                elif rate > POOR_RATE and more > FEW_CYCLES:
+                elif settled and rate > POOR_RATE and more > FEW_CYCLES:
                     break
             kernels.residual(stencil.weights, stencil.drift, shift, rhs, total, weight, residual, squares)
             residual -= float(squares.sum()) / weight_sum
@@ -317,9 +321,11 @@ class LinearSolver:
         shape = "x".join(map(str, stencil.shape))
         self.stats["fallbacks"].append(f"{self.method.name} -> {self._chain[index].name} on {shape} "
                                        f"(factor {factor:.2f} per application)")
+        self._left = self._rate if self._thorough else None  # geometric cycles go on with it on finer grids
         self._index, self._kept, self._stale, self._rate = index, None, False, None
         self._fell_at = stencil.shift
-        self._telling = self._telling or min(stencil.shape) >= TELLING[len(stencil.shape)]
+        self._telling = (self._telling or not self._thorough
+                         and min(stencil.shape) >= TELLING[len(stencil.shape)])
 
     def _preconditioner(self, stencil):
         method = self.method
