@@ -146,6 +146,7 @@ def prepared_engine(problem, method, tolerance, start, threads, stats, coarser, 
     scheme = chosen_scheme(problem, method)
     phi = None if start is None else problem.displacement_potential(start)
     refuse_oversized(problem)
+    # on all threads, however small the grid: libgomp ends a process that has no memory left to start them later
     operator = MongeAmpere(problem, scheme, getattr(method, "radius", None) or 1)  # integrators have none
     if isinstance(method, Integrator):
         phi = np.zeros(operator.grid.shape) if phi is None else phi

@@ -259,6 +259,7 @@ def test_what_cycles_hardly_reduce_is_removed_on_coarse_grids(floor):
     bumps = pmapde.gallery.load("two_gaussians", (1024, 1024)) - 0.25
     solution = pmapde.solve(pmapde.TransportProblem(bumps + floor * bumps.mean(), np.ones((1024, 1024))))
     assert solution.success
-    assert solution.history["newton_iterations"][solution.history["level"] == 6].sum() == 0
+    finest = solution.history["cells"] == 1024**2
+    assert finest.any() and solution.history["newton_iterations"][finest].sum() == 0
     assert sum(solution.stats["work"].values()) < 16  # observed 14.3, 14.5, 12.3; otherwise 13.9, 33.6, 27.1
     assert all(int(note.split("x")[-1].split()[0]) <= 128 for note in solution.stats["fallbacks"])

@@ -108,8 +108,8 @@ def test_hard_bounds_are_faces_of_the_box():
     assert draws[:, 0].min() >= 0 and stats.kstest(draws[:, 0], stats.expon.cdf).pvalue > 1e-3
 
 
-def student(degrees):
-    return lambda x: -0.5 * (degrees + 2) * np.log1p((x**2).sum(axis=1) / degrees)
+def student(degrees, dimension=2):
+    return lambda x: -0.5 * (degrees + dimension) * np.log1p((x**2).sum(axis=1) / degrees)
 
 
 def test_heavy_tails_work_or_are_refused_with_the_reason():
@@ -117,8 +117,10 @@ def test_heavy_tails_work_or_are_refused_with_the_reason():
     assert heavy.success and abs(heavy.log_evidence - np.log(2 * np.pi)) < 1e-3
     heavier = pmapde.BrenierPosterior(student(3.8)).fit()  # more points of the quadrature, which reach farther
     assert heavier.success and abs(heavier.log_evidence_quadrature - np.log(2 * np.pi)) < 1e-6
-    with pytest.raises(ValueError, match="tails are too heavy"):
-        pmapde.BrenierPosterior(student(1)).fit()
+    assert pmapde.BrenierPosterior(student(8, 3), start=[0, 0, 0]).fit().success
+    for degrees, start in ((1, [0, 0]), (3, [0, 0]), (5, [0, 0, 0])):
+        with pytest.raises(ValueError, match="tails are too heavy"):
+            pmapde.BrenierPosterior(student(degrees, len(start)), start=start).fit()
     with pytest.raises(ValueError, match="improper or its tails"):
         pmapde.BrenierPosterior(lambda x: np.zeros(len(x))).fit()
 

@@ -299,8 +299,9 @@ class LinearSolver:
         if self._rules and not self.method.affords(stencil):
             self._index, self._kept = self._successor(stencil), None
         while True:
+            successor = self._successor(stencil)
             with serial_blas():
-                result = self._attempt(stencil, rhs, rtol)
+                result = self._attempt(stencil, rhs, rtol, self._most_applications(successor, rtol))
             if spacing is not None:
                 size = gradient_norm(result.correction, spacing)
                 result = replace(result, size=size, error=size * min(1.0, 3 * result.relative_residual))
@@ -309,7 +310,6 @@ class LinearSolver:
                 self._stale = True
                 continue
             factor = result.relative_residual ** (1 / max(1, result.applications))
-            successor = self._successor(stencil)
             if successor is None or (result.converged
                                      and factor <= self._rules.largest_factor(self.method, self._chain[successor])):
                 return result
@@ -350,7 +350,7 @@ class LinearSolver:
         if self._remember and self.method.keep:  # a copy: the operator writes the next one to the same arrays
             self._built_from = replace(stencil, weights=stencil.weights.copy(), drift=stencil.drift.copy())
 
-    def _attempt(self, stencil, rhs, rtol):
+    def _attempt(self, stencil, rhs, rtol, most):
         preconditioner, counters = self._preconditioner(stencil)
         if preconditioner is None:
             return LinearResult(np.zeros(rhs.shape), math.nan, 0, False)
@@ -379,7 +379,7 @@ class LinearSolver:
             # BiCGSTAB (van der Vorst 1992), right-preconditioned in scipy: its residual is the true one up to rounding
             with np.errstate(over="ignore", invalid="ignore"):  # where it breaks down the true residual says so
                 correction, _ = bicgstab(LinearOperator((size, size), apply, dtype=float), right, rtol=rtol, atol=0.0,
-                                         maxiter=max(1, self._most_applications(stencil, rtol) // 2),
+                                         maxiter=max(1, most // 2),
                                          M=LinearOperator((size, size), precondition, dtype=float))
         # never trust an iterative solver's own word: the true residual decides (NaN counts as not converged)
         relative = float(np.linalg.norm(right - apply(correction)) / scale) if scale > 0 else 0.0
@@ -392,9 +392,8 @@ class LinearSolver:
         self._watch_pace(applications, relative)
         return LinearResult(correction.reshape(shape), relative, applications, converged)
 
-    def _most_applications(self, stencil, rtol):
+    def _most_applications(self, successor, rtol):
         """Allowed in one solve: what takes many more is given up afterwards anyway, where there is another."""
-        successor = self._successor(stencil) if self._rules else None
         slowest = self._rules.largest_factor(self.method, self._chain[successor]) if successor else math.inf
         if not slowest < 1:
             return self.max_applications
