@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .linear.solver import gradient_norm
-from .reductions import rms
+from .reductions import advanced, combine, gradient_norm, rms
 from .transfer import interpolate_cubic, interpolate_inside
 
 SMOOTH_RATIOS = (3.0, 5.5)
@@ -67,7 +66,8 @@ class CoarserGrids:
         grid = operator.grid
         self._book(first, last)
         if self.phi is not None:
-            self.change = phi - interpolate_cubic(self.phi, grid.shape, grid.periodic)
+            self.change = interpolate_cubic(self.phi, grid.shape, grid.periodic)
+            combine(-1.0, self.change, 1.0, phi)
             self.sizes.append(gradient_norm(self.change, grid.spacing))
         self.phi, self.grid = phi, grid
         self.displacements = [*self.displacements[-1:], operator.displacement(phi)]
@@ -95,7 +95,8 @@ class CoarserGrids:
         which leaves an error of higher order.
         """
         if smooth_changes(self.sizes):
-            return interpolate_cubic(phi + 0.25 * self.change, grid.shape, grid.periodic), 0.25 * self.sizes[-1]
+            extrapolated = advanced(phi, 0.25, self.change)
+            return interpolate_cubic(extrapolated, grid.shape, grid.periodic), 0.25 * self.sizes[-1]
         return interpolate_cubic(phi, grid.shape, grid.periodic), 0.0
 
     def start_error(self):
@@ -159,7 +160,11 @@ class CoarserGrids:
 
 def _change(displacement, coarser, grid):
     """A displacement on ``grid`` less the interpolated one of the next coarser grid."""
-    return displacement - np.stack([interpolate_inside(part, grid.shape, grid.periodic) for part in coarser])
+    change = np.empty(displacement.shape)
+    for part, out in zip(coarser, change):
+        interpolate_inside(part, grid.shape, grid.periodic, out)
+    combine(-1.0, change, 1.0, displacement)
+    return change
 
 
 def smooth_changes(sizes):

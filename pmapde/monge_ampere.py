@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -238,12 +237,8 @@ class MongeAmpere:
         """
         self.work += work.RESIDUAL
         source = self.problem.source_values
-        mean = inner(evaluation.residual, source) / self._source_sum
+        mean = inner(evaluation.residual, source) * self.grid.cell_volume
         return gradient_size(block_sums(evaluation.residual, mean, source, self.grid), self.grid, self.problem.slopes)
-
-    @cached_property
-    def _source_sum(self):
-        return float(self.problem.source_values.sum())
 
     @staticmethod
     def mean_free_rms(field):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .reductions import advanced
+
 
 @dataclass(frozen=True)
 class Newton:
@@ -53,7 +55,7 @@ def damped_step(function, x, value, norm, correction, settings):
     """
     damping = 1.0
     for trial in range(settings.max_halvings + 1):
-        point = x + (correction if damping == 1 else damping * correction)
+        point = advanced(x, damping, correction)
         reached, new_norm = function(point)
         if new_norm <= (1 - 1e-4 * damping) * norm:
             return Iterate(point, reached, new_norm, damping, trial + 1)

@@ -7,6 +7,7 @@ import numpy as np
 
 from .density import GridDensity, LogDensity, checked_values, floored
 from .grid import Grid
+from .reductions import logarithm
 from .transfer import average, interpolate_inside
 
 ZERO_FLOOR, FLOOR_MASS = 1e-4, 1e-3
@@ -240,7 +241,7 @@ class TransportProblem:
         ratio = max(m / n for m, n in zip(self.target_grid.shape, grid.shape))  # target cells in the image of a cell
         averaged = isinstance(self.target, GridDensity) and self.target.is_rough(ratio)
         if pointwise or self.source_is_function or self.source_is_pointwise and not averaged:
-            values = np.exp(interpolate_inside(np.log(self.source_values), grid.shape, grid.periodic))
+            values = np.exp(interpolate_inside(logarithm(self.source_values, 0.0)[0], grid.shape, grid.periodic))
             coarse.source_values = values / (values.sum() * grid.cell_volume)
         else:
             coarse.source_values = average(self.source_values, grid.shape)

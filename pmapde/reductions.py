@@ -15,6 +15,24 @@ def inner(first, second):
     return float(sums.sum())
 
 
+def weighted_mean(values, weight):
+    """Mean of ``values`` under ``weight``, and the sum of the latter; contiguous arrays."""
+    from .kernels import reductions
+    sums = np.empty((_blocks(values.size), 2))
+    reductions.weighted_sums(values.ravel(), weight.ravel(), sums)
+    moment, total = (float(column) for column in sums.sum(axis=0))
+    return moment / total, total
+
+
+def gradient_norm(field, spacing):
+    """RMS over the cells of the gradient of ``field``, forward differences inside the grid."""
+    from .kernels import reductions
+    first, *others = (1 / h**2 for h in spacing)
+    weight, sums = np.array([first, *[0.0] * (3 - field.ndim), *others]), np.empty(len(field))
+    reductions.squared_differences(_slabs(np.ascontiguousarray(field)), weight, sums)
+    return math.sqrt(float(sums.sum()) / field.size)
+
+
 def weighted_square(values, weight):
     """Sum of ``weight |values|^2``, contiguous arrays, ``values`` component first."""
     from .kernels import reductions
@@ -58,6 +76,22 @@ def log_ratio(values, factor, image, low, high):
     return reference + mean, math.sqrt(max(squares / values.size - mean * mean, 0.0)), int(outside)
 
 
+def shifted(values, amount, out=None):
+    """``values + amount``, contiguous arrays; written to ``out``, perhaps ``values`` itself, if given."""
+    from .kernels import reductions
+    out = np.empty(values.shape) if out is None else out
+    reductions.shift(values.ravel(), amount, out.reshape(-1))
+    return out
+
+
+def advanced(values, factor, change):
+    """``values + factor change``; ``change`` may be the inside of a padded array."""
+    from .kernels import reductions
+    out = np.empty(values.shape)
+    reductions.advance(_slabs(values), factor, _slabs(change), _slabs(out))
+    return out
+
+
 def combine(keep, values, gain, others):
     """``values = keep values + gain others``, contiguous arrays."""
     from .kernels import reductions
@@ -72,6 +106,16 @@ def jacobi_step(values, residual, mean, weights, damping):
     reductions.jacobi(values.ravel(), residual.ravel(), mean, weights.reshape(len(weights), -1), damping,
                       out.reshape(-1))
     return out
+
+
+def sparse(shape):
+    """Slices that leave about a thousand cells of a 2D grid, four of a 3D one, evenly spread."""
+    return tuple(slice(None, None, max(1, n // (32 if len(shape) == 2 else 16))) for n in shape)
+
+
+def _slabs(field):
+    """A field in 3D; in 2D as slabs of one row."""
+    return field[:, None] if field.ndim == 2 else field
 
 
 def _blocks(size):

@@ -9,7 +9,7 @@ import numpy as np
 from .extrapolation import discretisation_error
 from .linear.solver import Automatic
 from .newton import Newton, damped_step
-from .reductions import jacobi_step
+from .reductions import jacobi_step, sparse
 from .status import Status
 from .superbases import WIDEST
 
@@ -198,7 +198,7 @@ def rounding_floor(phi, weights, log_size):
 
     ``log_size``: RMS of the logarithm of the source.
     """
-    sample = (slice(None, None, 4),) * phi.ndim  # a size is asked for, not a sum
+    sample = sparse(phi.shape)  # a size is asked for, not a sum
     squares = sum(float((w[sample] ** 2).mean()) for w in weights)
     differences = float(np.abs(phi[sample]).max()) * math.sqrt(squares)
     return 4 * np.finfo(float).eps * (differences + 4 * (1 + log_size))

@@ -64,10 +64,10 @@ def interpolate_cubic(field, shape, periodic):
                                                 for m, n, wraps in zip(field.shape, shape, periodic)])
 
 
-def interpolate_inside(field, shape, periodic):
+def interpolate_inside(field, shape, periodic, out=None):
     """The same of a field that is not even about the faces; at least four cells an axis."""
     return interpolate_by_tables(field, shape, [cubic_table(m, n, wraps, True)
-                                                for m, n, wraps in zip(field.shape, shape, periodic)])
+                                                for m, n, wraps in zip(field.shape, shape, periodic)], out)
 
 
 def with_faces(field, periodic):
@@ -85,10 +85,10 @@ def with_faces(field, periodic):
     return field
 
 
-def interpolate_by_tables(field, shape, tables):
-    """Tensor product of one table per axis, as of :func:`cubic_table`."""
+def interpolate_by_tables(field, shape, tables, out=None):
+    """Tensor product of one table per axis, as of :func:`cubic_table`; written to ``out`` if given."""
     from .kernels import transfer
     kernel = transfer.interpolate_2d if field.ndim == 2 else transfer.interpolate_3d
-    out = np.empty(shape)
+    out = np.empty(shape) if out is None else out
     kernel(field, *(array for table in tables for array in table), out)
     return out

@@ -73,11 +73,16 @@ class PiecewiseAffineMap:
             if not grid.periodic[a]:
                 self.axes[a, 0], self.axes[a, self.shape[a] + 1] = grid.box[a]
         nodes = np.empty((self.dimension, *self.shape + 2))
-        inside = (slice(1, -1),) * self.dimension
-        for a, n in enumerate(grid.shape):
-            centres = grid.centres(a).reshape([n if b == a else 1 for b in range(self.dimension)])
-            np.add(displacement[a], centres, out=nodes[a][inside])
-            self._complete(nodes[a], a)
+        centres = [np.zeros((self.dimension, n)) for n in grid.shape]
+        for a, along in enumerate(centres):
+            along[a] = grid.centres(a)
+        if self.dimension == 2:  # slabs of one row
+            centres.insert(1, np.zeros((2, 1)))
+            kernels.place(displacement[:, :, None], *centres, nodes[:, :, None])
+        else:
+            kernels.place(displacement, *centres, nodes)
+        for a, part in enumerate(nodes):
+            self._complete(part, a)
         self.nodes = nodes.reshape(self.dimension, -1)
 
     def _complete(self, out, component=None):

@@ -17,9 +17,10 @@ from pmapde.linear.black_box import BlackBoxMultigrid, _pattern
 from pmapde.linear.chebyshev import Chebyshev
 from pmapde.linear.direct import Direct
 from pmapde.linear.geometric import GeometricMultigrid
-from pmapde.linear.solver import Automatic, LinearSolver, gradient_norm
+from pmapde.linear.solver import Automatic, LinearSolver
 from pmapde.linear.spectral import Spectral
 from pmapde.monge_ampere import MongeAmpere
+from pmapde.reductions import gradient_norm
 from pmapde.threads import SERIAL_BELOW
 from pmapde.transfer import interpolate_cubic
 

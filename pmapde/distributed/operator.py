@@ -37,8 +37,8 @@ class DistributedMongeAmpere(MongeAmpere):
 
     def algebraic_error(self, evaluation):
         grid, start, source = self.layout.grid, [first for first, _ in self.layout.ranges], self.problem.source_values
-        moment, mass = self.layout.sum(inner(evaluation.residual, source), self._source_sum)
-        sums = block_sums(evaluation.residual, moment / mass, source, grid, start)
+        mean = self.layout.sum(inner(evaluation.residual, source)) * grid.cell_volume
+        sums = block_sums(evaluation.residual, mean, source, grid, start)
         return gradient_size(self.layout.comm.allreduce(sums), grid, self.problem.slopes)
 
     def mean_free_rms(self, field):

@@ -129,6 +129,63 @@ def inner_blocks(first, second, sums):
         sums[block] = total
 
 
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"reassoc"})
+def weighted_sums(values, weight, sums):
+    """Per block the sums of ``weight values`` and of ``weight``."""
+    for block in prange(sums.shape[0]):
+        begin = np.int64(block) * BLOCK
+        moment, total = 0.0, 0.0
+        for k in range(begin, min(begin + BLOCK, values.shape[0])):
+            moment += weight[k] * values[k]
+            total += weight[k]
+        sums[block, 0], sums[block, 1] = moment, total
+
+
+@njit(cache=True, error_model="numpy", fastmath={"reassoc"})
+def _squared_steps(values, others):
+    """Sum of ``(others - values)^2``, as long as ``values``."""
+    total = 0.0
+    for k in range(values.shape[0]):
+        step = others[k] - values[k]
+        total += step * step
+    return total
+
+
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"reassoc"})
+def squared_differences(field, weight, sums):
+    """Per slab of the first axis the sum of the squared differences of neighbours, those along axis a times
+    ``weight[a]``."""
+    for i in prange(field.shape[0]):
+        total = 0.0
+        for j in range(field.shape[1]):
+            row = field[i, j]
+            if i + 1 < field.shape[0]:
+                total += weight[0] * _squared_steps(row, field[i + 1, j])
+            if j + 1 < field.shape[1]:
+                total += weight[1] * _squared_steps(row, field[i, j + 1])
+            total += weight[2] * _squared_steps(row[:-1], row[1:])
+        sums[i] = total
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def shift(values, amount, out):
+    """``out = values + amount``."""
+    for block in prange((values.shape[0] + BLOCK - 1) // BLOCK):
+        begin = np.int64(block) * BLOCK
+        for k in range(begin, min(begin + BLOCK, values.shape[0])):
+            out[k] = values[k] + amount
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def advance(values, factor, change, out):
+    """``out = values + factor change``, 3D; ``change`` may be part of a larger array."""
+    for i in prange(values.shape[0]):
+        for j in range(values.shape[1]):
+            here, step, there = values[i, j], change[i, j], out[i, j]
+            for k in range(here.shape[0]):
+                there[k] = here[k] + factor * step[k]
+
+
 @njit(cache=True, parallel=True, error_model="numpy")
 def combine(keep, values, gain, others):
     """``values = keep values + gain others``."""

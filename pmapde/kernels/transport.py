@@ -419,6 +419,22 @@ def _in_one_cell(line, base, strides, target_lower, target_spacing, widths, ahea
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
+def place(displacement, first, second, third, nodes):
+    """``nodes[c] = displacement[c] + x_c`` inside ghost layers, 3D (there are none along an axis of one cell).
+
+    The coordinate ``x_c`` is ``first[c, i] + second[c, j] + third[c, k]``, two of them zero.
+    """
+    low = [(m - n) // 2 for m, n in zip(nodes.shape[1:], displacement.shape[1:])]
+    for i in prange(displacement.shape[1]):
+        for c in range(displacement.shape[0]):
+            for j in range(displacement.shape[2]):
+                own, out = displacement[c, i, j], nodes[c, i + low[0], j + low[1], low[2]:]
+                shift = first[c, i] + second[c, j]
+                for k in range(own.shape[0]):
+                    out[k] = own[k] + (shift + third[c, k])
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
 def deposit(nodes, strides, shape, at_faces, periodic, mass, target_lower, target_spacing, cells, smooth, widest, out):
     """Moves the mass of every source cell through the map onto the cells of the target box; the total is kept.
 

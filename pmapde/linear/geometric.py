@@ -9,6 +9,7 @@ import numpy as np
 
 from ..ghosts import fill_ghosts
 from ..kernels import stencil_2d, stencil_3d
+from ..reductions import sparse
 from ..threads import SERIAL_BELOW, use_threads
 from ..transfer import averaging_matrix
 from .stencil import Stencil
@@ -118,7 +119,7 @@ class _Hierarchy:
         shape = weights.shape[1:]
         if max(shape) <= COARSEST:
             return shape
-        sample = weights[(slice(None), *(slice(None, None, max(1, n // 32)) for n in shape))]  # enough for a mean
+        sample = weights[(slice(None), *sparse(shape))]  # enough for a mean
         couplings = sample.sum(axis=tuple(range(1, sample.ndim))).tolist()
         strength = [sum(coupling for coupling, offset in zip(couplings, self.steps) if offset[axis]) if n > 1 else 0.0
                     for axis, n in enumerate(shape)]

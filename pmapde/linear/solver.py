@@ -12,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator, bicgstab
 from .. import work
 from ..kernels import stencil_2d, stencil_3d
 from ..memory import fits
-from ..reductions import inner
+from ..reductions import gradient_norm, shifted, weighted_mean
 from ..threads import serial_blas, use_threads
 from .algebraic import AlgebraicMultigrid
 from .black_box import BlackBoxMultigrid
@@ -99,15 +99,6 @@ class LinearResult:
 def _cycles(rate, missing):
     """Cycles that reduce an error by ``missing`` at a ``rate`` each."""
     return math.ceil(math.log(missing) / -math.log(rate)) if rate < 0.95 else math.inf
-
-
-def gradient_norm(field, spacing):
-    """RMS over the cells of the gradient of ``field``, forward differences inside the grid."""
-    squares = 0.0
-    for axis, h in enumerate(spacing):
-        difference = np.diff(field, axis=axis)
-        squares += float((difference * difference).sum()) / h**2
-    return math.sqrt(squares / field.size)
 
 
 class OutOfTime(Exception):
@@ -209,8 +200,8 @@ class LinearSolver:
         shift = np.full((1,) * rhs.ndim, float(stencil.shift))
         # the rhs less the constant that makes it orthogonal to the row weights, nearly the left null vector of A
         weight = np.ones(rhs.shape) if stencil.row_weight is None else stencil.row_weight
-        weight_sum = float(weight.sum())
-        total, residual = np.empty(tuple(n + 2 for n in rhs.shape)), rhs - inner(weight, rhs) / weight_sum
+        mean, weight_sum = weighted_mean(rhs, weight)
+        total, residual = np.empty(tuple(n + 2 for n in rhs.shape)), shifted(rhs, -mean)
         squares, size, last, spent, cycles = np.empty(rhs.shape[0]), 0.0, math.inf, 0, 0
         pace, before, last_rate = None, math.inf, 0.0
         combine = self._combine and isinstance(self.method, GeometricMultigrid)
@@ -270,7 +261,7 @@ class LinearSolver:
                 elif settled and rate > POOR_RATE and more > FEW_CYCLES:
                     break
             kernels.residual(stencil.weights, stencil.drift, shift, rhs, total, weight, residual, squares)
-            residual -= float(squares.sum()) / weight_sum
+            shifted(residual, -float(squares.sum()) / weight_sum, out=residual)
         result = self.solve(stencil, rhs, min(0.1, max(0.1 * rtol, 0.1 * atol / size if size > 0 else 0.0, 1e-8)),
                             spacing)
         return replace(result, applications=spent + result.applications)
