@@ -10,7 +10,7 @@ from . import work
 from .kernels import monge_ampere_2d, monge_ampere_3d, monge_ampere_3d_monotone, stencil_2d, stencil_3d
 from .linear.stencil import Stencil
 from .negative_norm import block_sums, gradient_size
-from .reductions import inner, log_ratio, logarithm, rms, weighted_square
+from .reductions import combine, inner, log_ratio, logarithm, moments, weighted_square
 from .superbases import LARGEST_WIDE, NARROW, WIDEST, SuperbaseFamily
 from .threads import refuse_forked
 
@@ -167,11 +167,11 @@ class MongeAmpere:
             if density is not None:
                 with np.errstate(divide="ignore", invalid="ignore"):  # averages below the last digit of their sums
                     logs = logarithm(density, 0.0)[0]
-                    log_image = np.subtract(log_image, logs, out=logs)
+                combine(-1.0, logs, 1.0, log_image)
+                log_image = logs
             extension(padded, self.quadratic, log_image, low, high, linearise, evaluation.weights, out, count)
             evaluation.extended = int(count.sum())
-            evaluation.mean = float(out.mean())
-            evaluation.norm = rms(out - evaluation.mean) if math.isfinite(evaluation.mean) else math.nan
+            evaluation.mean, evaluation.norm = moments(out)
 
     def log_determinant(self, phi):
         """``log det D2u``, NaN where ``u`` is inadmissible."""
@@ -222,8 +222,7 @@ class MongeAmpere:
         bounds = (EXTENSION if extend else PLAIN) if isinstance(extend, bool) else extend
         self._determinant(padded, image, value, bounds, evaluation, linearise)
         if linearise and self.averages_target:
-            for axis in range(self.grid.ndim):
-                evaluation.weights[axis] += self._moment[axis]
+            combine(1.0, evaluation.weights[:self.grid.ndim], 1.0, self._moment)
         return evaluation
 
     def algebraic_error(self, evaluation):
@@ -243,8 +242,7 @@ class MongeAmpere:
     @staticmethod
     def mean_free_rms(field):
         """RMS of ``field`` without its mean; NaN where a value is not finite."""
-        mean = float(field.mean())
-        return rms(field - mean) if math.isfinite(mean) else math.nan
+        return moments(field)[1]
 
     @staticmethod
     def agreed(size):

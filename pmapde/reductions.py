@@ -70,10 +70,22 @@ def log_ratio(values, factor, image, low, high):
     factor = np.empty(0) if factor is None else factor.ravel()
     reductions.log_ratio(values.ravel(), factor, image.ravel(), low, high, reference, sums)
     total, squares, outside = (float(column) for column in sums.sum(axis=0))
-    mean = total / values.size
-    if not math.isfinite(squares):
-        return math.nan, math.nan, int(outside)
-    return reference + mean, math.sqrt(max(squares / values.size - mean * mean, 0.0)), int(outside)
+    return *_mean_and_rest(total / values.size, squares / values.size, reference), int(outside)
+
+
+def moments(values):
+    """Mean of a contiguous array and RMS of the rest; NaN where a value is not finite."""
+    from .kernels import reductions
+    sums, reference = np.empty((_blocks(values.size), 2)), float(values.flat[0])  # as in log_ratio
+    reductions.deviations(values.ravel(), reference, sums)
+    return _mean_and_rest(*(float(column) / values.size for column in sums.sum(axis=0)), reference)
+
+
+def _mean_and_rest(mean, square, reference):
+    """The same from the means of deviations from a reference, and of their squares."""
+    if not math.isfinite(square):
+        return math.nan, math.nan
+    return reference + mean, math.sqrt(max(square - mean * mean, 0.0))
 
 
 def shifted(values, amount, out=None):

@@ -10,6 +10,7 @@ import numpy as np
 from .ghosts import fill_ghosts
 from .kernels import folds
 from .kernels import transport as kernels
+from .reductions import advanced, combine
 from .threads import refuse_forked
 from .transfer import average
 
@@ -214,9 +215,10 @@ class PiecewiseAffineMap:
                                      2 * sweep + 2, cells)
             count = folds.still_folded(nodes, cells, count, strides, self._permutations)
             light = LIGHT * GROWTH**((sweep + 1) % LONG) * mean
-        inside = (slice(None), *(slice(1, -1),) * self.dimension)
-        shift = (nodes - self.nodes).reshape(self.dimension, *shape + 2)[inside]
-        result = PiecewiseAffineMap(self.grid, self.target_grid, self.displacement + shift)
+        combine(1.0, nodes, -1.0, self.nodes)
+        displacement = np.stack([advanced(part, 1.0, moved[(slice(1, -1),) * self.dimension]) for part, moved
+                                 in zip(self.displacement, nodes.reshape(self.dimension, *shape + 2))])
+        result = PiecewiseAffineMap(self.grid, self.target_grid, displacement)
         result.straightened_mass = self.folded_mass(source_values)
         return result
 

@@ -141,6 +141,19 @@ def weighted_sums(values, weight, sums):
         sums[block, 0], sums[block, 1] = moment, total
 
 
+@njit(cache=True, parallel=True, error_model="numpy", fastmath={"reassoc"})
+def deviations(values, reference, sums):
+    """Per block the sums of ``v - reference`` and its square."""
+    for block in prange(sums.shape[0]):
+        begin = np.int64(block) * BLOCK
+        total, squares = 0.0, 0.0
+        for k in range(begin, min(begin + BLOCK, values.shape[0])):
+            deviation = values[k] - reference
+            total += deviation
+            squares += deviation * deviation
+        sums[block, 0], sums[block, 1] = total, squares
+
+
 @njit(cache=True, error_model="numpy", fastmath={"reassoc"})
 def _squared_steps(values, others):
     """Sum of ``(others - values)^2``, as long as ``values``."""
