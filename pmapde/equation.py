@@ -61,14 +61,14 @@ def _applications(stats):
     return sum(counters["applications"] for counters in stats["linear"].values())
 
 
-def one_grid(operator, linear, method, phi, goal, threads, stats, journal):
+def one_grid(operator, linear, method, phi, goal, threads, stats, journal, level=0, levels=1):
     """Pseudo-transient continuation on one grid as :class:`Step` records; threads are set only while it computes.
 
     Those that the ``journal`` of an interrupted run knows are yielded again, not computed.
     """
     elapsed, before, memory, step = 0.0, _applications(stats), {}, None
     for record in journal.next_grid(operator.grid, stats, linear, memory):
-        step = Step(0, 1, operator.grid, **record, radius=operator.radius)
+        step = Step(level, levels, operator.grid, **record, radius=operator.radius)
         yield step
     if step is not None:
         if step.status is not None:
@@ -90,9 +90,9 @@ def one_grid(operator, linear, method, phi, goal, threads, stats, journal):
         stats["newton_iterations"] += advance.newton_iterations
         stats["rejected_steps"] += advance.rejected
         elapsed += advance.dt if advance.newton_iterations else 0.0
-        step = Step(0, 1, operator.grid, advance.phi, advance.norm, advance.drift, advance.error, advance.change,
-                    elapsed, advance.dt, advance.newton_iterations, advance.damping, advance.rejected, spent - before,
-                    max(goal.residual, advance.floor), advance.status, operator.radius)
+        step = Step(level, levels, operator.grid, advance.phi, advance.norm, advance.drift, advance.error,
+                    advance.change, elapsed, advance.dt, advance.newton_iterations, advance.damping, advance.rejected,
+                    spent - before, max(goal.residual, advance.floor), advance.status, operator.radius)
         journal.add(step, stats, linear, memory)
         yield step
         before = spent
@@ -100,9 +100,8 @@ def one_grid(operator, linear, method, phi, goal, threads, stats, journal):
 
 def one_equation(operator, linear, method, phi, goal, threads, stats, journal, **place):
     """One equation from ``phi``: yields its steps but for the last, and returns that, which has a status."""
-    engine = one_grid(operator, linear, method, phi, goal, threads, stats, journal)
+    engine = one_grid(operator, linear, method, phi, goal, threads, stats, journal, **place)
     for count, reached in enumerate(engine):
-        reached = replace(reached, **place)
         if reached.status is None:
             yield reached
         if reached.status is not None:

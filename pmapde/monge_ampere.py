@@ -79,8 +79,8 @@ class MongeAmpere:
         shift = self.log_cell
         if problem.target.is_uniform:
             shift -= problem.target.log_density_by_component(np.zeros((grid.ndim, 1)), False)[0][0]
-        # log of what the determinant is compared with, but for a target that varies
-        self._image, self.log_size = logarithm(problem.source_values, shift)
+        # with a constant: the log of what the determinant is compared with, but for a target that varies
+        self.log_source, self.log_size = logarithm(problem.source_values, shift)
         self.averages_target = problem.target.is_rough()
         self.work = 0.0  # of all evaluations, in applications of the linearised operator
         self.evaluation_work = work.EVALUATION[grid.ndim]
@@ -216,7 +216,7 @@ class MongeAmpere:
         evaluation = self.new_evaluation(linearise) if out is None else out
         self.work += self.evaluation_work
         padded = self._pad(phi)
-        value, image = self._target(padded, evaluation.drift, linearise), self._image
+        value, image = self._target(padded, evaluation.drift, linearise), self.log_source
         if value is not None and not self._on_cells:
             image, value = np.subtract(image, value, out=value), None
         bounds = (EXTENSION if extend else PLAIN) if isinstance(extend, bool) else extend

@@ -228,20 +228,22 @@ class TransportProblem:
                                      self.target.points).normalised()
         return changed
 
-    def on_grid(self, grid, pointwise=False):
+    def on_grid(self, grid, pointwise=False, log_source=None):
         """The same problem on a coarser grid of the source box; from grid to grid, each from the next finer one.
 
         Values at the centres of the cells (or, ``pointwise``, all) are interpolated (fourth order, in the logarithm),
         averages are averaged. So is a target that is rough on the scale of the coarser cells, and the source with it; a
         smooth one stays as it is, so that solutions on successive grids differ by the discretisation of one and the
-        same problem.
+        same problem. ``log_source``: the logarithm of the source, up to a constant, if it is known.
         """
         coarse = copy.copy(self)
         coarse.grid, coarse.averages = grid, {"source": None, "target": None}
         ratio = max(m / n for m, n in zip(self.target_grid.shape, grid.shape))  # target cells in the image of a cell
         averaged = isinstance(self.target, GridDensity) and self.target.is_rough(ratio)
         if pointwise or self.source_is_function or self.source_is_pointwise and not averaged:
-            values = np.exp(interpolate_inside(logarithm(self.source_values, 0.0)[0], grid.shape, grid.periodic))
+            logs = logarithm(self.source_values, 0.0)[0] if log_source is None else log_source
+            logs = interpolate_inside(logs, grid.shape, grid.periodic)
+            values = np.exp(logs - logs.max())
             coarse.source_values = values / (values.sum() * grid.cell_volume)
         else:
             coarse.source_values = average(self.source_values, grid.shape)

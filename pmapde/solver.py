@@ -53,15 +53,16 @@ FLOW_TOLERANCE = 1e-4
 """Relative local error of the flow in true time."""
 
 
-def nested_problems(problem, method):
-    """The problem on its grids, from coarse to fine."""
+def nested_problems(problem, method, **known):
+    """The problem on its grids, from coarse to fine; ``known`` of it helps :meth:`TransportProblem.on_grid`."""
     smallest = method.coarsest or (16 if problem.ndim == 2 else 8)
     problems = [problem]
     while method.nested:
         coarser = problems[0].grid.coarsened(smallest)
         if coarser.shape == problems[0].grid.shape:
             break
-        problems.insert(0, problems[0].on_grid(coarser))
+        problems.insert(0, problems[0].on_grid(coarser, **known))
+        known = {}
     return problems
 
 
@@ -189,7 +190,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
                               combine=not finest_operator.averages_target)
         use_threads(count, problems[0].grid.size)
         if start is None:
-            problems = nested_problems(finest_operator.problem, method)
+            problems = nested_problems(problems[0], method, log_source=finest_operator.log_source)
     phi, taken = start, 0
     for level, problem in enumerate(problems):
         finest, grid = level == len(problems) - 1, problem.grid
@@ -207,9 +208,9 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
                 phi = np.zeros(grid.shape)
 
         goal = goal_on(level, problems, tolerance, share, coarser, extrapolated, one_step=level < 2 or taken <= 1)
-        engine, first = one_grid(operator, linear, method, phi, goal, threads, stats, journal), None
+        engine, first = one_grid(operator, linear, method, phi, goal, threads, stats, journal, level,
+                                 len(problems)), None
         for taken, step in enumerate(engine):
-            step = replace(step, level=level, levels=len(problems))
             first = first or step
             logger.debug("grid %s step %d residual %.2e dt %.1e", grid.shape, taken, step.residual, step.dt)
             residual = CORRECTION_TOLERANCE if tolerance == "discretization" else float(tolerance)

@@ -91,7 +91,8 @@ def thread_settings(threads):
         _told.count, _told.most = 0, count
         yield count
     finally:
-        numba.set_num_threads(before)
+        if _told.count not in (0, before):
+            numba.set_num_threads(before)
         _told.count, _told.most = told
 
 

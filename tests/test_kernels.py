@@ -11,7 +11,7 @@ from reference import log_determinant
 from pmapde import GridDensity, TransportProblem
 from pmapde.grid import Grid
 from pmapde.monge_ampere import EXTENSION, MongeAmpere
-from pmapde.reductions import log_ratio
+from pmapde.reductions import advanced, gradient_norm, log_ratio, moments, shifted, weighted_mean
 from pmapde.threads import SERIAL_BELOW
 
 SCHEMES = [("monotone", 2), ("centred", 2), ("centred", 3)]
@@ -314,3 +314,29 @@ def test_idle_threads_soon_sleep(given, spins):
     if "omp" not in done.stdout or "GOMP_SPINCOUNT" not in done.stderr:
         pytest.skip("numba's threads are not those of GNU OpenMP here")
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (150, 131), (2, 3, 4), (31, 40, 29)])
+def test_passes_over_arrays_equal_numpy_whatever_the_threads(shape):
+    rng = np.random.default_rng(8)
+    values, weight = 1e3 + rng.standard_normal(shape), rng.random(shape)
+    padded = rng.standard_normal([n + 2 for n in shape])
+    inside, spacing = padded[(slice(1, -1),) * len(shape)], 0.1 + rng.random(len(shape))
+    gradient = np.sqrt(sum((np.diff(values, axis=axis) ** 2).sum() / h**2 for axis, h in enumerate(spacing))
+                       / values.size)
+    before, results = numba.get_num_threads(), []
+    try:
+        for threads in {1, before}:
+            numba.set_num_threads(threads)
+            results.append([*moments(values), *weighted_mean(values, weight), gradient_norm(values, spacing)])
+            assert np.array_equal(shifted(values, -7.5), values - 7.5)
+            assert np.array_equal(advanced(values, 0.5, inside), values + 0.5 * inside)
+    finally:
+        numba.set_num_threads(before)
+    wanted = [values.mean(), values.std(), (values * weight).sum() / weight.sum(), weight.sum(), gradient]
+    assert np.allclose(results[0], wanted, rtol=1e-12, atol=0)
+    assert results[0] == results[-1]
+    own = values.copy()
+    assert shifted(own, 1.0, out=own) is own and np.array_equal(own, values + 1.0)
+    values.flat[-1] = np.inf
+    assert np.isnan(moments(values)).all()

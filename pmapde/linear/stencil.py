@@ -31,7 +31,7 @@ class Stencil:
     def shape(self):
         return self.weights.shape[1:]
 
-    @property
+    @cached_property
     def radius(self):
         return int(np.abs(self.offsets).max())
 
@@ -77,6 +77,6 @@ class Stencil:
     def dense(self):
         """``A`` as an array, for a few cells."""
         columns, values = self._entries()
-        matrix = np.zeros((len(columns), len(columns)))
-        np.add.at(matrix, (np.arange(len(columns))[:, None], columns), values)
-        return matrix
+        size = len(columns)
+        places = np.arange(size)[:, None] * size + columns
+        return np.bincount(places.ravel(), values.ravel(), size * size).reshape(size, size)
