@@ -100,8 +100,9 @@ def one_grid(operator, linear, method, phi, goal, threads, stats, journal, level
 
 def one_equation(operator, linear, method, phi, goal, threads, stats, journal, **place):
     """One equation from ``phi``: yields its steps but for the last, and returns that, which has a status."""
-    engine = one_grid(operator, linear, method, phi, goal, threads, stats, journal, **place)
+    engine = one_grid(operator, linear, method, phi, goal, threads, stats, journal)
     for count, reached in enumerate(engine):
+        reached = replace(reached, **place)
         if reached.status is None:
             yield reached
         if reached.status is not None:

@@ -51,7 +51,8 @@ def continued(operator, linear, method, residual, threads, stats, journal, **pla
             stage = operator if power == 1 else operator.on(operator.problem.powered(power))
         goal = Goal(residual=residual if power == 1 else STAGE_TOLERANCE, change=change)
         linear.next_grid()
-        for count, step in enumerate(one_grid(stage, linear, method, phi, goal, threads, stats, journal, **place)):
+        for count, step in enumerate(one_grid(stage, linear, method, phi, goal, threads, stats, journal)):
+            step = replace(step, **place)
             if step.status is not None or count >= STAGE_LIMIT:
                 break
             yield step
