@@ -35,6 +35,12 @@ def memory_estimate(problem):
     >>> pmapde.memory_estimate(pmapde.TransportProblem(np.ones((64, 64)), np.ones((64, 64)))) < 2e6
     True
     """
+    values = problem.source_values
+    return _needed(problem, bool(values.max() > CONTRAST[problem.ndim] * values.min()))
+
+
+def _needed(problem, contrasted):
+    """The same of a source whose contrast is known to be high, or not."""
     ndim, target = problem.ndim, problem.target
     cell = BYTES_PER_CELL[ndim]
     on_cells = hasattr(target, "at_images")
@@ -44,7 +50,7 @@ def memory_estimate(problem):
         cell += INTERPOLATED[ndim]
     if target.is_rough():
         cell += AVERAGED[ndim] + BLACK_BOX[ndim]
-    elif problem.source_values.max() > CONTRAST[ndim] * problem.source_values.min():
+    elif contrasted:
         cell += CONTRASTED[ndim]
     coefficients = 8 * problem.target_grid.size if on_cells and not target.is_uniform else 0
     return cell * problem.grid.size + coefficients
@@ -76,7 +82,9 @@ def available_memory():
 
 def refuse_oversized(problem, needed=None):
     """:class:`MemoryError` where ``needed`` bytes, by default those of a solve, are more than there is."""
-    needed, available = memory_estimate(problem) if needed is None else needed, available_memory()
-    if needed > available:
+    available = available_memory()
+    if needed is None and _needed(problem, True) > available:
+        needed = memory_estimate(problem)
+    if needed is not None and needed > available:
         raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.2g} "
                           f"GiB and {available / 2**30:.2g} GiB are available; use a coarser `grid`.")

@@ -199,7 +199,7 @@ def rounding_floor(phi, weights, log_size):
     ``log_size``: RMS of the logarithm of the source.
     """
     sample = sparse(phi.shape)  # a size is asked for, not a sum
-    squares = sum(float((w[sample] ** 2).mean()) for w in weights)
+    squares = float((weights[(slice(None), *sample)] ** 2).sum()) / phi[sample].size
     differences = float(np.abs(phi[sample]).max()) * math.sqrt(squares)
     return 4 * np.finfo(float).eps * (differences + 4 * (1 + log_size))
 

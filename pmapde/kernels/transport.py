@@ -361,7 +361,7 @@ def _deposit_pieces(nodes, strides, shape, at_faces, periodic, position, centre,
 def _overlaps(line, base, strides, target_lower, target_spacing, n, pitch, periodic, low, high, over, widths):
     """Along one axis of the target, of a row of source cells: ``widths`` of their images, in target cells; ``low`` and
     ``high``, the first of these cells that an image reaches and the next, inside the box, times ``pitch``; ``over``,
-    the part of the image in the next."""
+    how wide the image is in the next."""
     inverse, length, last, scale = 1.0 / target_spacing, float(n), n - 1.0, float(pitch)
     for j in range(widths.shape[0]):
         widths[j] = 0.0
@@ -376,7 +376,7 @@ def _overlaps(line, base, strides, target_lower, target_spacing, n, pitch, perio
         s = (own[j] - target_lower) * inverse
         first = np.floor(s - 0.5 * width)
         beyond = s + 0.5 * width - first - 1.0
-        widths[j], over[j] = width, max(0.0, beyond / max(width, 1e-300))
+        widths[j], over[j] = width, max(0.0, beyond)
         low[j], high[j] = first, first + 1.0
     if periodic:
         for j in range(widths.shape[0]):
@@ -483,12 +483,14 @@ def deposit(nodes, strides, shape, at_faces, periodic, mass, target_lower, targe
                 if inside and (narrow or whole[j]):
                     out[part, int(index)] += amount
                 elif narrow:
+                    for c in range(dimension):
+                        room[0, c] = over[c, j] / max(widths[c, j], 1e-300)
                     for corner in range(1 << dimension):
                         index, weight = 0.0, amount
                         for c in range(dimension):
                             next_one = corner >> c & 1
                             index += high[c, j] if next_one else low[c, j]
-                            weight *= over[c, j] if next_one else 1.0 - over[c, j]
+                            weight *= room[0, c] if next_one else 1.0 - room[0, c]
                         out[part, int(index)] += weight
                 else:
                     position[dimension - 1] = j
