@@ -9,19 +9,21 @@ import numpy as np
 
 def inner(first, second):
     """Sum of the products of two contiguous arrays."""
-    from .kernels import reductions
-    sums = np.empty(_blocks(first.size))
-    reductions.inner_blocks(first.ravel(), second.ravel(), sums)
-    return float(sums.sum())
+    return _weighted_sums(first, second)[0]
 
 
 def weighted_mean(values, weight):
     """Mean of ``values`` under ``weight``, and the sum of the latter; contiguous arrays."""
+    moment, total = _weighted_sums(values, weight)
+    return moment / total, total
+
+
+def _weighted_sums(values, weight):
+    """Sums of ``weight values`` and of ``weight``."""
     from .kernels import reductions
     sums = np.empty((_blocks(values.size), 2))
     reductions.weighted_sums(values.ravel(), weight.ravel(), sums)
-    moment, total = (float(column) for column in sums.sum(axis=0))
-    return moment / total, total
+    return tuple(float(column) for column in sums.sum(axis=0))
 
 
 def gradient_norm(field, spacing):

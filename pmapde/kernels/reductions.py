@@ -119,17 +119,6 @@ def weighted_squares(values, weight, sums):
 
 
 @njit(cache=True, parallel=True, error_model="numpy", fastmath={"reassoc"})
-def inner_blocks(first, second, sums):
-    """Per block the sum of ``first second``."""
-    for block in prange(sums.shape[0]):
-        begin = np.int64(block) * BLOCK
-        total = 0.0
-        for k in range(begin, min(begin + BLOCK, first.shape[0])):
-            total += first[k] * second[k]
-        sums[block] = total
-
-
-@njit(cache=True, parallel=True, error_model="numpy", fastmath={"reassoc"})
 def weighted_sums(values, weight, sums):
     """Per block the sums of ``weight values`` and of ``weight``."""
     for block in prange(sums.shape[0]):
