@@ -9,8 +9,8 @@ import numpy as np
 from . import work
 from .kernels import monge_ampere_2d, monge_ampere_3d, monge_ampere_3d_monotone, stencil_2d, stencil_3d
 from .linear.stencil import Stencil
-from .negative_norm import block_sums, gradient_size
-from .reductions import combine, inner, log_ratio, logarithm, moments, weighted_square
+from .negative_norm import block_sums, gradient_size, mean_free
+from .reductions import combine, log_ratio, logarithm, moments, weighted_square
 from .superbases import LARGEST_WIDE, NARROW, WIDEST, SuperbaseFamily
 from .threads import refuse_forked
 
@@ -236,8 +236,8 @@ class MongeAmpere:
         """
         self.work += work.RESIDUAL
         source = self.problem.source_values
-        mean = inner(evaluation.residual, source) * self.grid.cell_volume
-        return gradient_size(block_sums(evaluation.residual, mean, source, self.grid), self.grid, self.problem.slopes)
+        sums = block_sums(evaluation.residual, evaluation.mean, source, self.grid)
+        return gradient_size(mean_free(sums), self.grid, self.problem.slopes)
 
     @staticmethod
     def mean_free_rms(field):

@@ -12,21 +12,27 @@ EDGE, SHORT = 4, 64
 """Cells per axis whose residuals are taken together, but on axes of fewer cells: rough parts hardly count."""
 
 
-def block_sums(residual, mean, density, grid, start=None):
-    """Integrals of ``density (residual - mean)`` over blocks of cells of ``grid``.
+def block_sums(residual, reference, density, grid, start=None):
+    """Integrals of ``density (residual - reference)``, and of ``density``, over blocks of cells of ``grid``, (2, ...).
 
     The arrays are of the whole grid, or of a part of it that begins at the cell ``start``: the sums then are its share.
     """
     edge = [EDGE if n >= SHORT else 1 for n in grid.shape]
-    sums = np.zeros([-(-n // e) for n, e in zip(grid.shape, edge)])
+    sums = np.zeros([2, *(-(-n // e) for n, e in zip(grid.shape, edge))])
     start = (0,) * grid.ndim if start is None else start
     if grid.ndim == 2:  # a slab of one cell
-        add_blocks(residual[:, None], mean, density[:, None], (start[0], 0, start[1]), (edge[0], 1, edge[1]),
-                   sums[:, None])
+        add_blocks(residual[:, None], reference, density[:, None], (start[0], 0, start[1]), (edge[0], 1, edge[1]),
+                   sums[:, :, None])
     else:
-        add_blocks(residual, mean, density, tuple(start), tuple(edge), sums)
+        add_blocks(residual, reference, density, tuple(start), tuple(edge), sums)
     sums *= grid.cell_volume
     return sums
+
+
+def mean_free(sums):
+    """Integrals of ``density (residual - mean)``, the mean being that under the density, from :func:`block_sums`."""
+    moments, masses = sums
+    return moments - moments.sum() / masses.sum() * masses
 
 
 def gradient_size(sums, grid, slopes):

@@ -8,7 +8,7 @@ from test_full_multigrid import SMOOTH, counts
 import pmapde
 from pmapde.linear.geometric import GeometricMultigrid
 from pmapde.monge_ampere import MongeAmpere
-from pmapde.negative_norm import block_sums, gradient_size
+from pmapde.negative_norm import block_sums, gradient_size, mean_free
 
 PROMISED = 0.2
 
@@ -97,10 +97,10 @@ def test_the_negative_norm_of_a_wave(periodic):
     k = np.array([2 * np.pi / 2, 4 * np.pi / 3])
     exact = np.sqrt((k**2).sum()) / (k**2 / slopes).sum() * np.sqrt((waves**2).mean())
     density = np.full(grid.shape, 1 / grid.lengths.prod())
-    whole = block_sums(waves, 0.0, density, grid)
-    assert whole.shape == (32, 24)
-    assert gradient_size(whole, grid, slopes) == pytest.approx(exact, rel=0.03)  # of blocks of four cells
-    parts = sum(block_sums(waves[rows, columns], 0.0, density[rows, columns], grid, (rows.start, columns.start))
+    whole = block_sums(7 + waves, 6.5, density, grid)
+    assert whole.shape == (2, 32, 24) and whole[1].sum() == pytest.approx(1.0)
+    assert gradient_size(mean_free(whole), grid, slopes) == pytest.approx(exact, rel=0.03)  # of blocks of four cells
+    parts = sum(block_sums(7 + waves[rows, columns], 6.5, density[rows, columns], grid, (rows.start, columns.start))
                 for rows in (slice(0, 50), slice(50, 128)) for columns in (slice(0, 31), slice(31, 96)))
     np.testing.assert_allclose(parts, whole, atol=1e-15)
 

@@ -6,8 +6,7 @@ import math
 import numpy as np
 
 from ..monge_ampere import MongeAmpere
-from ..negative_norm import block_sums, gradient_size
-from ..reductions import inner
+from ..negative_norm import block_sums, gradient_size, mean_free
 
 
 class DistributedMongeAmpere(MongeAmpere):
@@ -37,9 +36,8 @@ class DistributedMongeAmpere(MongeAmpere):
 
     def algebraic_error(self, evaluation):
         grid, start, source = self.layout.grid, [first for first, _ in self.layout.ranges], self.problem.source_values
-        mean = self.layout.sum(inner(evaluation.residual, source)) * grid.cell_volume
-        sums = block_sums(evaluation.residual, mean, source, grid, start)
-        return gradient_size(self.layout.comm.allreduce(sums), grid, self.problem.slopes)
+        sums = block_sums(evaluation.residual, evaluation.mean, source, grid, start)
+        return gradient_size(mean_free(self.layout.comm.allreduce(sums)), grid, self.problem.slopes)
 
     def mean_free_rms(self, field):
         mean = float(field.mean())

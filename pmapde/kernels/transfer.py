@@ -70,19 +70,21 @@ def block_means(fine, out):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def add_blocks(values, mean, weight, start, edge, out):
-    """``out[i, j, k]`` plus the sum of ``weight (values - mean)`` over the cells of its block, ``edge`` cells wide;
-    ``values[0, 0, 0]`` is the cell ``start``."""
-    for i in prange(out.shape[0]):
+def add_blocks(values, reference, weight, start, edge, out):
+    """``out[:, i, j, k]`` plus the sums of ``weight (values - reference)`` and of ``weight`` over the cells of its
+    block, ``edge`` cells wide; ``values[0, 0, 0]`` is the cell ``start``."""
+    for i in prange(out.shape[1]):
         row = np.empty(values.shape[2])
         for a in range(max(i * edge[0] - start[0], 0), min((i + 1) * edge[0] - start[0], values.shape[0])):
             for b in range(values.shape[1]):
                 own, heavy = values[a, b], weight[a, b]
                 for k in range(row.shape[0]):
-                    row[k] = heavy[k] * (own[k] - mean)
-                line = out[i, (b + start[1]) // edge[1]]
+                    row[k] = heavy[k] * (own[k] - reference)
+                line, mass = out[0, i, (b + start[1]) // edge[1]], out[1, i, (b + start[1]) // edge[1]]
                 for k in range(line.shape[0]):
-                    total = 0.0
+                    total, weights = 0.0, 0.0
                     for c in range(max(k * edge[2] - start[2], 0), min((k + 1) * edge[2] - start[2], row.shape[0])):
                         total += row[c]
+                        weights += heavy[c]
                     line[k] += total
+                    mass[k] += weights
