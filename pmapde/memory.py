@@ -83,7 +83,7 @@ def available_memory():
 def refuse_oversized(problem, needed=None):
     """:class:`MemoryError` where ``needed`` bytes, by default those of a solve, are more than there is."""
     available = available_memory()
-    if needed is None and _needed(problem, True) > available:
+    if needed is None and _needed(problem, True) > available:  # only then is its contrast looked at
         needed = memory_estimate(problem)
     if needed is not None and needed > available:
         raise MemoryError(f"a grid of {'x'.join(map(str, problem.grid.shape))} cells needs about {needed / 2**30:.2g} "

@@ -9,7 +9,7 @@ import numpy as np
 from . import work
 from .kernels import monge_ampere_2d, monge_ampere_3d, monge_ampere_3d_monotone, stencil_2d, stencil_3d
 from .linear.stencil import Stencil
-from .negative_norm import block_sums, gradient_size, mean_free
+from .negative_norm import block_sums, gradient_size, without_mean
 from .reductions import combine, log_ratio, logarithm, moments, weighted_square
 from .superbases import LARGEST_WIDE, NARROW, WIDEST, SuperbaseFamily
 from .threads import refuse_forked
@@ -237,7 +237,7 @@ class MongeAmpere:
         self.work += work.RESIDUAL
         source = self.problem.source_values
         sums = block_sums(evaluation.residual, evaluation.mean, source, self.grid)
-        return gradient_size(mean_free(sums), self.grid, self.problem.slopes)
+        return gradient_size(without_mean(sums), self.grid, self.problem.slopes)
 
     @staticmethod
     def mean_free_rms(field):

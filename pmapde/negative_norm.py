@@ -29,7 +29,7 @@ def block_sums(residual, reference, density, grid, start=None):
     return sums
 
 
-def mean_free(sums):
+def without_mean(sums):
     """Integrals of ``density (residual - mean)``, the mean being that under the density, from :func:`block_sums`."""
     moments, masses = sums
     return moments - moments.sum() / masses.sum() * masses

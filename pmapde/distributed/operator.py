@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from ..monge_ampere import MongeAmpere
-from ..negative_norm import block_sums, gradient_size, mean_free
+from ..negative_norm import block_sums, gradient_size, without_mean
 
 
 class DistributedMongeAmpere(MongeAmpere):
@@ -37,7 +37,7 @@ class DistributedMongeAmpere(MongeAmpere):
     def algebraic_error(self, evaluation):
         grid, start, source = self.layout.grid, [first for first, _ in self.layout.ranges], self.problem.source_values
         sums = block_sums(evaluation.residual, evaluation.mean, source, grid, start)
-        return gradient_size(mean_free(self.layout.comm.allreduce(sums)), grid, self.problem.slopes)
+        return gradient_size(without_mean(self.layout.comm.allreduce(sums)), grid, self.problem.slopes)
 
     def mean_free_rms(self, field):
         mean = float(field.mean())
