@@ -15,13 +15,8 @@ from .threads import refuse_forked
 from .transfer import average
 
 BLOCK = 8  # target cells per axis over which masses are compared
-UNFOLDING_SWEEPS, LONG, GROWTH, LIGHT = 2000, 400, 1.015, 0.01
-"""Most sweeps; sweeps before the neighbourhood grows; growth, a sweep, of the mass that counts as light; that mass at
-first, of the mean, and again whenever the neighbourhood has grown."""
 UNFOLDING_WORK = 3 * 10**8, 300
 """Cells that are visited at most, and so many a cell more: a map that is folded all over is not straightened."""
-SETTLED, MOMENTUM = 50, 0.7
-"""Sweeps after which only large folds are left, and what their nodes then keep of the last change."""
 SMALL_ERROR = 0.004  # misplaced mass that need not be known more precisely
 LARGE = 2**18  # cells in 3D, from which on pairs of them along all axes are moved together first
 NEAR_THE_LIMIT = (0.01, 0.03)  # and that which must be
@@ -193,28 +188,11 @@ class PiecewiseAffineMap:
         neighbourhood, until no simplex is turned over, all else untouched. Barycentric nodes make a piecewise affine
         map one-to-one in the plane (Tutte 1963, How to draw a graph); in space it usually works too.
         """
-        nodes, weight = self.nodes.copy(), source_values.ravel()
-        periodic, strides, shape = np.array(self.grid.periodic), self.strides, self.shape
-        mean, (cells, chosen) = source_values.mean(), np.empty((2, nodes.shape[1]), dtype=np.int64)
-        seen, velocity, change = np.zeros(nodes.shape[1], dtype=np.int64), np.zeros(nodes.shape), np.empty(nodes.shape)
-        start = self.folded_cells()[0] @ np.array(strides)
-        cells[:len(start)], count, light = start, len(start), LIGHT * mean
-        left = UNFOLDING_WORK[0] + UNFOLDING_WORK[1] * source_values.size
-        for sweep in range(UNFOLDING_SWEEPS):
-            reach = sweep // LONG
-            left -= count * (2 + 2 * reach) ** self.dimension
-            if not count or left < 0:
-                break
-            moved = folds.around(cells, count, -reach, 2 + 2 * reach, np.ones_like(shape), shape, periodic, shape,
-                                     strides, seen, 2 * sweep + 1, chosen)
-            folds.towards_mean(nodes, chosen, moved, weight, light, MOMENTUM if sweep >= SETTLED else 0.0,
-                                   velocity, change, strides, shape)
-            for axis in range(self.dimension):
-                self._complete(nodes[axis].reshape(shape + 2), axis)
-            count = folds.around(chosen, moved, -1, 2, self._first, shape, periodic, shape, strides, seen,
-                                     2 * sweep + 2, cells)
-            count = folds.still_folded(nodes, cells, count, strides, self._permutations)
-            light = LIGHT * GROWTH**((sweep + 1) % LONG) * mean
+        nodes, shape = self.nodes.copy(), self.shape
+        cells = self.folded_cells()[0] @ np.array(self.strides)
+        most = UNFOLDING_WORK[0] + UNFOLDING_WORK[1] * source_values.size
+        folds.straighten(nodes, cells, source_values.ravel(), source_values.mean(), most, self._first, self.strides,
+                         shape, np.array(self.grid.periodic), self.periods, self._permutations)
         combine(1.0, nodes, -1.0, self.nodes)
         displacement = np.stack([advanced(part, 1.0, moved[(slice(1, -1),) * self.dimension]) for part, moved
                                  in zip(self.displacement, nodes.reshape(self.dimension, *shape + 2))])

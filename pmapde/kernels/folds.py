@@ -91,7 +91,7 @@ def folded_rows_3d(nodes, out):
 
 
 @njit(cache=True, error_model="numpy")
-def around(items, count, start, width, low, high, periodic, shape, strides, seen, stamp, out):
+def _around(items, count, start, width, low, high, periodic, shape, strides, seen, stamp, out):
     """All ``items`` moved by ``start``, ..., ``start + width - 1`` along every axis, each once, wrapped on periodic
     axes, without those outside ``[low, high]``; returns how many. ``seen`` holds the ``stamp`` of those in ``out``."""
     found = 0
@@ -116,7 +116,7 @@ def around(items, count, start, width, low, high, periodic, shape, strides, seen
 
 
 @njit(cache=True, error_model="numpy")
-def towards_mean(nodes, chosen, count, weight, light, keep, velocity, change, strides, shape):
+def _towards_mean(nodes, chosen, count, weight, light, keep, velocity, change, strides, shape):
     """Moves the ``chosen`` nodes towards the mean of their neighbours, all from where they are before: by less, the
     more ``weight`` they carry compared with ``light``; and on by the share ``keep`` of how they moved last."""
     dimension = len(strides)
@@ -139,7 +139,37 @@ def towards_mean(nodes, chosen, count, weight, light, keep, velocity, change, st
 
 
 @njit(cache=True, error_model="numpy")
-def still_folded(nodes, cells, count, strides, permutations):
+def _complete(nodes, chosen, count, strides, shape, periodic, periods):
+    """Brings the nodes beyond the faces up to date that repeat ``chosen`` ones: even about a no-flux face but for the
+    coordinate across it, which the face keeps; a period away across a seam."""
+    dimension = len(strides)
+    step, lift = np.empty(dimension, dtype=np.int64), np.empty(dimension)
+    for k in range(count):
+        rest, repeated = chosen[k], 0  # bits of the axes along which it has a copy
+        for a in range(dimension):
+            at = rest // strides[a]
+            rest -= at * strides[a]
+            if at == 1 or at == shape[a]:
+                repeated |= 1 << a
+                lower = at == 1
+                step[a] = (shape[a] if periodic[a] else 1) * (1 if lower == periodic[a] else -1) * strides[a]
+                lift[a] = periods[a] if lower else -periods[a]
+        if not repeated:
+            continue
+        for copy in range(1, 1 << dimension):
+            if copy & ~repeated:
+                continue
+            there = chosen[k]
+            for a in range(dimension):
+                there += step[a] if copy >> a & 1 else 0
+            for c in range(dimension):
+                across = copy >> c & 1
+                if not across or periodic[c]:
+                    nodes[c, there] = nodes[c, chosen[k]] + (lift[c] if across else 0.0)
+
+
+@njit(cache=True, error_model="numpy")
+def _still_folded(nodes, cells, count, strides, permutations):
     """Keeps those of the ``cells`` that have a simplex turned over, at the front; returns how many."""
     dimension = len(strides)
     matrix, kept = np.empty((dimension, dimension)), 0
@@ -150,3 +180,34 @@ def still_folded(nodes, cells, count, strides, permutations):
                 kept += 1
                 break
     return kept
+
+
+SWEEPS, LONG, GROWTH, LIGHT = 2000, 400, 1.015, 0.01
+"""Most sweeps; sweeps before the neighbourhood grows; growth, a sweep, of the mass that counts as light; that mass at
+first, of the mean, and again whenever the neighbourhood has grown."""
+SETTLED, MOMENTUM = 50, 0.7
+"""Sweeps after which only large folds are left, and what their nodes then keep of the last change."""
+
+
+@njit(cache=True, error_model="numpy")
+def straighten(nodes, folded_cells, weight, mean, work, first, strides, shape, periodic, periods, permutations):
+    """Sweeps over the nodes around ``folded_cells`` until none is folded, or as many cells were visited as ``work``
+    says; ``weight``, and its ``mean``: of the inner nodes. The first lattice cell of an axis is ``first``."""
+    dimension, size = nodes.shape
+    cells, chosen, inner = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64), np.ones_like(shape)
+    seen, velocity, change = np.zeros(size, dtype=np.int64), np.zeros((dimension, size)), np.empty((dimension, size))
+    count = len(folded_cells)
+    cells[:count] = folded_cells
+    for sweep in range(SWEEPS):
+        reach = sweep // LONG
+        work -= count * (2 + 2 * reach) ** dimension
+        if count == 0 or work < 0:
+            break
+        light = LIGHT * GROWTH ** (sweep % LONG) * mean
+        moved = _around(cells, count, -reach, 2 + 2 * reach, inner, shape, periodic, shape, strides, seen,
+                        2 * sweep + 1, chosen)
+        _towards_mean(nodes, chosen, moved, weight, light, MOMENTUM if sweep >= SETTLED else 0.0, velocity, change,
+                      strides, shape)
+        _complete(nodes, chosen, moved, strides, shape, periodic, periods)
+        count = _around(chosen, moved, -1, 2, first, shape, periodic, shape, strides, seen, 2 * sweep + 2, cells)
+        count = _still_folded(nodes, cells, count, strides, permutations)
