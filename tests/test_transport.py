@@ -5,6 +5,8 @@ from tools import orders, random_density, solve_exact
 
 import pmapde
 from pmapde import exact, gallery
+from pmapde.kernels.transport import MOST_PIECES
+from pmapde.transport import PiecewiseAffineMap
 
 CASES = {
     "2D box": exact.manufactured((40, 33)),
@@ -163,3 +165,28 @@ def test_bad_points_are_refused(bad):
     solution = solve_exact(exact.separable_cosine((16, 16)))
     with pytest.raises(ValueError, match="`points` must be real numbers of shape"):
         solution.map(bad)
+
+
+@pytest.mark.parametrize(("shape", "periodic"), [((7, 6), False), ((7, 6), (True, False)),
+                                                 ((4, 5, 4), (False, True, True))])
+def test_pieces_of_cells_are_shared_out_by_overlap(shape, periodic):
+    """Against every piece of every cell, moved by the map and shared bilinearly between target cells, in NumPy."""
+    grid, rng, ndim = pmapde.Grid(shape, periodic=periodic), np.random.default_rng(4), len(shape)
+    moved = PiecewiseAffineMap(grid, grid, 0.3 * grid.spacing[0] * rng.standard_normal((ndim, *shape)))
+    mass, expected, centres = rng.random(shape), np.zeros(shape), grid.cell_centres()
+    nodes = moved.nodes.reshape(ndim, *(n + 2 for n in shape))
+    for cell in np.ndindex(*shape):
+        counts = []
+        for axis in range(ndim):
+            ahead, behind = (nodes[(slice(None), *(k + 1 + side * (a == axis) for a, k in enumerate(cell)))]
+                             for side in (1, -1))
+            counts.append(min(max(int(np.ceil(2 * np.abs((ahead - behind) / grid.spacing).max())), 2), MOST_PIECES))
+        for piece in np.ndindex(*counts):
+            point = centres[(slice(None), *cell)] + ((np.array(piece) + 0.5) / counts - 0.5) * grid.spacing
+            s = (moved.forward(point[:, None])[:, 0] - grid.lower) / grid.spacing - 0.5
+            first = np.floor(s).astype(int)
+            for corner in np.ndindex(*(2,) * ndim):
+                index = tuple(i % n if wraps else min(max(i, 0), n - 1)
+                              for i, n, wraps in zip(first + corner, shape, grid.periodic))
+                expected[index] += mass[cell] / np.prod(counts) * np.where(corner, s - first, 1 - (s - first)).prod()
+    np.testing.assert_allclose(moved.deposited(mass, grid, True), expected, rtol=1e-12)

@@ -299,34 +299,123 @@ def _share_out(room, share, cells, periodic, part, out):
 
 
 @njit(cache=True, error_model="numpy")
-def _deposit_pieces(nodes, strides, shape, at_faces, periodic, position, centre, mass, target_lower, target_spacing,
-                    cells, smooth, widest, local, offset, room, order, part, out):
+def _stored(index, n, periodic):
+    """The target cell ``index`` along an axis, brought into the box."""
+    if 0 <= index < n:
+        return index
+    return index % n if periodic else min(max(index, 0), n - 1)
+
+
+@njit(cache=True, error_model="numpy")
+def _reached(position, lower, scale, width, inverse):
+    """The target cell along an axis that an image of ``width`` cells around ``position`` begins in, and its share in
+    the next one."""
+    s = (position - lower) * scale
+    first = np.floor(s - 0.5 * width)
+    return np.int64(first), max(0.0, s + 0.5 * width - first - 1.0) * inverse
+
+
+@njit(cache=True, error_model="numpy")
+def _pieces_2d(nodes, strides, periodic, share, lower, cells, count, local, offset, scale, width, out):
+    """Shares out the pieces of a source cell, of the mass ``share`` each, between the target cells ``out``; see
+    :func:`_deposit_pieces`."""
+    first, second, inverse_x, inverse_y = nodes[0], nodes[1], 1.0 / width[0], 1.0 / width[1]
+    for q in range(count[0]):
+        for r in range(count[1]):
+            s, t, here = local[0, q], local[1, r], offset[0, q] + offset[1, r]
+            there, opposite = here + (strides[1] if t > s else strides[0]), here + strides[0] + strides[1]
+            s, t = max(s, t), min(s, t)
+            x = first[here] + s * (first[there] - first[here]) + t * (first[opposite] - first[there])
+            y = second[here] + s * (second[there] - second[here]) + t * (second[opposite] - second[there])
+            i, over_x = _reached(x, lower[0], scale[0], width[0], inverse_x)
+            j, over_y = _reached(y, lower[1], scale[1], width[1], inverse_y)
+            row, column = _stored(i, cells[0], periodic[0]) * cells[1], _stored(j, cells[1], periodic[1])
+            if over_x == 0.0 and over_y == 0.0:
+                out[row + column] += share
+                continue
+            next_row = _stored(i + 1, cells[0], periodic[0]) * cells[1]
+            next_column = _stored(j + 1, cells[1], periodic[1])
+            out[row + column] += share * (1.0 - over_x) * (1.0 - over_y)
+            out[row + next_column] += share * (1.0 - over_x) * over_y
+            out[next_row + column] += share * over_x * (1.0 - over_y)
+            out[next_row + next_column] += share * over_x * over_y
+
+
+@njit(cache=True, error_model="numpy")
+def _pieces_3d(nodes, strides, periodic, share, lower, cells, count, local, offset, scale, width, out):
+    """The same in 3D."""
+    first, second, third = nodes[0], nodes[1], nodes[2]
+    inverse_x, inverse_y, inverse_z = 1.0 / width[0], 1.0 / width[1], 1.0 / width[2]
+    for q in range(count[0]):
+        for r in range(count[1]):
+            for m in range(count[2]):
+                here = offset[0, q] + offset[1, r] + offset[2, m]
+                s, along_s, t, along_t, v, along_v = (local[0, q], strides[0], local[1, r], strides[1], local[2, m],
+                                                      strides[2])
+                if t > s:
+                    s, along_s, t, along_t = t, along_t, s, along_s
+                if v > t:
+                    t, along_t, v, along_v = v, along_v, t, along_t
+                if t > s:
+                    s, along_s, t, along_t = t, along_t, s, along_s
+                a, b, c = here + along_s, here + along_s + along_t, here + along_s + along_t + along_v
+                x = (first[here] + s * (first[a] - first[here]) + t * (first[b] - first[a])
+                     + v * (first[c] - first[b]))
+                y = (second[here] + s * (second[a] - second[here]) + t * (second[b] - second[a])
+                     + v * (second[c] - second[b]))
+                z = (third[here] + s * (third[a] - third[here]) + t * (third[b] - third[a])
+                     + v * (third[c] - third[b]))
+                i, over_x = _reached(x, lower[0], scale[0], width[0], inverse_x)
+                j, over_y = _reached(y, lower[1], scale[1], width[1], inverse_y)
+                k, over_z = _reached(z, lower[2], scale[2], width[2], inverse_z)
+                slab = _stored(i, cells[0], periodic[0]) * cells[1] * cells[2]
+                row, column = _stored(j, cells[1], periodic[1]) * cells[2], _stored(k, cells[2], periodic[2])
+                if over_x == 0.0 and over_y == 0.0 and over_z == 0.0:
+                    out[slab + row + column] += share
+                    continue
+                next_slab = _stored(i + 1, cells[0], periodic[0]) * cells[1] * cells[2]
+                next_row = _stored(j + 1, cells[1], periodic[1]) * cells[2]
+                next_column = _stored(k + 1, cells[2], periodic[2])
+                near, far = share * (1.0 - over_x), share * over_x
+                out[slab + row + column] += near * (1.0 - over_y) * (1.0 - over_z)
+                out[slab + row + next_column] += near * (1.0 - over_y) * over_z
+                out[slab + next_row + column] += near * over_y * (1.0 - over_z)
+                out[slab + next_row + next_column] += near * over_y * over_z
+                out[next_slab + row + column] += far * (1.0 - over_y) * (1.0 - over_z)
+                out[next_slab + row + next_column] += far * (1.0 - over_y) * over_z
+                out[next_slab + next_row + column] += far * over_y * (1.0 - over_z)
+                out[next_slab + next_row + next_column] += far * over_y * over_z
+
+
+@njit(cache=True, error_model="numpy")
+def _deposit_pieces(nodes, strides, shape, at_faces, periodic, position, centre, mass, target_lower, cells, smooth,
+                    widest, count, local, offset, scale, width, out):
     """One source cell cut into pieces at most ``widest`` target cells wide in the image (up to
     ``MOST_PIECES`` per axis); a quarter if ``smooth``, which makes the grain of equal masses a few thousandths.
 
-    ``local`` and ``offset`` (d, MOST_PIECES): local coordinates of the pieces and their lattice cells. Rows of ``room``
-    (6, d): local coordinates and images of a piece, the first target cell and the part beyond, widths, target cells per
-    length; ``order`` (2 d). Not seen through views, which would have to be made for every cell.
+    Room for it: ``count`` (d,), pieces per axis; ``local`` and ``offset`` (d, MOST_PIECES), local coordinates of the
+    pieces and their lattice cells; ``width`` (d,), of their images in target cells. ``scale`` (d,): target cells per
+    length. Not seen through views, which would have to be made for every cell.
     """
     dimension = len(strides)
-    count, finer = 1, 4.0 if smooth else 1.0
+    finer, share = 4.0 if smooth else 1.0, mass
     for c in range(dimension):
-        room[4, c], room[5, c] = 1.0 if smooth else 0.0, 1.0 / target_spacing[c]
+        width[c] = 1.0 if smooth else 1e-300
     for a in range(dimension):
         longest = 0.0
         for c in range(dimension):
-            stretch = 0.5 * room[5, c] * abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]])
+            stretch = 0.5 * scale[c] * abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]])
             longest = max(longest, stretch)
         last = min(max(int(math.ceil(finer * longest / widest)), 2), MOST_PIECES)
-        count *= last
-        order[dimension + a] = last
-        share = 1.0 / last
+        count[a] = last
+        step = 1.0 / last
+        share *= step
         if not smooth:
             for c in range(dimension):
-                stretch = 0.5 * room[5, c] * abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]])
-                room[4, c] = min(room[4, c] + stretch * share, 1.0)
+                stretch = 0.5 * scale[c] * abs(nodes[c, centre + strides[a]] - nodes[c, centre - strides[a]])
+                width[c] = min(width[c] + stretch * step, 1.0)
         for q in range(last):
-            place = (q + 0.5) * share
+            place = (q + 0.5) * step
             ahead = 1 if place >= 0.5 else 0  # of the node at the centre
             k, place = position[a] + ahead, place + 0.5 - ahead
             if k == 0 and at_faces[a, 0]:  # the lattice cell has half the width
@@ -334,27 +423,11 @@ def _deposit_pieces(nodes, strides, shape, at_faces, periodic, position, centre,
             elif k == shape[a] and at_faces[a, 1]:
                 place *= 2.0
             local[a, q], offset[a, q] = place, k * strides[a]
-    share = mass / count
-    for piece in range(count):
-        rest, base = piece, 0
-        for a in range(dimension - 1, -1, -1):
-            q = rest % order[dimension + a]
-            rest //= order[dimension + a]
-            room[0, a] = local[a, q]
-            base += offset[a, q]
-        _evaluate(nodes, base, strides, room, order)
-        inside, index = True, 0
-        for a in range(dimension):
-            s, width = (room[1, a] - target_lower[a]) * room[5, a], room[4, a]
-            low = math.floor(s - 0.5 * width)
-            beyond = max(0.0, s + 0.5 * width - low - 1.0) / width
-            inside = inside and beyond == 0.0 and low >= 0.0 and low < cells[a]
-            index = index * cells[a] + int(low)
-            room[2, a], room[3, a] = low, beyond
-        if inside:
-            out[part, index] += share
-        else:
-            _share_out(room, share, cells, periodic, part, out)
+    arguments = nodes, strides, periodic, share, target_lower, cells, count, local, offset, scale, width, out
+    if dimension == 2:
+        _pieces_2d(*arguments)
+    else:
+        _pieces_3d(*arguments)
 
 
 @njit(cache=True, error_model="numpy")
@@ -446,7 +519,7 @@ def deposit(nodes, strides, shape, at_faces, periodic, mass, target_lower, targe
     axis, so the sum over parts does not depend on the number of threads.
     """
     dimension = len(strides)
-    parts, length = out.shape[0], shape[dimension - 1]
+    parts, length, scale = out.shape[0], shape[dimension - 1], 1.0 / target_spacing
     rows = mass.shape[0] // length // shape[0]  # along the last axis, in a slab of the first
     for part in prange(parts):
         position = np.zeros(dimension, dtype=np.int64)
@@ -454,7 +527,8 @@ def deposit(nodes, strides, shape, at_faces, periodic, mass, target_lower, targe
         widths, whole = np.empty((dimension, length)), np.empty(length, dtype=np.bool_)
         ahead, behind = np.empty(length), np.empty(length)
         local, offset = np.empty((dimension, MOST_PIECES)), np.empty((dimension, MOST_PIECES), dtype=np.int64)
-        room, order = np.empty((6, dimension)), np.empty(2 * dimension, dtype=np.int64)
+        count, width, share = np.empty(dimension, dtype=np.int64), np.empty(dimension), np.empty(dimension)
+        target = out[part]
         begin, end = np.int64(part) * shape[0] // parts, (np.int64(part) + 1) * shape[0] // parts
         for row in range(begin * rows, end * rows):
             rest, base = row, strides[dimension - 1]
@@ -481,18 +555,18 @@ def deposit(nodes, strides, shape, at_faces, periodic, mass, target_lower, targe
                     narrow = narrow and widths[c, j] <= widest
                     index += low[c, j]
                 if inside and (narrow or whole[j]):
-                    out[part, int(index)] += amount
+                    target[int(index)] += amount
                 elif narrow:
                     for c in range(dimension):
-                        room[0, c] = over[c, j] / max(widths[c, j], 1e-300)
+                        share[c] = over[c, j] / max(widths[c, j], 1e-300)
                     for corner in range(1 << dimension):
                         index, weight = 0.0, amount
                         for c in range(dimension):
                             next_one = corner >> c & 1
                             index += high[c, j] if next_one else low[c, j]
-                            weight *= room[0, c] if next_one else 1.0 - room[0, c]
-                        out[part, int(index)] += weight
+                            weight *= share[c] if next_one else 1.0 - share[c]
+                        target[int(index)] += weight
                 else:
                     position[dimension - 1] = j
                     _deposit_pieces(nodes, strides, shape, at_faces, periodic, position, base + j, amount, target_lower,
-                                    target_spacing, cells, smooth, widest, local, offset, room, order, part, out)
+                                    cells, smooth, widest, count, local, offset, scale, width, target)
