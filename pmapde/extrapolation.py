@@ -19,6 +19,9 @@ PROMISING = 0.4
 EXTRAPOLATED_SHARE = 3e-4
 """Algebraic error left where results are extrapolated: less than a thousandth of the discretisation error."""
 
+INCONSISTENT_SHARE = 1e-3
+"""Of the discretisation error, the error of the map by a stencil too narrow, up to which results are extrapolated."""
+
 
 @dataclass(frozen=True)
 class Extrapolation:
@@ -118,10 +121,11 @@ class CoarserGrids:
         """Whether the changes seen do not fall as on smooth data."""
         return len(self.sizes) >= 2 and not smooth_changes(self.sizes)
 
-    def extrapolation(self, operator, displacement, change, wanted):
+    def extrapolation(self, operator, displacement, change, wanted, inconsistency=0.0):
         """Results on the finest grid, :class:`Extrapolation`; ``wanted``: None, "cost" or "map".
 
         ``change``: estimate of the RMS change of the map from the next coarser grid, NaN where that never got done.
+        ``inconsistency``: error of the map that no finer grid reduces, and no change from grid to grid shows.
         """
         cost, grid = operator.cost(displacement), operator.grid
         if not self.displacements or not math.isfinite(change):
@@ -133,8 +137,10 @@ class CoarserGrids:
             return Extrapolation(cost, math.nan, displacement, math.nan, note)
         costs = [*self.costs, cost]
         error = discretisation_error(self.last_size, change)
-        map_error = self.scale * error
-        cost_error = abs(costs[-1] - costs[-2]) * (error / change if change > 0 else 1 / 3)
+        grid_error = self.scale * error
+        map_error = grid_error + inconsistency
+        beyond = 2 * math.sqrt(cost) * inconsistency  # W2^2 is the square of a norm of the displacement
+        cost_error = abs(costs[-1] - costs[-2]) * (error / change if change > 0 else 1 / 3) + beyond
         if not wanted:
             return Extrapolation(cost, cost_error, displacement, map_error, "none")
         moved = _change(displacement, self.displacements[-1], grid)
@@ -147,14 +153,19 @@ class CoarserGrids:
             note = (f"not done, successive changes of cost and map do not fall by 4 as on smooth data: {seen}" if seen
                     else "not done, too few grids to see the order")
             return Extrapolation(cost, cost_error, displacement, map_error, note)
+        if inconsistency > INCONSISTENT_SHARE * grid_error:
+            note = f"not done, the stencil is too narrow for the Hessian: {inconsistency:.1e} of the map's error"
+            return Extrapolation(cost, cost_error, displacement, map_error, note)
         finer, coarser = (costs[k] + (costs[k] - costs[k - 1]) / 3 for k in (-1, -2))
         # the differences are 15 times the errors at fourth order: careful estimates, of the map half as careful; to
-        # which comes what the iteration may have left of the second-order errors
-        cost_error = abs(finer - coarser) + EXTRAPOLATED_SHARE * cost_error
+        # which comes what the iteration may have left of the second-order errors. An order that was seen once only may
+        # be seen by chance
+        left = EXTRAPOLATED_SHARE if len(costs) > 3 else 1.0
+        cost_error = abs(finer - coarser) + left * cost_error + beyond
         if wanted == "map":
             displacement = displacement + moved / 3
             far = _change(displacement, self.displacements[-1] + before / 3, grid)
-            map_error = math.sqrt(operator.cost(far)) / 8 + EXTRAPOLATED_SHARE * map_error
+            map_error = math.sqrt(operator.cost(far)) / 8 + left * map_error + inconsistency
         return Extrapolation(finer, cost_error, displacement, map_error, wanted)
 
 

@@ -21,6 +21,8 @@ OFFSETS_3D = np.array([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, -1, 0), (1, 1, 0), (
 EXTENSION = (math.log(0.3), math.log(2.0))
 """Log residuals between which the extended operator is the logarithm itself."""
 PLAIN = (-math.inf, math.inf)
+LEAST_RATIO = math.exp(-2)
+"""Of the centred determinant, where it may be negative, to the monotone one: the least that is believed."""
 
 @dataclass
 class Evaluation:
@@ -237,6 +239,28 @@ class MongeAmpere:
         self.work += work.RESIDUAL
         source = self.problem.source_values
         sums = block_sums(evaluation.residual, evaluation.mean, source, self.grid)
+        return gradient_size(without_mean(sums), self.grid, self.problem.slopes)
+
+    def inconsistency(self, phi):
+        """An estimate of the error of the map, L2 under the source, because the stencil is too narrow for the Hessian
+        of an admissible ``phi``, which no finer grid reduces; 0 where it is wide enough.
+
+        As :meth:`algebraic_error` of what the centred log determinant differs by where the monotone one sees the
+        Hessian through fewer offsets than it has entries.
+        """
+        if self.scheme != "monotone" or not self.checks(phi)[1]:
+            return 0.0
+        shape, padded, count = self.grid.shape, self._pad(phi), np.empty(self.grid.shape[0], dtype=np.int64)
+        weights, own, centred = np.empty((len(self.offsets), *shape)), np.empty(shape), np.empty(shape)
+        self.determinants.monotone(padded, self.quadratic, True, weights, own, count)
+        self.kernels.centred(padded, self.quadratic, False, np.empty((0,) * weights.ndim), centred, count)
+        if self.radius == 1 and len(shape) == 2:  # there a Hessian along the axes needs no more than these
+            narrow = (weights[:2] <= 0).any(axis=0)
+        else:
+            narrow = np.count_nonzero(weights > 0, axis=0) < len(shape) * (len(shape) + 1) // 2
+        difference = np.zeros(shape)
+        difference[narrow] = np.log(np.maximum(centred[narrow] / own[narrow], LEAST_RATIO))
+        sums = block_sums(difference, 0.0, self.problem.source_values, self.grid)
         return gradient_size(without_mean(sums), self.grid, self.problem.slopes)
 
     @staticmethod

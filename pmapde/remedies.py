@@ -113,7 +113,7 @@ def conserved(original, operator, linear, method, step, residual, threads, stats
     finer cells if need be. Ends with the best step, ``CONVERGED``; those before carry no status, but the best so far as
     ``good``. ``before``: that of coarser cells."""
     correction, best, grid = conservation.Correction(original, operator.problem), step, operator.grid
-    first, rough = step, max(residual, CORRECTION_TOLERANCE)
+    rough = max(residual, CORRECTION_TOLERANCE)
 
     def judged():
         with thread_settings(threads) as count:
@@ -123,9 +123,13 @@ def conserved(original, operator, linear, method, step, residual, threads, stats
                 found = found.unfolded(source)
             return correction.judge(step.phi, found, source)
 
+    def loose():
+        """Whether the best step, as those of corrected sources and wider superbases, was solved for less than asked."""
+        return residual < CORRECTION_TOLERANCE <= best.tolerance
+
     def good():
         """The best step so far, solved as well as was asked for: what a run that is cut short ends with."""
-        if residual < CORRECTION_TOLERANCE and best is not first:
+        if loose():
             return before
         found = replace(best, judged=correction.found, good=None)
         return found if before is None or found.judged[1] < before.judged[1] else before
@@ -148,7 +152,7 @@ def conserved(original, operator, linear, method, step, residual, threads, stats
             break
     if correction.best is step.phi:
         best = step
-    if residual < CORRECTION_TOLERANCE and correction.problem is not operator.problem:
+    if loose():
         yield replace(best, status=None)
         best = yield from solved(operator.on(correction.problem), best.phi, residual=residual,
                                  level=best.level, levels=best.levels)

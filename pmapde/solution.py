@@ -121,7 +121,9 @@ class Solution:
         transport_map, misplaced = judged or (None, None)
         displacement = transport_map.displacement if judged else operator.displacement(phi)
         change = last.change if last.grid.shape == grid.shape else math.nan
-        extrapolation = coarser.extrapolation(operator, displacement, change, extrapolate if status.success else None)
+        inconsistency = operator.inconsistency(phi) if status.success else 0.0
+        extrapolation = coarser.extrapolation(operator, displacement, change, extrapolate if status.success else None,
+                                              inconsistency)
         if extrapolation.displacement is not displacement or not judged:
             transport_map, misplaced = PiecewiseAffineMap(grid, problem.target_grid, extrapolation.displacement), None
         transport_map, status, checks = checked(transport_map, operator.problem.source_masses, problem.target_masses,

@@ -17,6 +17,8 @@ from .transfer import average
 BLOCK = 8  # target cells per axis over which masses are compared
 UNFOLDING_WORK = 3 * 10**8, 300
 """Cells that are visited at most, and so many a cell more: a map that is folded all over is not straightened."""
+STRIDE = 20
+"""Sweeps of one call of the kernel: in between a run may be interrupted."""
 SMALL_ERROR = 0.004  # misplaced mass that need not be known more precisely
 LARGE = 2**18  # cells in 3D, from which on pairs of them along all axes are moved together first
 NEAR_THE_LIMIT = (0.01, 0.03)  # and that which must be
@@ -189,10 +191,18 @@ class PiecewiseAffineMap:
         map one-to-one in the plane (Tutte 1963, How to draw a graph); in space it usually works too.
         """
         nodes, shape = self.nodes.copy(), self.shape
-        cells = self.folded_cells()[0] @ np.array(self.strides)
-        most = UNFOLDING_WORK[0] + UNFOLDING_WORK[1] * source_values.size
-        folds.straighten(nodes, cells, source_values.ravel(), source_values.mean(), most, self._first, self.strides,
-                         shape, np.array(self.grid.periodic), self.periods, self._permutations)
+        (cells, chosen), seen = np.empty((2, nodes.shape[1]), dtype=np.int64), np.zeros(nodes.shape[1], dtype=np.int64)
+        velocity, change = np.zeros(nodes.shape), np.empty(nodes.shape)
+        start = self.folded_cells()[0] @ np.array(self.strides)
+        weight, mean = source_values.ravel(), source_values.mean()
+        cells[:len(start)], count = start, len(start)
+        left = UNFOLDING_WORK[0] + UNFOLDING_WORK[1] * source_values.size
+        for begin in range(0, folds.SWEEPS, STRIDE):
+            count, left = folds.straighten(
+                nodes, cells, count, begin, begin + STRIDE, weight, mean, left, self._first, self.strides, shape,
+                np.array(self.grid.periodic), self.periods, self._permutations, chosen, seen, velocity, change)
+            if not count or left < 0:
+                break
         combine(1.0, nodes, -1.0, self.nodes)
         displacement = np.stack([advanced(part, 1.0, moved[(slice(1, -1),) * self.dimension]) for part, moved
                                  in zip(self.displacement, nodes.reshape(self.dimension, *shape + 2))])

@@ -67,13 +67,14 @@ def test_what_no_coarser_grid_has_seen_is_iterated_on(size):
     assert counts(pmapde.solve(rough), "newton_iterations")[-1] == 1
 
 
-def test_cycles_do_not_grow_with_contrast():
+@pytest.mark.parametrize("tolerance", ["discretization", 1e-6])
+def test_cycles_do_not_grow_with_contrast(tolerance):
     per_step = []
     for floor in (0.25, 1e-2, 1e-3, 1e-4):
-        solution = pmapde.solve(build(f"two gaussians {floor}", 256, 2)[0])
+        solution = pmapde.solve(build(f"two gaussians {floor}", 256, 2)[0], tolerance=tolerance)
         assert solution.success
         per_step.append(counts(solution)[-1] / counts(solution, "newton_iterations")[-1])
-    assert max(per_step) <= 2 * per_step[0]  # observed 4, 1, 5, 5
+    assert max(per_step) <= 2 * per_step[0]  # observed 1, 1, 1, 1 and 8, 5.5, 2.5, 2.5
 
 
 def test_slow_cycles_are_combined():
@@ -183,6 +184,77 @@ def test_rough_data_are_not_extrapolated():
     assert alone.extrapolation == "not done, no coarser grids" and math.isnan(alone.map_error)
     with pytest.raises(ValueError, match="`extrapolate` must be None, 'cost' or 'map', got True"):
         pmapde.solve(problem, extrapolate=True)
+
+
+def sum_of_cosines(seed, n, least=0.03):
+    """A smooth map to the uniform density whose Hessian has eigenvalues from ``least`` on: the problem, its map and its
+    cost, to rounding."""
+    rng = np.random.default_rng(seed)
+    modes = [(k, m, rng.normal() / (k * k + m * m)) for k in range(4) for m in range(4) if 0 < k + m <= 4]
+
+    def parts(size, strength):
+        x, y = np.meshgrid(*2 * [math.pi * (np.arange(size) + 0.5) / size], indexing="ij")
+        gradient, xx, yy, xy = np.zeros((2, size, size)), 1.0, 1.0, 0.0
+        for k, m, weight in modes:
+            w = strength * weight
+            gradient -= w * math.pi * np.stack([k * np.sin(k * x) * np.cos(m * y), m * np.cos(k * x) * np.sin(m * y)])
+            xx, yy = (part - w * (math.pi * number)**2 * np.cos(k * x) * np.cos(m * y)
+                      for part, number in ((xx, k), (yy, m)))
+            xy = xy + w * math.pi**2 * k * m * np.sin(k * x) * np.sin(m * y)
+        return gradient, xx * yy - xy**2, 0.5 * (xx + yy - np.hypot(xx - yy, 2 * xy))
+
+    strength = 1.0
+    while parts(96, strength)[2].min() < least:
+        strength *= 0.97
+    gradient, density, _ = parts(n, strength)
+    fine, weight, _ = parts(512, strength)  # the midpoint rule is exact for cosines
+    problem = pmapde.TransportProblem(pmapde.GridDensity(density, points=True), np.ones((n, n)))
+    return problem, gradient, float(((fine**2).sum(axis=0) * weight).mean())
+
+
+@pytest.mark.parametrize(("seed", "narrow"), [(0, False), (2, True), (3, True), (4, True), (6, True), (9, False)])
+def test_errors_of_a_stencil_too_narrow_are_part_of_the_estimates(seed, narrow):
+    """The Hessian's condition is beyond the 3x3 stencil on less than 1 % of the mass: no finer grid helps, and the
+    changes from grid to grid, which fall by 4, show nothing of it."""
+    problem, displacement, cost = sum_of_cosines(seed, 128)
+    for extrapolate in (None, "map"):
+        solution = pmapde.solve(problem, extrapolate=extrapolate)
+        assert solution.success and (solution.narrow_mass > 0) == narrow
+        error = math.sqrt(((solution.displacement - displacement)**2).sum(axis=0).ravel()
+                          @ problem.source_values.ravel() / problem.source_values.size)
+        assert 0.3 * solution.map_error < error < 1.2 * solution.map_error  # observed 0.4 to 1.0
+        assert abs(solution.cost - cost) < 1.2 * solution.cost_error
+        if extrapolate:
+            assert solution.extrapolation.startswith("not done, the stencil is too narrow" if narrow else "map")
+
+
+def rotated_gaussians(n, wide, narrow, floor):
+    """Crossing each other, on a floor."""
+    x, y = pmapde.Grid((n, n)).cell_centres() - 0.5
+
+    def one(angle):
+        along, across = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+        return np.exp(-0.5 * (along / wide)**2 - 0.5 * (across / narrow)**2) + floor
+    return pmapde.TransportProblem(one(0.4), one(0.4 + math.pi / 2))
+
+
+def test_an_order_seen_once_only_makes_no_small_estimate():
+    """Three grids, and a ratio of changes near 4 by chance: the extrapolated cost is ten times worse."""
+    cost = pmapde.solve(rotated_gaussians(256, 0.25, 0.08, 0.05), pmapde.PseudoTransient(scheme="centred")).cost
+    for extrapolate in (None, "cost"):
+        solution = pmapde.solve(rotated_gaussians(64, 0.25, 0.08, 0.05), extrapolate=extrapolate)
+        assert solution.success and abs(solution.cost - cost) < 1.2 * solution.cost_error
+
+
+@pytest.mark.parametrize("tolerance", [1e-5, 1e-9])
+def test_wider_superbases_are_solved_to_the_tolerance_too(tolerance):
+    solution = pmapde.solve(rotated_gaussians(64, 0.25, 0.08, 0.05), tolerance=tolerance)
+    assert solution.success and solution.residual < tolerance and solution.algebraic_error < tolerance
+    wide = MongeAmpere(solution.problem, radius=2)
+    residual = wide.residual(solution.displacement_potential)
+    assert (residual - residual.mean()).std() < 2 * tolerance
+    narrow = MongeAmpere(solution.problem).residual(solution.displacement_potential)
+    assert (narrow - narrow.mean()).std() > 1e-4
 
 
 @pytest.mark.parametrize("name", SMOOTH)

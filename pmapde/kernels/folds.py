@@ -190,15 +190,17 @@ SETTLED, MOMENTUM = 50, 0.7
 
 
 @njit(cache=True, error_model="numpy")
-def straighten(nodes, folded_cells, weight, mean, work, first, strides, shape, periodic, periods, permutations):
-    """Sweeps over the nodes around ``folded_cells`` until none is folded, or as many cells were visited as ``work``
-    says; ``weight``, and its ``mean``: of the inner nodes. The first lattice cell of an axis is ``first``."""
-    dimension, size = nodes.shape
-    cells, chosen, inner = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.int64), np.ones_like(shape)
-    seen, velocity, change = np.zeros(size, dtype=np.int64), np.zeros((dimension, size)), np.empty((dimension, size))
-    count = len(folded_cells)
-    cells[:count] = folded_cells
-    for sweep in range(SWEEPS):
+def straighten(nodes, cells, count, begin, end, weight, mean, work, first, strides, shape, periodic, periods,
+               permutations, chosen, seen, velocity, change):
+    """Sweeps ``begin`` to ``end`` over the nodes around the first ``count`` of ``cells``, the folded ones: until none
+    is, or as many cells were visited as ``work`` says. Returns how many are left at the front of ``cells``, and of
+    ``work``.
+
+    ``weight``, and its ``mean``: of the inner nodes; ``first``: lattice cell of every axis; room that is kept between
+    calls: ``chosen`` and ``seen`` (n,), zero at first, ``velocity``, zero at first, and ``change`` (d, n).
+    """
+    dimension, inner = len(strides), np.ones_like(shape)
+    for sweep in range(begin, end):
         reach = sweep // LONG
         work -= count * (2 + 2 * reach) ** dimension
         if count == 0 or work < 0:
@@ -211,3 +213,4 @@ def straighten(nodes, folded_cells, weight, mean, work, first, strides, shape, p
         _complete(nodes, chosen, moved, strides, shape, periodic, periods)
         count = _around(chosen, moved, -1, 2, first, shape, periodic, shape, strides, seen, 2 * sweep + 2, cells)
         count = _still_folded(nodes, cells, count, strides, permutations)
+    return count, work
