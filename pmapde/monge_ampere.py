@@ -255,7 +255,7 @@ class MongeAmpere:
         self.determinants.monotone(padded, self.quadratic, True, weights, own, count)
         self.kernels.centred(padded, self.quadratic, False, np.empty((0,) * weights.ndim), centred, count)
         if self.radius == 1 and len(shape) == 2:  # there a Hessian along the axes needs no more than these
-            narrow = (weights[:2] <= 0).any(axis=0)
+            narrow = (weights[0] <= 0) | (weights[1] <= 0)
         else:
             narrow = np.count_nonzero(weights > 0, axis=0) < len(shape) * (len(shape) + 1) // 2
         difference = np.zeros(shape)

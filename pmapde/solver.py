@@ -263,7 +263,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     extrapolate : {None, "cost", "map"}
         Richardson extrapolation over the grids of nested iteration: ``cost``, or ``cost`` and the map, are of fourth
         order on smooth data. The algebraic error is driven to a thousandth of the discretisation error for it. Not done
-        where the observed order says that the data are rough; ``solution.extrapolation`` tells.
+        where the observed order says that the data are rough, or where the stencil is too narrow for the Hessian:
+        ``solution.extrapolation`` tells.
     start : array_like, optional
         A potential on the grid to start from (no nested iteration then); what is tried after a failure goes without.
     callback : callable, optional
