@@ -117,6 +117,10 @@ class CoarserGrids:
         """Whether one of the next starts may be so good that it needs no iterations, as far as is known."""
         return not self.rough() and not self.missed > PROMISING
 
+    def smooth(self):
+        """Whether the changes seen fall as on smooth data."""
+        return smooth_changes(self.sizes)
+
     def rough(self):
         """Whether the changes seen do not fall as on smooth data."""
         return len(self.sizes) >= 2 and not smooth_changes(self.sizes)
