@@ -134,7 +134,8 @@ def wasserstein_barycentre(densities, weights=None, *, grid=None, grids=None, fl
     values = sum(w * part for w, part in zip(weights, parts))
     if zeros and not any(grid.periodic):
         values = _normal(weights, parts, grid)
-    method = PseudoTransient(entropic=False)  # whose maps do not change with the density as the gradient says
+    # plans' maps do not change with the density as the gradient says; one scheme, whatever the density
+    method = PseudoTransient(scheme="monotone" if grid.ndim == 2 else "centred", entropic=False)
     objective, gradient, goal, status = [], [], math.nan, Status.MAX_STEPS
     for _ in range(max_iterations):
         values = floored(values, zero_floor([values]))

@@ -10,7 +10,6 @@ import numpy as np
 from .barycentric import LARGEST, barycentric, cells_on_either_side, is_for
 from .conservation import Correction, halvings, repeated, subdivided, worth_halving
 from .density import GridDensity
-from .extrapolation import INCONSISTENT_SHARE
 from .grid import Grid
 from .solution import at_centres, checked
 from .status import Status
@@ -50,8 +49,7 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds, max_steps=m
     The rougher density had better be the source, where it is only a right-hand side: the swapped problem's map is the
     inverse, and its inverse, sampled at the cells, the map. Where neither puts the mass in its place an entropic plan
     usually does, in seconds, at first order; where that does not either, finer cells cost 2^d times as much each time,
-    so they come last. Each attempt is booked in ``stats["attempts"]``. A success on smooth data whose error is the
-    stencil's more than the grid's is improved on, by the centred scheme.
+    so they come last. Each attempt is booked in ``stats["attempts"]``.
     """
     if not method.conserve:
         return attempt(problem, method, extrapolate, start, max_seconds, math.inf)
@@ -60,7 +58,6 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds, max_steps=m
     if entropic:
         chain.kept = min(SECONDS_KEPT[0] * problem.grid.size, SECONDS_KEPT[1] * max_seconds)
     chain.both_sides(1, method.radius, FIRST_STEPS if entropic else math.inf)
-    chain.consistent()
     if entropic and not chain.limited:
         chain.plans(threads)
     for parts, radius in _finer(problem, method):
@@ -106,6 +103,8 @@ class _Chain:
             else:
                 start = self.start if self.best is None else None  # later ones go without: it led nowhere
                 solution = self.attempt(self.problem, settings, self.extrapolate, start, seconds, steps)
+                if self.method.scheme is None and solution.scheme == "centred" and self.problem.ndim == 2:
+                    solution = self._monotone_instead(solution, settings, start, steps)
             if _steps(solution, self.problem.target_grid if swapped else self.problem.grid) < steps:
                 self.waiting.discard(swapped)
             self.limited |= _steps_at_the_end(solution) >= self.max_steps
@@ -117,18 +116,14 @@ class _Chain:
             # a side may end with less than it was given: nothing may be begun behind what it broke off
             self.cut |= late or self.kept > 0 and self.left <= self.kept
 
-    def consistent(self):
-        """The centred equation instead, where a success shows smooth data, on which that is safe, and the monotone
-        stencil is too narrow for the Hessian: where that costs more than the grid, or forbids to extrapolate."""
-        best, stats = self.best, self.best.stats
-        share = INCONSISTENT_SHARE if self.extrapolate else 1.0
-        if (best.success and not best.swapped and stats["smooth"] and (self.method.scheme, self.method.radius) ==
-                (None, None) and stats["stencil_error"] > share * (best.map_error - stats["stencil_error"])):
-            solution = self.attempt(self.problem, replace(self.method, scheme="centred"), self.extrapolate, self.start,
-                                    self.left, math.inf)
-            better = solution.success and solution.map_error < best.map_error
-            self.book(solution, swapped=False, parts=1)
-            self.best = solution if better else best
+    def _monotone_instead(self, solution, settings, start, steps):
+        """Where the centred scheme was taken, and has failed."""
+        seconds = self.left - self.kept
+        if (solution.success or solution.status in FINAL or seconds <= 0
+                or _steps_at_the_end(solution) >= self.max_steps):
+            return solution
+        self.book(solution, swapped=False, parts=settings.subdivision)
+        return self.attempt(self.problem, replace(settings, scheme="monotone"), self.extrapolate, start, seconds, steps)
 
     def plans(self, threads):
         """Entropic plans, on finer cells as long as that may help."""

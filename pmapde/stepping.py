@@ -58,7 +58,8 @@ class PseudoTransient:
     Parameters
     ----------
     scheme : {None, "monotone", "centred"}
-        See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, centred in 3D (as
+        See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, but for
+        smooth data whose Hessian is too anisotropic for it (``stats["stencil_error"]``), centred in 3D (as
         robust there on the random pairs tried, and several times cheaper: ``benchmarks/results/robustness_3d.txt``).
     radius : int, optional
         Of the superbases of the monotone scheme in 2D, see :class:`~pmapde.monge_ampere.MongeAmpere`; by default 1, and

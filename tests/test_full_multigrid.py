@@ -67,11 +67,12 @@ def test_what_no_coarser_grid_has_seen_is_iterated_on(size):
     assert counts(pmapde.solve(rough), "newton_iterations")[-1] == 1
 
 
-@pytest.mark.parametrize("tolerance", ["discretization", 1e-6])
-def test_cycles_do_not_grow_with_contrast(tolerance):
+@pytest.mark.parametrize(("scheme", "tolerance"), [("monotone", "discretization"), ("monotone", 1e-6), (None, 1e-6)])
+def test_cycles_do_not_grow_with_contrast(scheme, tolerance):
     per_step = []
     for floor in (0.25, 1e-2, 1e-3, 1e-4):
-        solution = pmapde.solve(build(f"two gaussians {floor}", 256, 2)[0], tolerance=tolerance)
+        solution = pmapde.solve(build(f"two gaussians {floor}", 256, 2)[0], pmapde.PseudoTransient(scheme=scheme),
+                                tolerance=tolerance)
         assert solution.success
         per_step.append(counts(solution)[-1] / counts(solution, "newton_iterations")[-1])
     assert max(per_step) <= 2 * per_step[0]  # observed 1, 1, 1, 1 and 8, 5.5, 2.5, 2.5
@@ -234,8 +235,6 @@ def test_the_centred_scheme_is_taken_where_the_stencil_costs_more_than_the_grid(
     plain, extrapolated = pmapde.solve(problem), pmapde.solve(problem, extrapolate="map")
     assert (plain.scheme == "centred") == (seed in (2, 4)) and plain.success
     assert extrapolated.scheme == "centred" and extrapolated.extrapolation == "map"
-    attempts = [(tried["swapped"], tried["status"]) for tried in extrapolated.stats["attempts"]]
-    assert attempts == [(False, "CONVERGED")] * 2
     for solution in (plain, extrapolated):
         error = math.sqrt(((solution.displacement - displacement)**2).sum(axis=0).ravel()
                           @ problem.source_values.ravel() / problem.source_values.size)
@@ -359,7 +358,8 @@ def test_the_start_on_a_grid_is_extrapolated_on_smooth_data_only():
 def test_what_cycles_hardly_reduce_is_removed_on_coarse_grids(floor):
     """Left to finer ones, it costs them twice the work at the lower floors, of which one goes over to another cycle."""
     bumps = pmapde.gallery.load("two_gaussians", (1024, 1024)) - 0.25
-    solution = pmapde.solve(pmapde.TransportProblem(bumps + floor * bumps.mean(), np.ones((1024, 1024))))
+    solution = pmapde.solve(pmapde.TransportProblem(bumps + floor * bumps.mean(), np.ones((1024, 1024))),
+                            pmapde.PseudoTransient(scheme="monotone"))
     assert solution.success
     finest = solution.history["cells"] == 1024**2
     assert finest.any() and solution.history["newton_iterations"][finest].sum() == 0
