@@ -75,7 +75,7 @@ def test_cycles_do_not_grow_with_contrast(scheme, tolerance):
                                 tolerance=tolerance)
         assert solution.success
         per_step.append(counts(solution)[-1] / counts(solution, "newton_iterations")[-1])
-    assert max(per_step) <= 2 * per_step[0]  # observed 1, 1, 1, 1 and 8, 5.5, 2.5, 2.5
+    assert max(per_step) <= 2 * per_step[0]  # observed, monotone: 1, 1, 1, 1 and 8, 5.5, 2.5, 2.5
 
 
 def test_slow_cycles_are_combined():
@@ -213,6 +213,12 @@ def sum_of_cosines(seed, n, least=0.03):
     return problem, gradient, float(((fine**2).sum(axis=0) * weight).mean())
 
 
+def distance(solution, displacement):
+    """L2 under the source."""
+    squares = ((solution.displacement - displacement)**2).sum(axis=0)
+    return math.sqrt((squares * solution.problem.source_values).mean())
+
+
 @pytest.mark.parametrize(("seed", "narrow"), [(0, False), (2, True), (3, True), (4, True), (6, True), (9, False)])
 def test_errors_of_a_stencil_too_narrow_are_part_of_the_estimates(seed, narrow):
     """The Hessian's condition is beyond the 3x3 stencil on less than 1 % of the mass: no finer grid helps, and the
@@ -221,8 +227,7 @@ def test_errors_of_a_stencil_too_narrow_are_part_of_the_estimates(seed, narrow):
     for extrapolate in (None, "map"):
         solution = pmapde.solve(problem, pmapde.PseudoTransient(scheme="monotone"), extrapolate=extrapolate)
         assert solution.success and (solution.narrow_mass > 0) == narrow
-        error = math.sqrt(((solution.displacement - displacement)**2).sum(axis=0).ravel()
-                          @ problem.source_values.ravel() / problem.source_values.size)
+        error = distance(solution, displacement)
         assert 0.3 * solution.map_error < error < 1.2 * solution.map_error  # observed 0.4 to 1.0
         assert abs(solution.cost - cost) < 1.2 * solution.cost_error
         if extrapolate:
@@ -236,8 +241,7 @@ def test_the_centred_scheme_is_taken_where_the_stencil_costs_more_than_the_grid(
     assert (plain.scheme == "centred") == (seed in (2, 4)) and plain.success
     assert extrapolated.scheme == "centred" and extrapolated.extrapolation == "map"
     for solution in (plain, extrapolated):
-        error = math.sqrt(((solution.displacement - displacement)**2).sum(axis=0).ravel()
-                          @ problem.source_values.ravel() / problem.source_values.size)
+        error = distance(solution, displacement)
         assert error < 1.2 * solution.map_error and abs(solution.cost - cost) < 1.2 * solution.cost_error
     assert solution.map_error < 5e-7  # observed 1.8e-7 to 3.6e-7
     pictures = (gallery.load(name, (128, 128)) for name in ("grace_hopper", "relief"))
@@ -251,8 +255,7 @@ def test_wider_stencils_and_centred_differences_do_without_that_error(method):
     errors = []
     for settings in (pmapde.PseudoTransient(scheme="monotone"), method):
         solution = pmapde.solve(problem, settings)
-        errors.append(math.sqrt(((solution.displacement - displacement)**2).sum(axis=0).ravel()
-                                @ problem.source_values.ravel() / problem.source_values.size))
+        errors.append(distance(solution, displacement))
         assert solution.success and errors[-1] == pytest.approx(solution.map_error, rel=0.25)
     assert errors[1] < 0.2 * errors[0]  # observed 0.12
 
