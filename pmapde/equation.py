@@ -25,7 +25,7 @@ class Step:
     ``dt`` the step (infinity: a Newton step), ``damping`` the fraction of the Newton correction taken, ``rejected`` the
     steps refused before, ``applications`` the preconditioner applications spent, ``tolerance`` the residual asked for
     on this grid (0: none). The first step of a grid is its start (no iterations). ``status`` is set on the last step of
-    a grid, ``level == levels - 1`` is the finest. ``radius``: of the superbases; ``scheme``: of the operator.
+    a grid, ``level == levels - 1`` is the finest. ``radius``: of the superbases.
     ``judged``: the map of ``phi`` and the mass it misplaces, where the engine has looked at them. ``good``: the
     best step so far, while a better one is looked for.
     """
@@ -47,7 +47,6 @@ class Step:
     tolerance: float
     status: Status = None
     radius: int = 1
-    scheme: str = "monotone"
     judged: tuple = None
     good: Step = None
 
@@ -69,7 +68,7 @@ def one_grid(operator, linear, method, phi, goal, threads, stats, journal, level
     """
     elapsed, before, memory, step = 0.0, _applications(stats), {}, None
     for record in journal.next_grid(operator.grid, stats, linear, memory):
-        step = Step(level, levels, operator.grid, **record, radius=operator.radius, scheme=operator.scheme)
+        step = Step(level, levels, operator.grid, **record, radius=operator.radius)
         yield step
     if step is not None:
         if step.status is not None:
@@ -93,7 +92,7 @@ def one_grid(operator, linear, method, phi, goal, threads, stats, journal, level
         elapsed += advance.dt if advance.newton_iterations else 0.0
         step = Step(level, levels, operator.grid, advance.phi, advance.norm, advance.drift, advance.error,
                     advance.change, elapsed, advance.dt, advance.newton_iterations, advance.damping, advance.rejected,
-                    spent - before, max(goal.residual, advance.floor), advance.status, operator.radius, operator.scheme)
+                    spent - before, max(goal.residual, advance.floor), advance.status, operator.radius)
         journal.add(step, stats, linear, memory)
         yield step
         before = spent

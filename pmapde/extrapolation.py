@@ -59,10 +59,6 @@ class CoarserGrids:
     """
 
     def __init__(self):
-        self.clear()
-
-    def clear(self):
-        """Forget all grids."""
         self.phi = self.change = self.grid = None
         self.sizes, self.costs, self.displacements, self.scale = [], [], [], 1.0
         self.errors, self.corrected, self.missed = [], (math.inf, 0.0), math.nan
@@ -120,14 +116,6 @@ class CoarserGrids:
     def promising(self):
         """Whether one of the next starts may be so good that it needs no iterations, as far as is known."""
         return not self.rough() and not self.missed > PROMISING
-
-    def error(self):
-        """Estimated discretisation error of the map on the last grid, of three at least, L2 under the source."""
-        return self.scale * discretisation_error(*self.sizes[-2:])
-
-    def smooth(self):
-        """Whether the changes seen fall as on smooth data."""
-        return smooth_changes(self.sizes)
 
     def rough(self):
         """Whether the changes seen do not fall as on smooth data."""

@@ -93,37 +93,35 @@ class _Chain:
         for swapped in sorted(self.ranks, key=self.ranks.get):  # first the side that came closer
             if self.final or parts == 1 and swapped not in self.waiting:
                 continue
-            seconds = self.left - self.kept
-            if self.best is not None and seconds <= 0:
-                self.cut = True
-                return
-            settings = replace(self.method, subdivision=parts, radius=radius)
-            if swapped:
-                solution = inverted(self.problem, self.attempt, settings, seconds, steps)
-            else:
-                start = self.start if self.best is None else None  # later ones go without: it led nowhere
-                solution = self.attempt(self.problem, settings, self.extrapolate, start, seconds, steps)
-                if self.method.scheme is None and solution.scheme == "centred" and self.problem.ndim == 2:
-                    solution = self._monotone_instead(solution, settings, start, steps)
-            if _steps(solution, self.problem.target_grid if swapped else self.problem.grid) < steps:
-                self.waiting.discard(swapped)
-            self.limited |= _steps_at_the_end(solution) >= self.max_steps
-            first, late = self.best is None, solution.status is Status.MAX_SECONDS and self.kept > 0
-            self.book(solution, swapped=swapped, parts=parts)
-            self.ranks[swapped] = _rank(solution)
-            wrong = solution.status is Status.NONFINITE and not isinstance(self.problem.target, GridDensity)
-            self.final |= first and (wrong or solution.status in FINAL and not late)
-            # a side may end with less than it was given: nothing may be begun behind what it broke off
-            self.cut |= late or self.kept > 0 and self.left <= self.kept
+            self.one_side(swapped, parts, radius, steps)
 
-    def _monotone_instead(self, solution, settings, start, steps):
-        """Where the centred scheme was taken, and has failed."""
-        seconds = self.left - self.kept
-        if (solution.success or solution.status in FINAL or seconds <= 0
-                or _steps_at_the_end(solution) >= self.max_steps):
-            return solution
-        self.book(solution, swapped=False, parts=settings.subdivision)
-        return self.attempt(self.problem, replace(settings, scheme="monotone"), self.extrapolate, start, seconds, steps)
+    def one_side(self, swapped, parts, radius, steps):
+        """One of them, which is solved once more where it was centred by default and did not solve its equation."""
+        seconds, first = self.left - self.kept, self.best is None
+        if not first and seconds <= 0:
+            self.cut = True
+            return
+        settings = replace(self.method, subdivision=parts, radius=radius)
+        if swapped:
+            solution = inverted(self.problem, self.attempt, settings, seconds, steps)
+        else:  # later ones go without the start: it led nowhere
+            solution = self.attempt(self.problem, settings, self.extrapolate, self.start if first else None, seconds,
+                                    steps)
+        if _steps(solution, self.problem.target_grid if swapped else self.problem.grid) < steps:
+            self.waiting.discard(swapped)
+        self.limited |= _steps_at_the_end(solution) >= self.max_steps
+        late = solution.status is Status.MAX_SECONDS and self.kept > 0
+        self.book(solution, swapped=swapped, parts=parts)
+        self.ranks[swapped] = _rank(solution)
+        wrong = solution.status is Status.NONFINITE and not isinstance(self.problem.target, GridDensity)
+        self.final |= first and (wrong or solution.status in FINAL and not late)
+        # a side may end with less than it was given: nothing may be begun behind what it broke off
+        self.cut |= late or self.kept > 0 and self.left <= self.kept
+        chosen = self.method.scheme is None and solution.scheme == "centred" and self.problem.ndim == 2
+        if chosen and not (self.final or swapped or self.limited):
+            self.method = replace(self.method, scheme="monotone")
+            if solution.status not in SOLVED:
+                self.one_side(swapped, parts, radius, steps)
 
     def plans(self, threads):
         """Entropic plans, on finer cells as long as that may help."""

@@ -5,7 +5,7 @@ import copy
 
 import numpy as np
 
-from .density import GridDensity, LogDensity, checked_values, floored
+from .density import GridDensity, LogDensity, checked_values, floored, is_smooth
 from .grid import Grid
 from .reductions import logarithm
 from .transfer import average, interpolate_inside
@@ -143,6 +143,12 @@ class TransportProblem:
     def is_rough(self):
         """Whether a density jumps by more than ``density.ROUGH`` between cells: its averages are all there is then."""
         return not self.source_is_pointwise or self.target.is_rough()
+
+    @property
+    def is_smooth(self):
+        """Whether both densities look smooth on their grids, :func:`~pmapde.density.is_smooth`."""
+        return (is_smooth(self.source_values, self.grid.periodic)
+                and (self.target.is_uniform or is_smooth(self.target_values, self.target_grid.periodic)))
 
     @property
     def target_values(self):

@@ -156,7 +156,7 @@ class Solution:
                    map_error=extrapolation.map_error, algebraic_error=last.error, extrapolation=extrapolation.note,
                    residual=residual, tolerance=float(last.tolerance), drift=drift, margin=margin, narrow_mass=narrow,
                    subdivision=subdivision, swapped=False, blur=0.0, history=history,
-                   stats=plain({**stats, "cost": how, "smooth": coarser.smooth(), "stencil_error": inconsistency}),
+                   stats=plain({**stats, "cost": how, "stencil_error": inconsistency}),
                    transport_map=transport_map, **checks)
 
     @property

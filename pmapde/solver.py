@@ -13,7 +13,7 @@ import numpy as np
 from . import conservation, work
 from .checkpoint import Journal, Run
 from .equation import COARSE_STEP_LIMIT, new_stats, one_grid
-from .extrapolation import EXTRAPOLATED_SHARE, INCONSISTENT_SHARE, CoarserGrids
+from .extrapolation import EXTRAPOLATED_SHARE, CoarserGrids
 from .integrators import Integrator, integrate
 from .linear.solver import LinearSolver, OutOfTime
 from .memory import refuse_oversized
@@ -67,8 +67,14 @@ def nested_problems(problem, method, **known):
 
 
 def chosen_scheme(problem, method):
-    """The scheme of ``method``, or the default of the dimension."""
-    return method.scheme or ("monotone" if problem.ndim == 2 else "centred")
+    """The scheme of ``method``; by default monotone in 2D, but for a steady state of data that look smooth.
+
+    Flows, whose densities may change from one to the next, keep to one scheme; so does a ``radius``.
+    """
+    if method.scheme or problem.ndim == 3:
+        return method.scheme or "centred"
+    steady = isinstance(method, PseudoTransient) and method.radius is None
+    return "centred" if steady and problem.is_smooth else "monotone"
 
 
 def checked_limits(max_steps, max_seconds):
@@ -192,9 +198,7 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
         if start is None:
             problems = nested_problems(problems[0], method, log_source=finest_operator.log_source)
     phi, taken = start, 0
-    level, may_switch = 0, method.scheme is None and method.radius is None and method.conserve and len(problems) > 1
-    while level < len(problems):
-        problem = problems[level]
+    for level, problem in enumerate(problems):
         finest, grid = level == len(problems) - 1, problem.grid
         linear.next_grid(measure=not finest, thorough=grid.size * COARSE <= problems[-1].grid.size
                          and grid.ndim == 2 and not coarser.rough())
@@ -238,22 +242,6 @@ def _nested(finest_operator, method, tolerance, start, threads, stats, coarser, 
             with thread_settings(threads) as count:
                 use_threads(count, grid.size)
                 coarser.add(operator, phi, first, step)
-                if may_switch and _too_narrow(operator, phi, coarser, problems[-1].grid, share, threads):
-                    finest_operator, level, phi, may_switch = MongeAmpere(problems[-1], "centred"), -1, None, False
-                    coarser.clear()
-        level += 1
-
-
-def _too_narrow(operator, phi, coarser, finest, share, threads):
-    """Whether, on smooth data, the monotone stencil will cost more on the ``finest`` grid than the grid does, or more
-    than extrapolation allows."""
-    if operator.scheme != "monotone" or not coarser.smooth():
-        return False
-    allowed = INCONSISTENT_SHARE if share < ALGEBRAIC_SHARE else 1.0
-    with thread_settings(threads) as count:
-        use_threads(count, phi.size)
-        inconsistency = operator.inconsistency(phi)
-    return inconsistency > allowed * coarser.error() * operator.grid.size / finest.size  # second order
 
 
 def solve(problem, method=None, *, tolerance="discretization", max_steps=300, max_seconds=math.inf, throw=False,
@@ -312,9 +300,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     Then, on failure, the swapped problem is solved and its map inverted; where that does not do either, and
     ``tolerance`` is no number and cells are nearly cubic, the map of an entropic plan is taken that blurs by about a
     cell or less (:attr:`Solution.blur`, ``MARGINALS_MET``; ``callback`` is not asked meanwhile), on subdivided cells if
-    need be; at last both sides are tried on those (``stats["attempts"]``). In 2D, where the first grids show
-    smooth data for whose Hessian the monotone stencil is too narrow, the centred scheme is taken
-    (:attr:`Solution.scheme`).
+    need be; at last both sides are tried on those (``stats["attempts"]``). Where the centred scheme was taken in 2D by
+    default, and is no success, what is tried after it is monotone, the equation itself too if it was not solved.
 
     Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to
     three multigrid cycles a grid; from 256^2 to 1024^2 on, by problem, none on the finest, whose start is extrapolated
@@ -391,11 +378,10 @@ def _attempt(problem, method, tolerance, max_steps, max_seconds, extrapolate, st
     phi = last.phi
     if last.grid.size > problem.grid.size:  # finer cells were needed
         finer = conservation.subdivided(problem, last.grid.shape[0] // problem.grid.shape[0])
-        operator = MongeAmpere(finer, last.scheme, last.radius)
-    elif (last.scheme, last.radius) != (operator.scheme, operator.radius):
-        operator = MongeAmpere(problem, last.scheme, last.radius)
-    if last.grid.size <= problem.grid.size and last.grid.shape != problem.grid.shape:
-        # stopped on a coarse grid: hand over what there is, on the right grid
+        operator = MongeAmpere(finer, operator.scheme, last.radius)
+    elif last.radius != operator.radius:
+        operator = MongeAmpere(problem, operator.scheme, last.radius)
+    elif last.grid.shape != problem.grid.shape:  # stopped on a coarse grid: hand over what there is, on the right grid
         phi = interpolate_cubic(phi, problem.grid.shape, problem.grid.periodic)
     stats["seconds"]["total"] = time.perf_counter() - begin
     stats["work"] = work.in_units(stats["work"], problem.grid.size)

@@ -58,9 +58,9 @@ class PseudoTransient:
     Parameters
     ----------
     scheme : {None, "monotone", "centred"}
-        See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, but for
-        smooth data whose Hessian is too anisotropic for it (``stats["stencil_error"]``), centred in 3D (as
-        robust there on the random pairs tried, and several times cheaper: ``benchmarks/results/robustness_3d.txt``).
+        See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: in 2D monotone, but centred on data
+        that look smooth, whatever the anisotropy of the Hessian; centred in 3D (as robust there on the random pairs
+        tried, and several times cheaper: ``benchmarks/results/robustness_3d.txt``).
     radius : int, optional
         Of the superbases of the monotone scheme in 2D, see :class:`~pmapde.monge_ampere.MongeAmpere`; by default 1, and
         on the finest grid more where the Hessian is too anisotropic for it on more than 5 % of the source mass.

@@ -93,6 +93,8 @@ class SampledProblem:
     at the centres of at most 1024^2 or 128^3 cells.
     """
 
+    is_smooth = False  # not known: the scheme that does not need it
+
     def __init__(self, source, target, *, grid, target_grid=None):
         if not isinstance(grid, Grid):
             raise TypeError(f"`grid` must be a pmapde.Grid, got {type(grid).__name__}.")

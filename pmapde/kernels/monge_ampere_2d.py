@@ -219,16 +219,17 @@ def centred_extension(phi, quadratic, log_image, low, high, with_weights, weight
 @njit(cache=True, parallel=True, error_model="numpy")
 def centred_margin(phi, quadratic, out):
     """``out[i]``: smallest eigenvalue of the centred Hessian relative to D2q, row by row."""
+    ny, inverse = phi.shape[1] - 2, 1.0 / math.sqrt(quadratic[0] * quadratic[1])
     for i in prange(out.shape[0]):
-        smallest = math.inf
-        for j in range(phi.shape[1] - 2):
+        eigenvalue = np.empty(ny)  # first by vector arithmetic, then reduced
+        for j in range(ny):
             a, b, m = _hessian(phi, i + 1, j + 1, quadratic)
-            a /= quadratic[0]
-            b /= quadratic[1]
-            m /= math.sqrt(quadratic[0] * quadratic[1])
-            eigenvalue = 0.5 * (a + b) - math.hypot(0.5 * (a - b), m)
-            if eigenvalue < smallest or math.isnan(eigenvalue):
-                smallest = eigenvalue
+            a, b, m = a / quadratic[0], b / quadratic[1], m * inverse
+            eigenvalue[j] = 0.5 * (a + b) - math.sqrt(0.25 * (a - b) * (a - b) + m * m)
+        smallest = math.inf
+        for j in range(ny):
+            if eigenvalue[j] < smallest or math.isnan(eigenvalue[j]):  # NaN wins, and stays
+                smallest = eigenvalue[j]
         out[i] = smallest
 
 
