@@ -111,7 +111,8 @@ _PARAMETERS = """
     step : float, optional
         Fixed step; steps are chosen by error control if omitted.
     scheme : {None, "monotone", "centred"}
-        See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: monotone in 2D, centred in 3D.
+        See :class:`~pmapde.monge_ampere.MongeAmpere`; ``None``: as in
+        :class:`~pmapde.PseudoTransient`.
     linear : Automatic, GeometricMultigrid, BlackBoxMultigrid, AlgebraicMultigrid, Spectral or Direct
     max_iterations : int
         Newton iterations of a stage before the step is refused.

@@ -67,14 +67,11 @@ def nested_problems(problem, method, **known):
 
 
 def chosen_scheme(problem, method):
-    """The scheme of ``method``; by default monotone in 2D, but for a steady state of data that look smooth.
-
-    Flows, whose densities may change from one to the next, keep to one scheme; so does a ``radius``.
-    """
-    if method.scheme or problem.ndim == 3:
-        return method.scheme or "centred"
-    steady = isinstance(method, PseudoTransient) and method.radius is None
-    return "centred" if steady and problem.is_smooth else "monotone"
+    """The scheme of ``method``; by default monotone in 2D, on data that do not look smooth or with a ``radius``."""
+    if method.scheme:
+        return method.scheme
+    wide = getattr(method, "radius", None) is not None  # integrators have none
+    return "centred" if problem.ndim == 3 or not wide and problem.is_smooth else "monotone"
 
 
 def checked_limits(max_steps, max_seconds):

@@ -145,7 +145,8 @@ class State:
             run = mirror_descent(problem, schedule, 1, scheme=settings["scheme"],
                                  start=self.phi + self.training.quadratic, modes=modes, on_convexity_loss="shorten",
                                  ledger=None, tolerance=STEP_TOLERANCE,
-                                 method=BackwardEuler(linear=linear, max_iterations=25),
+                                 method=BackwardEuler(scheme=self.training.operator.scheme, linear=linear,
+                                                      max_iterations=25),
                                  max_seconds=max(0.0, self.training.deadline - time.perf_counter()))
             if run.success:
                 self.phi = run.displacement_potential
