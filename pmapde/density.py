@@ -49,11 +49,14 @@ def floored(values, floor):
     return np.maximum(values, floor * values.max()) if floor else values
 
 
-def largest_jump(values):
-    """Between neighbouring cells, of the logarithm; infinity next to a zero."""
+def largest_jump(values, periodic=None):
+    """Between neighbouring cells, of the logarithm; infinity next to a zero. ``periodic``: axes whose ends are
+    neighbours."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(values)
         jumps = [np.abs(np.diff(logs, axis=axis)).max(initial=0.0) for axis in range(logs.ndim)]
+        jumps += [np.abs(logs.take(0, axis) - logs.take(-1, axis)).max()
+                  for axis, wraps in enumerate(periodic or ()) if wraps]
     return float(np.nan_to_num(max(jumps), nan=np.inf))
 
 
@@ -146,7 +149,7 @@ class GridDensity:
     @cached_property
     def roughness(self):
         """Largest jump of the log-density between neighbouring cells (infinity next to a zero)."""
-        return largest_jump(self.values)
+        return largest_jump(self.values, self.grid.periodic)
 
     def is_rough(self, ratio=1.0):
         """Whether the logarithm may jump by more than ``ROUGH`` between cells that are ``ratio`` as wide as the

@@ -114,6 +114,19 @@ def test_rough_sides_stay_averages():
     np.testing.assert_allclose(again.target_values, from_rough.source_values, rtol=1e-14)
 
 
+def test_a_jump_where_a_torus_closes_is_a_jump():
+    """Smooth inside, a hundredth of it next to the largest value across the seam: values at centres would be negative."""
+    grid = pmapde.Grid((64, 64), periodic=(True, False))
+    values = np.exp(np.add.outer(np.linspace(0, 5, 64), np.zeros(64)))
+    inside = GridDensity(values, pmapde.Grid((64, 64)))
+    across = GridDensity(values, grid)
+    assert inside.roughness == pytest.approx(5 / 63) and not inside.is_rough()
+    assert across.roughness == pytest.approx(5) and across.is_rough()
+    problem = pmapde.TransportProblem(values, np.ones((64, 64)), grid=grid, target_grid=grid)
+    assert not problem.source_is_pointwise and not problem.is_smooth
+    assert pmapde.solve(problem).success
+
+
 def as_arrays(problem, n):
     """The same densities by their averages, each with its grid; the weights of thirds of a cell are of order 4."""
     weights, sides = np.array([3, 2, 3]) / 8, []

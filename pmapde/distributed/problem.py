@@ -200,9 +200,10 @@ class SampledProblem:
 
 
 def _without_ends(layout):
-    """What of a padded field is in the grid."""
-    return tuple(slice(first == 0, n + 2 - (last == total)) for (first, last), n, total
-                 in zip(layout.ranges, layout.shape, layout.grid.shape))
+    """A padded field but for what lies beyond a face."""
+    return tuple(slice(0, n + 2) if wraps else slice(first == 0, n + 2 - (last == total))
+                 for (first, last), n, total, wraps
+                 in zip(layout.ranges, layout.shape, layout.grid.shape, layout.grid.periodic))
 
 
 def refuse_oversized(grid, comm):

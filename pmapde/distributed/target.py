@@ -75,8 +75,9 @@ class SlicedDensity:
                                      f"in rows {first} to {last - 1}; add a floor to them.")
                 total, lowest, highest = total + own.sum(), min(lowest, own.min()), max(highest, own.max())
                 splined += at_knots(self._splined(around, faces))[inside].sum()
-                onwards = slice(inside[0].start, inside[0].stop + (last < self.grid.shape[0]))
-                jump = max(jump, largest_jump(around[(onwards, *inside[1:])]))
+                more = [last < self.grid.shape[0] or self.grid.periodic[0], *self.grid.periodic[1:]]
+                onwards = tuple(slice(own.start, own.stop + further) for own, further in zip(inside, more))
+                jump = max(jump, largest_jump(around[onwards]))
         except Exception as found:  # whatever reading brings
             error = found
         agree(self._comm, error)

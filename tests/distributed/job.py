@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,12 @@ from pmapde.distributed import engine, nested
 from pmapde.distributed import result as result_module
 from pmapde.distributed.linear import PetscMultigrid
 
-PLAIN = pmapde.PseudoTransient(conserve=False)
-TIGHT = 1e-11
+PLAIN, TIGHT = pmapde.PseudoTransient(conserve=False), 1e-11
+
+
+def for_sampled(grid):
+    """What a :class:`SampledProblem` on ``grid`` is solved with: whether it is smooth is not known."""
+    return replace(PLAIN, scheme="monotone" if grid.ndim == 2 else None)
 
 
 def problems():
@@ -189,6 +194,7 @@ def sliced_problems():
             "rough": (np.ones((64, 60)), np.exp(rng.uniform(-1, 0, (64, 60))), None, None),
             "mixed": (waves((48, 40), 0.2, 0.1), waves((60, 70), 0.2, 0.35), *mixed),
             "3D": (waves((16, 18, 20), 0.3, 0.2), waves((24, 22, 20), 0.2, 0.45), *torus),
+            "seam": (waves((48, 40), 0.2, 0.1), np.exp(np.add.outer(np.linspace(0, 2, 60), np.zeros(70))), *mixed),
             "large": (waves((80, 90), 0.1, periodic=False), waves((320, 330), -0.1, periodic=False), None, None)}
 
 
@@ -206,8 +212,8 @@ def sliced(comm, folder):
         result.write(folder / f"phi {name}.npy")
         kept = [math.prod(box.shape) for _, box, _ in density._windows.values()]
         whole = pmapde.TransportProblem(pmapde.GridDensity(source, grid), pmapde.GridDensity(target, target_grid))
-        masses = [part.push_forward_error for part in (result, distributed.solve(whole, PLAIN, tolerance=TIGHT,
-                                                                                 gather=False))]
+        masses = [part.push_forward_error for part in (result, distributed.solve(whole, for_sampled(whole.grid),
+                                                                                 tolerance=TIGHT, gather=False))]
         notes[name] = [result.status.name, result.cost, comm.allreduce(max(kept)) / target.size,
                        [density.is_rough(), density.roughness], masses]
     told = []
