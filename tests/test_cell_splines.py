@@ -115,7 +115,7 @@ def test_rough_sides_stay_averages():
 
 
 def test_a_jump_where_a_torus_closes_is_a_jump():
-    """Smooth inside, a hundredth of it next to the largest value across the seam: values at centres would be negative."""
+    """Smooth inside, the smallest value next to the largest across the seam: values at centres would be negative."""
     grid = pmapde.Grid((64, 64), periodic=(True, False))
     values = np.exp(np.add.outer(np.linspace(0, 5, 64), np.zeros(64)))
     inside = GridDensity(values, pmapde.Grid((64, 64)))
