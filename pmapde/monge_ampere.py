@@ -8,7 +8,7 @@ import numpy as np
 
 from . import work
 from .kernels import monge_ampere_2d, monge_ampere_3d, monge_ampere_3d_monotone, stencil_2d, stencil_3d
-from .linear.stencil import Stencil
+from .linear.stencil import Stencil, no_drift
 from .negative_norm import block_sums, gradient_size, without_mean
 from .reductions import combine, log_ratio, logarithm, moments, weighted_square
 from .superbases import LARGEST_WIDE, NARROW, WIDEST, SuperbaseFamily
@@ -205,9 +205,10 @@ class MongeAmpere:
         """Room for :meth:`evaluate`; without a linearisation if so asked."""
         shape = self.grid.shape
         empty = (0,) * len(shape)
-        new = np.zeros if self.problem.target.is_uniform else np.empty
-        return Evaluation(np.empty(shape), np.empty((len(self.offsets), *(shape if linearise else empty))),
-                          new((len(shape), *(shape if linearise else empty))))
+        weights = np.empty((len(self.offsets), *(shape if linearise else empty)))
+        uniform = self.problem.target.is_uniform
+        return Evaluation(np.empty(shape), weights,
+                          no_drift(shape) if uniform else np.empty((len(shape), *weights.shape[1:])))
 
     def evaluate(self, phi, extend=False, linearise=True, out=None):
         """The log residual at ``phi`` and, if asked for, its linearisation.

@@ -71,6 +71,22 @@ def test_every_method_gives_the_same_correction(shape, periodic, shift):
         assert error < 1e-9 * np.abs(expected.correction).max(), name  # observed at most 1.0e-10
 
 
+@pytest.mark.parametrize("shape", [(33, 40), (20, 17, 12)])
+def test_one_layer_of_zeros_stands_for_a_drift_that_is_none(shape):
+    """To the bit, in all that reads it: a uniform target has none."""
+    rng = np.random.default_rng(3)
+    problem = pmapde.TransportProblem(1 + rng.random(shape), np.ones(shape))
+    one = MongeAmpere(problem, "centred").linearise(np.zeros(shape))
+    assert one.drift.shape == (len(shape), 1, *shape[1:]) and not one.drift.any()
+    whole = replace(one, drift=np.zeros((len(shape), *shape)))
+    field = rng.standard_normal(shape)
+    assert np.array_equal(one.apply(field), whole.apply(field))
+    assert (one.matrix() != whole.matrix()).nnz == 0
+    for method in (GeometricMultigrid(), BlackBoxMultigrid(), AlgebraicMultigrid()):
+        results = [method.build(stencil).apply(field - field.mean()).copy() for stencil in (one, whole)]
+        assert np.array_equal(*results), method.name
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_smoothed_aggregation_gives_the_same_mean_free_correction(seed):
     np.random.seed(seed)  # noqa: NPY002  pyamg draws from it

@@ -30,8 +30,9 @@ def assemble(weights, drift, offsets, shift, row_weight, periodic, rows):
                 for j in range(ny):
                     line[j] -= weights[e, i, j]
                 if e < 2:  # the offsets start with the axes
+                    part = drift[e, min(i, drift.shape[1] - 1)]
                     for j in range(ny):
-                        line[j] -= sign * drift[e, i, j]
+                        line[j] -= sign * part[j]
         for k in range(9):
             line = rows[k, i]
             for j in range(ny):

@@ -45,7 +45,7 @@ def _assemble(weights, drift, offsets, shift, row_weight, periodic, i, j, rows):
             line = rows[AT[13 + sign * (9 * offsets[e, 0] + 3 * offsets[e, 1] + offsets[e, 2])], i, j]
             _add(weights[e, i, j], line, -1.0)
             if e < 3:  # the offsets start with the axes
-                _add(drift[e, i, j], line, -sign)
+                _add(drift[e, min(np.int64(i), drift.shape[1] - 1), j], line, -sign)
     for m in range(len(rows)):
         line = rows[m, i, j]
         for k in range(nz):

@@ -23,6 +23,7 @@ def stencil_rows(weights, drift, offsets, shift, neighbours_x, neighbours_y, col
     count, nx, ny = weights.shape
     radius = (neighbours_x.shape[0] - nx) // 2
     for i in prange(nx):
+        row = min(np.int64(i), drift.shape[1] - 1)
         for j in range(ny):
             p = i * ny + j
             total = 0.0
@@ -30,9 +31,9 @@ def stencil_rows(weights, drift, offsets, shift, neighbours_x, neighbours_y, col
                 x, y = offsets[e, 0], offsets[e, 1]
                 b = 0.0  # the offsets start with the axes: (1, 0), (0, 1)
                 if e == 0:
-                    b = drift[0, i, j]
+                    b = drift[0, row, j]
                 elif e == 1:
-                    b = drift[1, i, j]
+                    b = drift[1, row, j]
                 columns[p, 2 * e] = neighbours_x[i + x + radius] * ny + neighbours_y[j + y + radius]
                 columns[p, 2 * e + 1] = neighbours_x[i - x + radius] * ny + neighbours_y[j - y + radius]
                 values[p, 2 * e] = -weights[e, i, j] - b
@@ -45,8 +46,9 @@ def stencil_rows(weights, drift, offsets, shift, neighbours_x, neighbours_y, col
 @njit(cache=True, error_model="numpy")
 def _residual_row(weights, drift, shift, rhs, below, own, above, i, out, diagonal):
     """Row ``i`` of ``rhs - A w``, and the diagonal of A there; ``below``, ``own``, ``above``: w beside and on it."""
-    wx, wy, wm, wp, bx, by = weights[0, i], weights[1, i], weights[2, i], weights[3, i], drift[0, i], drift[1, i]
-    right = rhs[i]
+    wx, wy, wm, wp, right = weights[0, i], weights[1, i], weights[2, i], weights[3, i], rhs[i]
+    row = min(np.int64(i), drift.shape[1] - 1)  # one row of zeros stands for all
+    bx, by = drift[0, row], drift[1, row]
     for j in range(out.shape[0]):
         twice = 2.0 * own[j + 1]
         out[j] = (right[j] + wx[j] * (above[j + 1] + below[j + 1] - twice) + wy[j] * (own[j + 2] + own[j] - twice)
@@ -90,9 +92,10 @@ def pad(field, periodic, out):
 def apply_stencil(weights, drift, shift, field, out):
     """``out = A w``."""
     nx, ny = out.shape
-    for i in prange(nx):
-        wx, wy, wm, wp, bx, by = weights[0, i], weights[1, i], weights[2, i], weights[3, i], drift[0, i], drift[1, i]
-        below, own, above = field[i], field[i + 1], field[i + 2]
+    for index in prange(nx):
+        i = np.int64(index)
+        wx, wy, wm, wp, one = weights[0, i], weights[1, i], weights[2, i], weights[3, i], min(i, drift.shape[1] - 1)
+        below, own, above, bx, by = field[i], field[i + 1], field[i + 2], drift[0, one], drift[1, one]
         row = out[i]
         for j in range(ny):
             twice = 2.0 * own[j + 1]
@@ -266,8 +269,9 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
     cell widths. An axis whose own coupling would be weaker than its drift is upwinded.
     """
     ny, width = weights.shape[2], weight_x.shape[1]
-    mx, my = coarse_drift.shape[1:]
-    for i in prange(mx):
+    mx, my = coarse_shift.shape
+    for index in prange(mx):
+        i = np.int64(index)
         total, scale, value = np.empty(ny), np.empty((width, ny)), np.empty((7, my))
         for a in range(width):
             scale[a] = weight_x[i, a]
@@ -280,7 +284,8 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
                 x = first_x[i] + a
                 if weight_x[i, a] == 0.0:
                     continue
-                line = weights[k, x] if k < 4 else drift[k - 4, x] if k < 6 else shift[x if shift.shape[0] > 1 else 0]
+                line = (weights[k, x] if k < 4 else drift[k - 4, min(x, drift.shape[1] - 1)] if k < 6
+                        else shift[x if shift.shape[0] > 1 else 0])
                 if line.shape[0] == 1:
                     for j in range(ny):
                         total[j] += scale[a, j] * line[0]
@@ -296,7 +301,8 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
             coarse_weights[0, i, j] = max(along_x - mixed_m - mixed_p, abs(drift_x))
             coarse_weights[1, i, j] = max(along_y - mixed_m - mixed_p, abs(drift_y))
             coarse_weights[2, i, j], coarse_weights[3, i, j] = mixed_m, mixed_p
-            coarse_drift[0, i, j], coarse_drift[1, i, j] = drift_x, drift_y
+            if coarse_drift.shape[1] == mx:
+                coarse_drift[0, i, j], coarse_drift[1, i, j] = drift_x, drift_y
             coarse_shift[i, j] = value[6, j]
 
 

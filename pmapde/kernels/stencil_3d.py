@@ -30,7 +30,7 @@ def stencil_rows(weights, drift, offsets, shift, neighbours_x, neighbours_y, nei
                     x, y, z = offsets[e, 0], offsets[e, 1], offsets[e, 2]
                     b = 0.0
                     if e < 3:  # the offsets start with the axes
-                        b = drift[e, i, j, k]
+                        b = drift[e, min(np.int64(i), drift.shape[1] - 1), j, k]
                     columns[p, 2 * e] = ((neighbours_x[i + x + r] * ny + neighbours_y[j + y + r]) * nz
                                          + neighbours_z[k + z + r])
                     columns[p, 2 * e + 1] = ((neighbours_x[i - x + r] * ny + neighbours_y[j - y + r]) * nz
@@ -58,13 +58,14 @@ def _add_corners(weights, slab_below, slab, slab_above, i, j, out, diagonal):
 def _residual_row(weights, drift, shift, rhs, below, slab, above, i, j, out, diagonal):
     """Row ``j`` of slab ``i`` of ``rhs - A w``, and the diagonal of A there; ``below``, ``slab``, ``above``: w beside
     and on the slab."""
-    right = rhs[min(np.int64(i), rhs.shape[0] - 1), j]  # one slab of zeros stands for all
+    # one slab of zeros stands for all
+    right, zero = rhs[min(np.int64(i), rhs.shape[0] - 1), j], min(np.int64(i), drift.shape[1] - 1)
     own, east, west, north, south = slab[j + 1], above[j + 1], below[j + 1], slab[j + 2], slab[j]
     east_north, west_south, east_south, west_north = above[j + 2], below[j], above[j], below[j + 2]
     w0, w1, w2 = weights[0, i, j], weights[1, i, j], weights[2, i, j]
     w3, w4, w5 = weights[3, i, j], weights[4, i, j], weights[5, i, j]
     w6, w7, w8 = weights[6, i, j], weights[7, i, j], weights[8, i, j]
-    bx, by, bz = drift[0, i, j], drift[1, i, j], drift[2, i, j]
+    bx, by, bz = drift[0, zero, j], drift[1, zero, j], drift[2, zero, j]
     for k in range(out.shape[0]):
         twice = 2.0 * own[k + 1]
         out[k] = (right[k] + w0[k] * (east[k + 1] + west[k + 1] - twice) + w1[k] * (north[k + 1] + south[k + 1] - twice)
@@ -325,7 +326,7 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
                         for k in range(nz):
                             scale[k] *= row_weight[x, y, k]
                     for e in range(13):
-                        line = (weights[e, x, y] if e < 9 else drift[e - 9, x, y] if e < 12
+                        line = (weights[e, x, y] if e < 9 else drift[e - 9, min(x, drift.shape[1] - 1), y] if e < 12
                                 else shift[x, y] if shift.shape[0] > 1 else shift[0, 0])
                         if line.shape[0] == 1:
                             for k in range(nz):
@@ -359,7 +360,8 @@ def coarsen(weights, drift, shift, row_weight, ratio, first_x, weight_x, first_y
                     pairs = value[3 if axis < 2 else 5] + value[4 if axis < 2 else 6]
                     pairs += value[5 if axis == 0 else 7] + value[6 if axis == 0 else 8]
                     coarse_weights[axis, i, j, k] = max(value[axis] - pairs, abs(value[9 + axis]))
-                    coarse_drift[axis, i, j, k] = value[9 + axis]
+                    if coarse_drift.shape[1] == mx:
+                        coarse_drift[axis, i, j, k] = value[9 + axis]
                 for e in range(3, 9):
                     coarse_weights[e, i, j, k] = value[e]
                 coarse_shift[i, j, k] = value[12]

@@ -12,7 +12,7 @@ from ..kernels import stencil_2d, stencil_3d
 from ..reductions import sparse
 from ..threads import SERIAL_BELOW, use_threads
 from ..transfer import averaging_matrix
-from .stencil import Stencil
+from .stencil import Stencil, no_drift
 
 COARSEST = 4  # cells along the longest axis that is not coarsened further
 
@@ -104,7 +104,8 @@ class _Hierarchy:
             level.restriction = [array for table in tables for array in table[:2]]
             level.prolongation = [array for table in tables for array in table[2:]]
             ratio = np.array(coarse) / np.array(shape)
-            weights, drift = np.empty((min(len(weights), 9), *coarse)), np.empty((len(coarse), *coarse))
+            weights = np.empty((min(len(weights), 9), *coarse))
+            drift = no_drift(coarse) if drift.shape[1] < shape[0] else np.empty((len(coarse), *coarse))
             coarse_shift = np.empty(coarse)
             self.kernels.coarsen(level.weights, level.drift, shift, row_weight, ratio, *level.restriction, weights,
                                  drift, coarse_shift)

@@ -172,8 +172,9 @@ class LinearSolver:
         self._kept = None
         if state["kept"] is not None:
             stencil = Stencil(periodic=grid.periodic, **state["kept"])
+            layers = 1 if stencil.drift.shape[1:2] == (1,) else grid.shape[0]
             checked = [(stencil.weights, (len(stencil.offsets), *grid.shape)),
-                       (stencil.drift, (grid.ndim, *grid.shape)), (stencil.row_weight, grid.shape)]
+                       (stencil.drift, (grid.ndim, layers, *grid.shape[1:])), (stencil.row_weight, grid.shape)]
             if not (stencil.radius <= min(grid.shape) and all(values.shape == shape and values.dtype == float
                                                               for values, shape in checked)):
                 raise ValueError("a stencil that does not fit the grid")

@@ -11,13 +11,19 @@ from ..ghosts import fold
 from ..kernels import stencil_2d, stencil_3d
 
 
+def no_drift(shape):
+    """Zeros, of which one layer along the first axis stands for all: nothing that sweeps would have to read."""
+    return np.zeros((len(shape), 1, *shape[1:]))
+
+
 @dataclass(frozen=True)
 class Stencil:
     """The linear operator ``A w = shift w - J w`` with ``J w = sum_k W_k D_k w + sum_a B_a (w(+1_a) - w(-1_a))``.
 
     ``weights`` (K, *shape) multiply second differences along ``offsets`` (K, d), whose first d rows are the axes;
-    ``drift`` (d, *shape) multiplies central differences. Index space: no spacing appears. ``row_weight`` (*shape): the
-    rows times this density are nearly symmetric (the divergence form of the linearisation); for the preconditioners.
+    ``drift`` (d, *shape), or :func:`no_drift`, multiplies central differences. Index space: no spacing appears.
+    ``row_weight`` (*shape): the rows times this density are nearly symmetric (the divergence form of the
+    linearisation); for the preconditioners.
     """
 
     weights: np.ndarray
