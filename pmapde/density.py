@@ -72,16 +72,16 @@ def is_smooth(values, periodic):
         return False
     while 32 * strides[-1] <= min(values.shape):
         strides.append(2 * strides[-1])
-    squares = np.zeros(len(strides))
+    squares, scale = np.zeros(len(strides)), float(values.max())
     for axis, wraps in enumerate(periodic):
         first = np.linspace(0, values.shape[1 - axis] - BUNDLE, BUNDLES).astype(int)
-        lines = np.take(values, np.add.outer(first, np.arange(BUNDLE)).ravel(), axis=1 - axis)
+        lines = np.take(values, np.add.outer(first, np.arange(BUNDLE)).ravel(), axis=1 - axis) / scale
         if wraps:
             lines = np.concatenate([lines, lines[:2 * strides[-1]] if axis == 0 else lines[:, :2 * strides[-1]]], axis)
         for index, stride in enumerate(strides):
             differences = np.diff(lines[::stride] if axis == 0 else lines[:, ::stride], 2, axis)
             squares[index] += float((differences**2).mean())  # no BLAS: its threads would spin beside numba's
-    sizes, rounding = np.sqrt(squares), 16 * np.finfo(float).eps * float(lines.max())
+    sizes, rounding = np.sqrt(squares), 16 * np.finfo(float).eps
     return all(sizes[0] <= sizes[last] / SMOOTH_FALL**last + rounding for last in (1, len(strides) - 1))
 
 
