@@ -64,8 +64,8 @@ def is_smooth(values, periodic):
     """Whether the second differences (RMS) of a 2D density fall as on smooth data: from a sixteenth of the grid to its
     cells on average, and over the last halving. Not on fewer than 16 cells an axis, where that cannot be seen.
 
-    Kinks may pass; pictures and fields that jump do not, nor those that are smooth only because they were interpolated
-    from a grid a few times coarser. Looked at along some bundles of lines.
+    Kinks may pass, and what was interpolated from a coarser grid; pictures and fields that jump do not. Looked at along
+    some bundles of lines: a narrow spot between them is not seen.
     """
     strides = [1, 2]
     if min(values.shape) < 16:

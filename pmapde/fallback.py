@@ -118,9 +118,10 @@ class _Chain:
         # a side may end with less than it was given: nothing may be begun behind what it broke off
         self.cut |= late or self.kept > 0 and self.left <= self.kept
         chosen = self.method.scheme is None and solution.scheme == "centred" and self.problem.ndim == 2
-        if chosen and not (self.final or swapped or self.limited):
+        if chosen and not (self.final or swapped):
             self.method = replace(self.method, scheme="monotone")
-            if solution.status not in SOLVED:
+            if solution.status not in SOLVED and not self.limited:
+                self.waiting.add(swapped)
                 self.one_side(swapped, parts, radius, steps)
 
     def plans(self, threads):

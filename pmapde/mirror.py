@@ -104,7 +104,8 @@ class MirrorRun:
 
 def predicted_limit(evaluation):
     """``1 / (2 max sum W)``: up to it an explicit step is monotone and, by Gershgorin's circles, stable, where weights
-    are not negative (2D; nearly so in 3D) and outweigh the drift of a target that varies."""
+    are not negative (the monotone scheme's; those of centred differences nearly so) and outweigh the drift of a target
+    that varies."""
     return 0.5 / float(evaluation.weights.sum(axis=0).max())
 
 

@@ -62,8 +62,9 @@ class PseudoTransient:
         that look smooth, whatever the anisotropy of the Hessian; centred in 3D (as robust there on the random pairs
         tried, and several times cheaper: ``benchmarks/results/robustness_3d.txt``).
     radius : int, optional
-        Of the superbases of the monotone scheme in 2D, see :class:`~pmapde.monge_ampere.MongeAmpere`; by default 1, and
-        on the finest grid more where the Hessian is too anisotropic for it on more than 5 % of the source mass.
+        Of the superbases of the monotone scheme in 2D, which it asks for, see
+        :class:`~pmapde.monge_ampere.MongeAmpere`; by default 1, and on the finest grid more where the Hessian is too
+        anisotropic for it on more than 5 % of the source mass.
     linear : Automatic, GeometricMultigrid, BlackBoxMultigrid, AlgebraicMultigrid, Spectral or Direct
     newton : Newton
     conserve : bool

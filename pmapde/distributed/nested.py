@@ -75,7 +75,7 @@ def steps(problem, method, linear_method, tolerance, start, comm, stats, coarser
         first = _first_cut(problems, comm)
     levels, phi = len(problems), None
     if first:
-        found, history = _serial(problems[first - 1], method, comm, stats, share)
+        found, history = _serial(problems[first - 1], replace(method, scheme=scheme), comm, stats, share)
         coarser.take(found)
         phi = coarser.phi
         for step in history:

@@ -210,7 +210,8 @@ def refuse_oversized(grid, comm):
     """:class:`MemoryError` on all ranks where those of one machine need more than it has."""
     from mpi4py import MPI
     here = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    needed = here.size * -(-grid.size // comm.size) * (BYTES_PER_CELL[grid.ndim] + MATRIX_BYTES[grid.ndim])
+    cell = BYTES_PER_CELL[grid.ndim] + 8 * grid.ndim + MATRIX_BYTES[grid.ndim]  # with the drift
+    needed = here.size * -(-grid.size // comm.size) * cell
     available = available_memory()
     here.Free()
     error = None

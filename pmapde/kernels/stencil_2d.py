@@ -2,10 +2,10 @@
 
     A w = shift w - sum_k W_k (w(i + e_k) - 2 w(i) + w(i - e_k)) - sum_a B_a (w(i + 1_a) - w(i - 1_a))
 
-with ``weights`` W (4, nx, ny) of the offsets e = (1,0), (0,1), (1,-1), (1,1) and ``drift`` B (2, nx, ny). In the
-multigrid kernels ``shift`` is a number, or a field on coarse grids, passed
-as an array of the shape of a cell or of the grid. Fields have one ghost layer; every kernel that writes a field fills
-its ghosts, each by the row that owns the values, so that nothing depends on the number of threads.
+with ``weights`` W (4, nx, ny) of the offsets e = (1,0), (0,1), (1,-1), (1,1) and ``drift`` B (2, nx, ny), or
+(2, 1, ny) where one row of zeros stands for all. In the multigrid kernels ``shift`` is a number, or a field on coarse
+grids, passed as an array of the shape of a cell or of the grid. Fields have one ghost layer; every kernel that writes a
+field fills its ghosts, each by the row that owns the values, so that nothing depends on the number of threads.
 """
 import numpy as np
 from numba import njit, prange

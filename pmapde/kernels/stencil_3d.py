@@ -4,7 +4,7 @@
 
 with ``weights`` W (9, nx, ny, nz) of the offsets (1,0,0), (0,1,0), (0,0,1), (1,-1,0), (1,1,0), (1,0,-1), (1,0,1),
 (0,1,-1), (0,1,1), or (13, nx, ny, nz) with (1,-1,-1), (1,-1,1), (1,1,-1), (1,1,1) too, and ``drift`` B
-(3, nx, ny, nz). Conventions of fields, ghosts and ``shift`` as in 2D.
+(3, nx, ny, nz) or (3, 1, ny, nz). Conventions of fields, ghosts and ``shift`` as in 2D.
 """
 import numpy as np
 from numba import njit, prange
