@@ -237,7 +237,7 @@ def test_errors_of_a_stencil_too_narrow_are_part_of_the_estimates(seed, narrow):
 
 
 @pytest.mark.parametrize("n", [32, 64, 128])
-@pytest.mark.parametrize("seed", [0, 2, 4, 6])
+@pytest.mark.parametrize("seed", [0, 2, 3, 4, 6])
 def test_the_centred_scheme_is_taken_on_smooth_data(seed, n):
     problem, displacement, cost = sum_of_cosines(seed, n)
     plain, extrapolated = pmapde.solve(problem), pmapde.solve(problem, extrapolate="map")
@@ -245,7 +245,7 @@ def test_the_centred_scheme_is_taken_on_smooth_data(seed, n):
     for solution in (plain, extrapolated):
         assert solution.success and len(solution.stats["attempts"]) == 1
         error = distance(solution, displacement)
-        assert error < 1.4 * solution.map_error and abs(solution.cost - cost) < 1.4 * solution.cost_error
+        assert error < 1.2 * solution.map_error and abs(solution.cost - cost) < 1.2 * solution.cost_error
     if n == 128:
         assert extrapolated.extrapolation == "map" and extrapolated.map_error < 5e-7  # observed 1.1e-7 to 3.6e-7
     assert pmapde.solve(problem, pmapde.PseudoTransient(radius=1)).scheme == "monotone"
@@ -297,10 +297,15 @@ def smooth_fields(n, rng):
 
 def rough_fields(n, rng):
     x, y = pmapde.Grid((n, n)).cell_centres()
-    picture = gallery.load("grace_hopper", (n, n))
-    return {"noise": 1 + rng.random((n, n)), "jump": 1.0 + (x + y > 0.8), "picture": gallery.load("relief", (n, n)),
-            "noise on a bump": 0.3 * rng.random((n, n)) + np.exp(-10 * ((x - 0.3)**2 + y**2)),
-            "a larger picture": picture}
+    pictures = {name: gallery.load(name, (n, n)) for name in ("grace_hopper", "relief")}
+    return {"noise": 1 + rng.random((n, n)), "jump": 1.0 + (x + y > 0.8), **pictures,
+            "noise on a bump": 0.3 * rng.random((n, n)) + np.exp(-10 * ((x - 0.3)**2 + y**2))}
+
+
+def test_pictures_keep_the_monotone_scheme():
+    pictures = (gallery.load(name, (128, 128)) for name in ("grace_hopper", "relief"))
+    solution = pmapde.solve(pmapde.TransportProblem(*pictures, floor=0.03))
+    assert solution.success and solution.scheme == "monotone"
 
 
 @pytest.mark.parametrize("n", [16, 33, 64, 200, 512])
