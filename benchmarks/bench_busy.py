@@ -3,8 +3,9 @@ them busy, and beside another that solves on all threads, as pmapde tells OpenMP
 
     python benchmarks/bench_busy.py
 
-Every case is a process of its own, of twenty solves, checked before they are timed. What spinning costs depends on how
-the cores are shared out, and changes from run to run. Two minutes.
+Every case is a process of its own, of twenty solves, checked before they are timed. "the other's cores": the processor
+time that the other process had meanwhile, as a share of the time that passed (Linux). What spinning costs depends on
+how the cores are shared out, and changes from run to run. Two minutes.
 """
 import argparse
 import contextlib
@@ -36,15 +37,22 @@ OTHERS = {"none": None, "one core busy": "while True: pass",
 
 @contextlib.contextmanager
 def beside(code, environment):
-    """Within: a process that runs ``code``, if there is any."""
+    """Within: a process that runs ``code``, if there is any, and is given."""
     other = subprocess.Popen([sys.executable, "-c", code], env=environment) if code else None
     try:
         time.sleep(3.0 if other else 0.0)  # beyond its imports
-        yield
+        yield other
     finally:
         if other:
             other.kill()
             other.wait()
+
+
+def processor_seconds(process):
+    """Of all its threads so far."""
+    with open(f"/proc/{process.pid}/stat") as file:
+        user, system = file.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def timed(threads, environment):
@@ -63,10 +71,13 @@ def main(arguments=None):
         for spin, told in SPINS.items():
             for threads in (1, numba.config.NUMBA_NUM_THREADS):
                 environment = os.environ | told
-                with beside(code, environment):
+                with beside(code, environment) as process:
+                    begin, before = time.perf_counter(), processor_seconds(process) if process else 0.0
                     median, longest = timed(threads, environment)
+                    had = processor_seconds(process) - before if process else float("nan")
+                    cores = had / (time.perf_counter() - begin)
                 rows.append({"beside": other, "spinning": spin, "threads": threads, "seconds": median,
-                             "longest": longest})
+                             "longest": longest, "the other's cores": cores})
     report("busy", "512^2 solves (array target) beside other work", rows)
 
 

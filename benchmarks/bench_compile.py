@@ -1,5 +1,5 @@
 """What the first use costs: seconds of the first and second `solve` in a fresh process,
-with an empty and a filled cache.
+with an empty and a filled cache: a smooth pair with an array as target, and a pair of pictures.
 
     python benchmarks/bench_compile.py
 """
@@ -14,9 +14,10 @@ from common import report
 CODE = """
 import time
 begin = time.perf_counter()
-import numpy as np, pmapde
-from pmapde import exact
-problem = exact.manufactured(({n},) * {ndim}, array_target=True).problem
+import pmapde
+from pmapde import exact, gallery
+shape = {shape}
+problem = {problem}
 times = [time.perf_counter() - begin]
 for _ in range(5):
     begin = time.perf_counter()
@@ -25,18 +26,23 @@ for _ in range(5):
 print(times[0], times[1], min(times[2:]))
 """
 
+SMOOTH = "exact.manufactured(shape, array_target=True).problem"
+PICTURES = "pmapde.TransportProblem(*(gallery.load(name, shape) for name in ('mri', 'grace_hopper')), floor=0.05)"
+CASES = [("smooth", SMOOTH, (64, 64)), ("pictures", PICTURES, (64, 64)), ("smooth", SMOOTH, (32, 32, 32))]
+
 
 def main(arguments=None):
     argparse.ArgumentParser(description=__doc__.split("\n\n")[0]).parse_args(arguments)
     rows = []
-    for ndim, n in ((2, 64), (3, 32)):
+    for name, problem, shape in CASES:
         with tempfile.TemporaryDirectory() as cache:
             for state in ("empty", "filled"):
-                done = subprocess.run([sys.executable, "-c", CODE.format(n=n, ndim=ndim)], capture_output=True,
-                                      text=True, env=os.environ | {"NUMBA_CACHE_DIR": cache}, check=True)
+                done = subprocess.run([sys.executable, "-c", CODE.format(problem=problem, shape=shape)],
+                                      capture_output=True, text=True, env=os.environ | {"NUMBA_CACHE_DIR": cache},
+                                      check=True)
                 imports, first, later = map(float, done.stdout.split())
-                rows.append({"grid": "x".join([str(n)] * ndim), "numba's cache": state, "import and problem s": imports,
-                             "first solve s": first, "later solve s": later})
+                rows.append({"problem": name, "grid": "x".join(map(str, shape)), "numba's cache": state,
+                             "import and problem s": imports, "first solve s": first, "later solve s": later})
     report("compile", "The first solve in a process, and later ones", rows)
 
 

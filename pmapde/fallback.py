@@ -49,7 +49,8 @@ def solve(attempt, problem, method, extrapolate, start, max_seconds, max_steps=m
     The rougher density had better be the source, where it is only a right-hand side: the swapped problem's map is the
     inverse, and its inverse, sampled at the cells, the map. Where neither puts the mass in its place an entropic plan
     usually does, in seconds, at first order; where that does not either, finer cells cost 2^d times as much each time,
-    so they come last. Each attempt is booked in ``stats["attempts"]``.
+    so they come last. Each attempt is booked in ``stats["attempts"]``: what it was, its status and misplaced mass, its
+    work (of equations, in units of the problem's grid) and seconds.
     """
     if not method.conserve:
         return attempt(problem, method, extrapolate, start, max_seconds, math.inf)
@@ -78,15 +79,22 @@ class _Chain:
     """Attempts at one problem until one of them ends it."""
 
     def __init__(self, problem, attempt, method, extrapolate, start, max_seconds, max_steps):
-        self.problem, self.attempt, self.method = problem, attempt, method
+        self.problem, self._attempt, self.method = problem, attempt, method
         self.extrapolate, self.start = extrapolate, start
         self.begin, self.max_seconds, self.kept, self.max_steps = time.perf_counter(), max_seconds, 0.0, max_steps
         self.log, self.best, self.last, self.final, self.cut, self.limited = [], None, None, False, False, False
+        self.booked, self.work = self.begin, 0.0  # when the last attempt was; work since, in units of its grid
         self.ranks, self.waiting = {False: 0.0, True: 0.0}, {False, True}
 
     @property
     def left(self):
         return self.max_seconds - (time.perf_counter() - self.begin)
+
+    def attempt(self, problem, *how):
+        """One equation, whose work is kept whatever becomes of its solution."""
+        solution = self._attempt(problem, *how)
+        self.work += sum(solution.stats["work"].values()) * problem.grid.size / self.problem.grid.size
+        return solution
 
     def both_sides(self, parts, radius, steps=math.inf):
         """The equation and the swapped one, on cells of at most ``parts`` parts; whole ones where a side was cut."""
@@ -143,8 +151,10 @@ class _Chain:
         self.final |= self.cut
 
     def book(self, solution, **what):
-        self.log.append({**what, "status": solution.status.name, "misplaced": solution.push_forward_error})
-        self.last = solution
+        now = time.perf_counter()
+        self.log.append({**what, "status": solution.status.name, "misplaced": solution.push_forward_error,
+                         "work": self.work, "seconds": now - self.booked})
+        self.last, self.booked, self.work = solution, now, 0.0
         if self.best is None or solution.success or _rank(solution) < _rank(self.best):
             self.best = solution
         self.final |= solution.success

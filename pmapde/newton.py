@@ -17,8 +17,8 @@ class Newton:
     max_halvings : int
         Halvings of a step before it is refused (a smaller implicit step is tried then).
     forcing : float
-        Largest relative tolerance of the linear solves; tightened as Newton converges, choice 2 of Eisenstat & Walker
-        (1996), eq. (2.6) with gamma = 0.9 and exponent 2.
+        Largest relative tolerance of the linear solves (0.5 for the first on a grid of rough data); tightened as Newton
+        converges, choice 2 of Eisenstat & Walker (1996), eq. (2.6) with gamma = 0.9 and exponent 2.
 
     Good values: the defaults.
     """

@@ -87,7 +87,8 @@ class Solution:
         applications``.
     stats : dict
         Counters, fallbacks, seconds per phase, and ``work`` per grid in work units: the cost of applying the linearised
-        operator once on the finest grid (counted, with the relative costs of the kernels in ``pmapde.work``).
+        operator once on the finest grid (counted, with the relative costs of the kernels in ``pmapde.work``); of the
+        attempt that was taken. ``attempts`` has status, work and seconds of all.
     """
 
     problem: TransportProblem
@@ -355,6 +356,10 @@ class Solution:
             source, target = self.problem.floor_mass
             rows.insert(1, ("floor", f"{self.problem.floor:.3g} of the maxima; it is {source:.2%} of the source's, "
                                      f"{target:.2%} of the target's mass"))
+        attempts = stats.get("attempts", ())
+        if len(attempts) > 1:
+            units, seconds = (sum(tried[name] for tried in attempts) for name in ("work", "seconds"))
+            rows.append(("attempts", f"{len(attempts)}, {units:.1f} work units and {seconds:.2f} seconds in all"))
         rows += [("fallback", text) for text in stats["fallbacks"]]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)
 

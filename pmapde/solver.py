@@ -124,7 +124,10 @@ def goal_on(level, problems, tolerance, share, coarser, extrapolated, one_step):
     map by ``extrapolated``."""
     finest, cells = level == len(problems) - 1, min(problems[-1].grid.shape)
     if finest and tolerance != "discretization":
-        return Goal(residual=float(tolerance), change=extrapolated, before=coarser.last_size)
+        goal = Goal(residual=float(tolerance), change=extrapolated, before=coarser.last_size)
+        if level and share < ALGEBRAIC_SHARE:  # to be extrapolated, which a residual alone does not promise
+            goal = replace(goal, share=coarser.scale * share, rough=coarser.rough(), one_step=one_step, verify=True)
+        return goal
     if level:
         if finest:
             return Goal(share=coarser.scale * share, change=extrapolated, before=coarser.last_size,
@@ -252,8 +255,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         Settings of the scheme, the nonlinear and the linear solvers.
     tolerance : "discretization" or float
         ``"discretization"``: on every grid as many steps and cycles as bring the estimated algebraic error of the map
-        below a tenth of the discretisation error, estimated from the solutions on successive grids; on the finest grid
-        the residual has to agree (:meth:`~pmapde.monge_ampere.MongeAmpere.algebraic_error`). A number: the RMS
+        to about a tenth of the discretisation error, estimated from the solutions on successive grids; on the finest
+        grid the residual has to agree (:meth:`~pmapde.monge_ampere.MongeAmpere.algebraic_error`). A number: the RMS
         norm of the mean-free log residual to reach on the finest grid, never asked below the rounding floor. Where
         there is no coarser grid to compare with, ``"discretization"`` means the residual 1e-8.
     max_steps : int
@@ -265,9 +268,9 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         Raise :class:`SolverError` on failure instead of returning the failed solution.
     extrapolate : {None, "cost", "map"}
         Richardson extrapolation over the grids of nested iteration: ``cost``, or ``cost`` and the map, are of fourth
-        order on smooth data. The algebraic error is driven to a thousandth of the discretisation error for it. Not done
-        where the observed order says that the data are rough, or where the stencil is too narrow for the Hessian:
-        ``solution.extrapolation`` tells.
+        order on smooth data. The algebraic error is driven to a thousandth of the discretisation error for it, whatever
+        the ``tolerance``. Not done where the observed order says that the data are rough, or where the stencil is too
+        narrow for the Hessian: ``solution.extrapolation`` tells.
     start : array_like, optional
         A potential on the grid to start from (no nested iteration then); what is tried after a failure goes without.
     callback : callable, optional
@@ -297,12 +300,13 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
     Then, on failure, the swapped problem is solved and its map inverted; where that does not do either, and
     ``tolerance`` is no number and cells are nearly cubic, the map of an entropic plan is taken that blurs by about a
     cell or less (:attr:`Solution.blur`, ``MARGINALS_MET``; ``callback`` is not asked meanwhile), on subdivided cells if
-    need be; at last both sides are tried on those (``stats["attempts"]``). Where the centred scheme was taken in 2D by
+    need be; at last both sides are tried on those (``stats["attempts"]`` says what each came to, and its work and
+    seconds; the other counters are those of the solution that was taken). Where the centred scheme was taken in 2D by
     default, and is no success, what is tried after it is monotone, the equation itself too if it was not solved.
 
-    Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one Newton step and one to
-    three multigrid cycles a grid; from 256^2 to 1024^2 on, by problem, none on the finest, whose start is extrapolated
-    from the others and good enough by what these had to correct.
+    Second order in the potential, the map and W2^2 on smooth data. Work on smooth data: one or two Newton steps and up
+    to four multigrid cycles a grid, on the coarsest a few more; from 256^2 to 1024^2 and from 256^3 on, by problem,
+    none on the finest, whose start is extrapolated from the others and good enough by what these had to correct.
 
     Examples
     --------

@@ -12,7 +12,7 @@ class Status(Enum):
     True
     """
 
-    CONVERGED = "The mean-free log residual is below the tolerance."
+    CONVERGED = "The equation is solved to the tolerance."
     FINAL_TIME = "The requested time or step was reached."
     MARGINALS_MET = "The marginals of the entropic plan are within the tolerance."
     SWEEPS_DONE = "The sweeps asked for were made."

@@ -63,19 +63,21 @@ class PseudoTransient:
         tried, and several times cheaper: ``benchmarks/results/robustness_3d.txt``).
     radius : int, optional
         Of the superbases of the monotone scheme in 2D, which it asks for, see
-        :class:`~pmapde.monge_ampere.MongeAmpere`; by default 1, and on the finest grid more where the Hessian is too
-        anisotropic for it on more than 5 % of the source mass.
+        :class:`~pmapde.monge_ampere.MongeAmpere`; by default 1, and on the finest grid, if it has no more than 2^18
+        cells, more where the Hessian is too anisotropic for it on more than 5 % of the source mass.
     linear : Automatic, GeometricMultigrid, BlackBoxMultigrid, AlgebraicMultigrid, Spectral or Direct
     newton : Newton
     conserve : bool
         Correct the equation's source by the mass that its map misplaces, where that is more than 1 %; on failure try
-        the swapped problem.
+        the swapped problem. False: the equation itself and nothing else, neither continuation nor wider superbases,
+        plans or finer cells.
     entropic : bool
         Where neither the equation nor the swapped one puts the mass in its place, take the map of an entropic plan
-        whose blur is about a cell or less (``Solution.blur``); never where ``tolerance`` is a number, or cells are far
-        from cubic.
+        whose blur is about a cell or less (``Solution.blur``); never where ``tolerance`` is a number, cells are far
+        from cubic, or either side has more than 2^20 cells (2^21 in 3D).
     subdivision : int
-        Most parts of a cell per axis where the correction is not enough; never more than 2^20 cells.
+        Most parts of a cell per axis where the correction is not enough, never more than 2^20 cells; 1: no finer cells,
+        for plans neither, which may take up to 32 parts otherwise.
     nested : bool
         Start on a coarse grid and interpolate (cubic) from grid to grid.
     coarsest : int, optional
@@ -130,7 +132,8 @@ class Goal:
     residual : float
         RMS of the mean-free log residual that is enough.
     share : float
-        The estimated algebraic error of the map that is enough, as a share of its discretisation error.
+        The estimated algebraic error of the map that is enough, as a share of its discretisation error. With a
+        ``residual`` both are asked for.
     change : float
         The part of the map's change from the next coarser grid that was made already when this grid started (by
         extrapolation), RMS.
@@ -154,6 +157,13 @@ class Goal:
     one_step: bool = True
     start: tuple = (math.inf, 0.0)
     verify: bool = False
+
+    def met(self, norm, floor, done):
+        """Whether a residual of the size ``norm`` will do, ``floor`` being that of rounding errors; ``done``: whether
+        the error is small enough."""
+        if norm <= floor or not self.share:
+            return norm <= max(self.residual, floor)
+        return done and norm <= (self.residual or math.inf)
 
     def allowance(self, change):
         """The algebraic error that is enough where the map has changed by ``change`` from the next coarser grid."""
@@ -264,7 +274,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
     enough = max(goal.residual, floor)
     while True:
         norm, phi = current.norm, current.phi
-        if (norm <= enough or done) and not evaluation.extended:
+        if goal.met(norm, floor, done) and not evaluation.extended:
             yield replace(current, status=Status.CONVERGED, floor=floor if norm > goal.residual > 0 else 0.0)
             return
         memory.update(dt=dt, forcing_memory=forcing_memory, careful=careful, floor=floor)
@@ -301,7 +311,7 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
         error = trial.error + trial.size * min(1.0, new_norm / norm, REMAINDER * norm) if full else math.inf
         error, done = _judged(operator, evaluation, goal, change, error)
         phi = step.x
-        if not evaluation.linearised and (not (new_norm <= enough or done) or evaluation.extended):
+        if not evaluation.linearised and (not goal.met(new_norm, floor, done) or evaluation.extended):
             operator.evaluate(phi, extend=True, out=evaluation)
         phi = relaxed(operator, phi, evaluation, LATER_SWEEPS)
         current = Advance(phi, evaluation.norm, evaluation.mean, dt, 1, step.damping, rejected, error=error,

@@ -3,6 +3,7 @@ import dataclasses
 import math
 import tracemalloc
 
+import numba
 import numpy as np
 import pytest
 from bench_scaling import build
@@ -13,6 +14,7 @@ from pmapde.density import is_smooth
 from pmapde.extrapolation import CoarserGrids
 from pmapde.monge_ampere import MongeAmpere
 from pmapde.stepping import FIRST_SWEEPS, relaxed
+from pmapde.threads import SERIAL_BELOW
 
 SMOOTH = {"cosine": exact.separable_cosine, "manufactured": lambda s: exact.manufactured(s, array_target=True),
           "torus": lambda s: exact.manufactured(s, periodic=True), "gaussians": exact.gaussians}
@@ -131,6 +133,66 @@ def test_stretched_boxes(ratio, periodic):
                          for angle, length in zip((x, y), grid.lengths)])
     error = np.abs(solution.displacement - expected) / grid.lengths[:, None, None]
     assert error.max() < 5e-4  # second order: h^2 / 12 times the third derivative
+
+
+def stretched_manufactured(shape, lengths):
+    """A non-separable map on a box of any lengths to a target that is not uniform: the problem, and its
+    displacement."""
+    grid = pmapde.Grid(shape, [(0, length) for length in lengths])
+    k = np.pi / np.array(lengths)
+    size = 0.3 / k.max() ** 2
+    sines, cosines = ([function(k[a] * x) for a, x in enumerate(grid.cell_centres())] for function in (np.sin, np.cos))
+
+    def product(*turned):
+        return math.prod(sines[a] if a in turned else cosines[a] for a in range(grid.ndim))
+    moved = np.stack([-size * k[a] * product(a) for a in range(grid.ndim)])
+    hessian = np.empty((*shape, grid.ndim, grid.ndim))
+    for a in range(grid.ndim):
+        for b in range(grid.ndim):
+            hessian[..., a, b] = (a == b) + size * k[a] * k[b] * (-product() if a == b else product(a, b))
+
+    def target(points):
+        return 1 + 0.5 * math.prod(np.cos((1 + (a > 0)) * k[a] * x) for a, x in enumerate(points))
+    centres = grid.cell_centres()
+    densities = (pmapde.GridDensity(values, grid, points=True)
+                 for values in (target(centres + moved) * np.linalg.det(hessian), target(centres)))
+    return pmapde.TransportProblem(*densities), moved
+
+
+@pytest.mark.parametrize(("shape", "lengths"), [((64, 48), (1, 4)), ((48, 65), (16, 1)), ((24, 20, 25), (1, 2, 4)),
+                                                ((20, 24, 17), (16, 1, 4)), ((24, 24, 24), (1, 16, 16))])
+def test_stretched_boxes_with_a_target_that_is_not_uniform(shape, lengths):
+    problem, moved = stretched_manufactured(shape, lengths)
+    solution, converged = pmapde.solve(problem), pmapde.solve(problem, tolerance=1e-9)
+    assert solution.success and converged.success
+    errors = [np.sqrt((((found.displacement - moved) ** 2).sum(axis=0) * problem.source_values).mean())
+              for found in (solution, converged)]
+    assert errors[0] < 1.2 * errors[1] < 0.05 * np.sqrt((moved**2).sum(axis=0).mean())
+    assert counts(solution, "newton_iterations")[-1] <= 2
+    assert counts(solution)[-1] <= 12
+
+
+def test_small_grids_run_on_one_thread(monkeypatch):
+    seen, evaluate = {True: set(), False: set()}, MongeAmpere.evaluate
+
+    def watched(operator, *arguments, **options):
+        seen[operator.grid.size < SERIAL_BELOW].add(numba.get_num_threads())
+        return evaluate(operator, *arguments, **options)
+    monkeypatch.setattr(MongeAmpere, "evaluate", watched)
+    most = numba.config.NUMBA_NUM_THREADS
+    assert pmapde.solve(SMOOTH["cosine"]((256, 256)).problem, threads=most).success
+    assert seen == {True: {1}, False: {most}}
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-9])
+def test_extrapolation_is_tight_whatever_the_tolerance(tolerance):
+    problem = exact.separable_cosine((128, 128))
+    usual = pmapde.solve(problem.problem, extrapolate="map")
+    solution = pmapde.solve(problem.problem, tolerance=tolerance, extrapolate="map")
+    assert solution.success and solution.residual <= tolerance and solution.extrapolation == "map"
+    error, usual_error = (abs(found.cost - problem.cost) for found in (solution, usual))
+    assert error < solution.cost_error and error < 2 * usual_error + 1e-3 * problem.cost * 128**-2
+    assert problem.map_error(solution.displacement) < 2 * problem.map_error(usual.displacement)
 
 
 @pytest.mark.parametrize(("name", "bound"), [("cosine", 1e-7), ("manufactured", 1e-6), ("torus", 1e-6)])

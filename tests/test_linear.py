@@ -12,6 +12,7 @@ import pmapde
 from pmapde import exact, gallery
 from pmapde.equation import new_stats
 from pmapde.gallery import displacement_potential
+from pmapde.linear import algebraic, black_box, geometric
 from pmapde.linear.algebraic import AlgebraicMultigrid
 from pmapde.linear.black_box import BlackBoxMultigrid, _pattern
 from pmapde.linear.chebyshev import Chebyshev
@@ -378,6 +379,20 @@ def test_black_box_multigrid_is_refused_on_wide_stencils():
     stencil = smooth_stencil((12, 12))
     with pytest.raises(ValueError, match="stencils of radius 1; use AlgebraicMultigrid"):
         solve(BlackBoxMultigrid(), replace(stencil, offsets=2 * stencil.offsets))
+
+
+@pytest.mark.parametrize("broken", [1, 2, 3])
+def test_preconditioners_that_fail_are_replaced_by_the_next(broken, monkeypatch):
+    """Geometric, black-box, algebraic multigrid, sparse LU: each where those before give nonsense."""
+    for hierarchy in (geometric._Hierarchy, black_box._Hierarchy, algebraic._Hierarchy)[:broken]:
+        monkeypatch.setattr(hierarchy, "apply", lambda self, residual, threads=1: np.pad(np.cos(1e9 * residual), 1))
+    names = ["geometric", "black box", "algebraic", "direct"]
+    problem = exact.manufactured((48, 40), array_target=True)
+    solution = pmapde.solve(problem.problem, tolerance=1e-8)
+    assert solution.success and problem.map_error(solution.displacement) < 1e-4
+    assert list(solution.stats["linear"]) == names[:broken + 1]
+    said = [text.split(" on ")[0] for text in solution.stats["fallbacks"]]
+    assert said[:broken] == [f"{one} -> {other}" for one, other in zip(names[:broken], names[1:])]
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two numba threads")

@@ -18,13 +18,13 @@ ANISOTROPY = 4.0  # 3D: an axis coupled more weakly than both others by this fac
 
 @dataclass(frozen=True)
 class BlackBoxMultigrid:
-    """One V-cycle of black-box multigrid (Dendy, J. Comput. Phys. 48, 1982): nearly flat in size, contrast, stretching.
+    """One V-cycle of black-box multigrid (Dendy, J. Comput. Phys. 48, 1982): nearly flat in size and contrast.
 
     Rows multiplied by the source density (the divergence form), interpolation from the rows themselves (their positive
     off-diagonals, as centred mixed differences have, count nothing), restriction its transpose, Galerkin coarse rows
     (nine points again, 27 in 3D), zebra line relaxation along all axes in turn. Any number of cells, no-flux and
     periodic axes. In 3D a drift beyond the weights is upwinded: the hierarchy is that of a nearby M-matrix then. The
-    set-up costs three to four cycles.
+    set-up costs about two cycles.
 
     In 3D lines leave errors that are smooth in a plane of two strong axes. Where the axes differ on the whole, such a
     plane is coarsened first; where they differ from place to place the count grows slowly with the contrast.

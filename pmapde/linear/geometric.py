@@ -7,12 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..ghosts import fill_ghosts
-from ..kernels import stencil_2d, stencil_3d
+from ..kernels import bordered, stencil_2d, stencil_3d
 from ..reductions import sparse
 from ..threads import SERIAL_BELOW, use_threads
 from ..transfer import averaging_matrix
-from .stencil import Stencil, no_drift
+from .stencil import no_drift
 
 COARSEST = 4  # cells along the longest axis that is not coarsened further
 
@@ -129,18 +128,17 @@ class _Hierarchy:
                      for n, own in zip(shape, strength))
 
     def _inverse(self, level):
-        """Dense inverse of the smallest grid's rows bordered by the constants: the mean-free solution,
-        whatever the mean."""
-        shape = level.weights.shape[1:]
+        """Of the smallest grid's rows bordered by the constants: the mean-free solution, whatever the mean."""
+        count, *shape = level.weights.shape
         size = math.prod(shape)
-        matrix = np.ones((size + 1, size + 1))
-        offsets = self.offsets[:len(level.weights)]
-        matrix[:size, :size] = Stencil(level.weights, level.drift, offsets, self.periodic).dense()
-        matrix.ravel()[:-1:size + 2] += np.broadcast_to(level.shift, shape).ravel()
-        if level.row_weight.size:
-            matrix[:size, :size] *= level.row_weight.reshape(-1, 1)
-        matrix[size, size] = 0.0
-        return np.linalg.inv(matrix)[:size, :size]
+        drift = level.drift if level.drift.shape[1] == shape[0] else np.empty((len(shape), 0))
+        row_weight = level.row_weight if level.row_weight.size else np.ones(shape)
+        out = np.empty((size, size))
+        if not bordered.inverse(level.weights.reshape(count, -1), drift.reshape(len(shape), -1),
+                                np.broadcast_to(level.shift, shape).ravel(), row_weight.ravel(), self.offsets,
+                                np.array(shape), np.array(self.periodic), out):
+            raise np.linalg.LinAlgError("the coarsest grid's matrix is singular")
+        return out
 
     def apply(self, residual, threads=1):
         """One V-cycle from zero; the correction with one ghost layer, valid until the next call."""
@@ -152,9 +150,8 @@ class _Hierarchy:
 
     def _solve_coarsest(self):
         level = self.levels[-1]
-        inside = (slice(1, -1),) * level.rhs.ndim
-        level.field[inside] = (self.coarsest @ level.rhs.ravel()).reshape(level.rhs.shape)
-        fill_ghosts(level.field, 1, self.periodic)
+        solved = (self.coarsest @ level.rhs.ravel()).reshape(level.rhs.shape)
+        self.kernels.pad(solved, self.periodic, level.field)
         return level.field
 
     def _cycle(self, depth, rhs, threads):

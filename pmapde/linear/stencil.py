@@ -59,30 +59,16 @@ class Stencil:
     def _matrix(self):
         return self.matrix()
 
-    def _entries(self):
-        """Columns and values of all rows, (n, most entries of a row) both; ghost neighbours are folded back into the
-        grid, so that columns repeat."""
+    def matrix(self):
+        """``A`` as a scipy CSR matrix; ghost neighbours are folded back into the grid."""
         kernels = stencil_2d if len(self.shape) == 2 else stencil_3d
         size, count = int(np.prod(self.shape)), 2 * len(self.offsets) + 1
         columns, values = np.empty((size, count), dtype=np.int32), np.empty((size, count))
         neighbours = [fold(np.arange(-self.radius, n + self.radius), n, wraps)
                       for n, wraps in zip(self.shape, self.periodic)]
         kernels.stencil_rows(self.weights, self.drift, self.offsets, self.shift, *neighbours, columns, values)
-        return columns, values
-
-    def matrix(self):
-        """``A`` as a scipy CSR matrix."""
-        columns, values = self._entries()
-        size, count = columns.shape
         matrix = csr_matrix((values.ravel(), columns.ravel(), np.arange(0, size * count + 1, count, dtype=np.int32)),
                             (size, size))
         matrix.sum_duplicates()
         matrix.eliminate_zeros()
         return matrix
-
-    def dense(self):
-        """``A`` as an array, for a few cells."""
-        columns, values = self._entries()
-        size = len(columns)
-        places = np.arange(size)[:, None] * size + columns
-        return np.bincount(places.ravel(), values.ravel(), size * size).reshape(size, size)
