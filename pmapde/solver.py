@@ -268,8 +268,8 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         Raise :class:`SolverError` on failure instead of returning the failed solution.
     extrapolate : {None, "cost", "map"}
         Richardson extrapolation over the grids of nested iteration: ``cost``, or ``cost`` and the map, are of fourth
-        order on smooth data. The algebraic error is driven to a thousandth of the discretisation error for it, whatever
-        the ``tolerance``. Not done where the observed order says that the data are rough, or where the stencil is too
+        order on smooth data. The algebraic error is driven to 3e-5 of the discretisation error for it, whatever the
+        ``tolerance``. Not done where the observed order says that the data are rough, or where the stencil is too
         narrow for the Hessian: ``solution.extrapolation`` tells.
     start : array_like, optional
         A potential on the grid to start from (no nested iteration then); what is tried after a failure goes without.
