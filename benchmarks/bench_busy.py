@@ -3,8 +3,8 @@ them busy, and beside another that solves on all threads, as pmapde tells OpenMP
 
     python benchmarks/bench_busy.py
 
-Every case is a process of its own, of twenty solves, checked before they are timed. "the other's cores": the processor
-time that the other process had meanwhile, as a share of the time that passed (Linux). What spinning costs depends on
+Every case is a process of its own, of sixty solves, checked before they are timed. "the other's cores": the processor
+time that the other process had during these, as a share of the time that passed (Linux). What spinning costs depends on
 how the cores are shared out, and changes from run to run. Two minutes.
 """
 import argparse
@@ -29,6 +29,8 @@ while len(times) < {count}:
     solution = pmapde.solve(problem, threads={threads})
     times.append(time.perf_counter() - begin)
     assert solution.success and solution.stats["newton_iterations"] < 20
+    if len(times) == 1:
+        print("warm", flush=True)
 print(*sorted(times[1:]))
 """
 OTHERS = {"none": None, "one core busy": "while True: pass",
@@ -38,7 +40,7 @@ OTHERS = {"none": None, "one core busy": "while True: pass",
 @contextlib.contextmanager
 def beside(code, environment):
     """Within: a process that runs ``code``, if there is any, and is given."""
-    other = subprocess.Popen([sys.executable, "-c", code], env=environment) if code else None
+    other = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL) if code else None
     try:
         time.sleep(3.0 if other else 0.0)  # beyond its imports
         yield other
@@ -55,12 +57,15 @@ def processor_seconds(process):
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def timed(threads, environment):
-    """Median and longest of the solves of a process."""
-    code = SOLVE.format(threads=threads, count=21)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    times = [float(word) for word in done.stdout.split()]
-    return times[len(times) // 2], times[-1]
+def timed(threads, environment, other=None):
+    """Median and longest of the solves of a process, and how many cores the ``other`` had meanwhile."""
+    code = SOLVE.format(threads=threads, count=61)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout.readline() == "warm\n"
+        begin, before = time.perf_counter(), processor_seconds(other) if other else float("nan")
+        times = [float(word) for word in process.stdout.readline().split()]
+        had, passed = (processor_seconds(other) if other else float("nan")) - before, time.perf_counter() - begin
+    return times[len(times) // 2], times[-1], had / passed
 
 
 def main(arguments=None):
@@ -72,10 +77,7 @@ def main(arguments=None):
             for threads in (1, numba.config.NUMBA_NUM_THREADS):
                 environment = os.environ | told
                 with beside(code, environment) as process:
-                    begin, before = time.perf_counter(), processor_seconds(process) if process else 0.0
-                    median, longest = timed(threads, environment)
-                    had = processor_seconds(process) - before if process else float("nan")
-                    cores = had / (time.perf_counter() - begin)
+                    median, longest, cores = timed(threads, environment, process)
                 rows.append({"beside": other, "spinning": spin, "threads": threads, "seconds": median,
                              "longest": longest, "the other's cores": cores})
     report("busy", "512^2 solves (array target) beside other work", rows)

@@ -122,11 +122,12 @@ class CoarserGrids:
         """Whether the changes seen do not fall as on smooth data."""
         return len(self.sizes) >= 2 and not smooth_changes(self.sizes)
 
-    def extrapolation(self, operator, displacement, change, wanted, inconsistency=0.0):
+    def extrapolation(self, operator, displacement, change, wanted, inconsistency=0.0, algebraic=0.0):
         """Results on the finest grid, :class:`Extrapolation`; ``wanted``: None, "cost" or "map".
 
         ``change``: estimate of the RMS change of the map from the next coarser grid, NaN where that never got done.
-        ``inconsistency``: error of the map that no finer grid reduces, and no change from grid to grid shows.
+        ``inconsistency``: error of the map that no finer grid reduces, and no change from grid to grid shows;
+        ``algebraic``: what the iteration left, RMS of the gradient.
         """
         cost, grid = operator.cost(displacement), operator.grid
         if not self.displacements or not math.isfinite(change):
@@ -161,7 +162,7 @@ class CoarserGrids:
         # the differences are 15 times the errors at fourth order: careful estimates, of the map half as careful; to
         # which comes what the iteration may have left of the second-order errors. An order that was seen once only may
         # be seen by chance
-        left = EXTRAPOLATED_SHARE if len(costs) > 3 else 1.0
+        left = max(EXTRAPOLATED_SHARE, min(1.0, algebraic / error)) if len(costs) > 3 and error > 0 else 1.0
         cost_error = abs(finer - coarser) + left * cost_error + beyond
         if wanted == "map":
             displacement = displacement + moved / 3

@@ -88,7 +88,8 @@ class Solution:
     stats : dict
         Counters, fallbacks, seconds per phase, and ``work`` per grid in work units: the cost of applying the linearised
         operator once on the finest grid (counted, with the relative costs of the kernels in ``pmapde.work``); of the
-        attempt that was taken. ``attempts`` has status, work and seconds of all.
+        equation that was taken. ``attempts`` (but with ``conserve=False``) has status, work, of all equations in units
+        of the problem's grid, and seconds, of this process, of every attempt.
     """
 
     problem: TransportProblem
@@ -126,7 +127,7 @@ class Solution:
         change = last.change if last.grid.shape == grid.shape else math.nan
         inconsistency = operator.inconsistency(phi) if status.success else 0.0
         extrapolation = coarser.extrapolation(operator, displacement, change, extrapolate if status.success else None,
-                                              inconsistency)
+                                              inconsistency, last.error)
         if extrapolation.displacement is not displacement or not judged:
             transport_map, misplaced = PiecewiseAffineMap(grid, problem.target_grid, extrapolation.displacement), None
         transport_map, status, checks = checked(transport_map, operator.problem.source_masses, problem.target_masses,
@@ -358,7 +359,7 @@ class Solution:
                                      f"{target:.2%} of the target's mass"))
         attempts = stats.get("attempts", ())
         if len(attempts) > 1:
-            units, seconds = (sum(tried[name] for tried in attempts) for name in ("work", "seconds"))
+            units, seconds = (sum(tried.get(name, math.nan) for tried in attempts) for name in ("work", "seconds"))
             rows.append(("attempts", f"{len(attempts)}, {units:.1f} work units and {seconds:.2f} seconds in all"))
         rows += [("fallback", text) for text in stats["fallbacks"]]
         return "\n".join(f"{name:<9} {text}" for name, text in rows)

@@ -125,7 +125,7 @@ def goal_on(level, problems, tolerance, share, coarser, extrapolated, one_step):
     finest, cells = level == len(problems) - 1, min(problems[-1].grid.shape)
     if finest and tolerance != "discretization":
         goal = Goal(residual=float(tolerance), change=extrapolated, before=coarser.last_size)
-        if level and share < ALGEBRAIC_SHARE:  # to be extrapolated, which a residual alone does not promise
+        if level and share < ALGEBRAIC_SHARE and not coarser.rough():  # takes more than a residual
             goal = replace(goal, share=coarser.scale * share, rough=coarser.rough(), one_step=one_step, verify=True)
         return goal
     if level:
@@ -268,9 +268,9 @@ def solve(problem, method=None, *, tolerance="discretization", max_steps=300, ma
         Raise :class:`SolverError` on failure instead of returning the failed solution.
     extrapolate : {None, "cost", "map"}
         Richardson extrapolation over the grids of nested iteration: ``cost``, or ``cost`` and the map, are of fourth
-        order on smooth data. The algebraic error is driven to 3e-5 of the discretisation error for it, whatever the
-        ``tolerance``. Not done where the observed order says that the data are rough, or where the stencil is too
-        narrow for the Hessian: ``solution.extrapolation`` tells.
+        order on smooth data. For it the algebraic error of the problem's own equation is driven to 3e-5 of the
+        discretisation error, whatever the ``tolerance``. Not done where the observed order says that the data are
+        rough, or where the stencil is too narrow for the Hessian: ``solution.extrapolation`` tells.
     start : array_like, optional
         A potential on the grid to start from (no nested iteration then); what is tried after a failure goes without.
     callback : callable, optional

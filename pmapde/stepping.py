@@ -133,7 +133,7 @@ class Goal:
         RMS of the mean-free log residual that is enough.
     share : float
         The estimated algebraic error of the map that is enough, as a share of its discretisation error. With a
-        ``residual`` both are asked for.
+        ``residual`` both are asked for, that first.
     change : float
         The part of the map's change from the next coarser grid that was made already when this grid started (by
         extrapolation), RMS.
@@ -164,6 +164,12 @@ class Goal:
         if norm <= floor or not self.share:
             return norm <= max(self.residual, floor)
         return done and norm <= (self.residual or math.inf)
+
+    def now(self, norm):
+        """What to aim at where the residual is ``norm``: one of the two."""
+        if not (self.residual and self.share):
+            return self
+        return replace(self, share=0.0) if norm > self.residual else replace(self, residual=0.0)
 
     def allowance(self, change):
         """The algebraic error that is enough where the map has changed by ``change`` from the next coarser grid."""
@@ -271,9 +277,9 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
         phi = relaxed(operator, phi, evaluation, FIRST_SWEEPS)
         current = Advance(phi, evaluation.norm, evaluation.mean, dt, 0, 1.0, 0, change=goal.change, error=error)
         floor = operator.agreed(rounding_floor(phi, evaluation.weights, operator.log_size))
-    enough = max(goal.residual, floor)
     while True:
         norm, phi = current.norm, current.phi
+        aim = goal.now(norm)
         if goal.met(norm, floor, done) and not evaluation.extended:
             yield replace(current, status=Status.CONVERGED, floor=floor if norm > goal.residual > 0 else 0.0)
             return
@@ -282,25 +288,26 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
             yield current
         resumed = False
         while True:  # until a step is accepted
-            rtol = settings.newton.next_forcing(norm, forcing_memory, enough)
+            rtol = settings.newton.next_forcing(norm, forcing_memory, max(aim.residual, floor))
             shift, first = 0.0 if math.isinf(dt) else 1 / dt, not current.newton_iterations
-            if goal.share and goal.one_step and (forcing_memory is not None or first):
-                rtol = min(rtol, goal.share / 6)
+            if aim.share and aim.one_step and (forcing_memory is not None or first):
+                rtol = min(rtol, aim.share / 6)
             elif goal.rough and first and not careful and not shift:
                 rtol = max(rtol, FIRST_FORCING)
-            trial = _newton_iteration(operator, linear, evaluation, phi, shift, settings.newton, rtol, goal, current,
+            trial = _newton_iteration(operator, linear, evaluation, phi, shift, settings.newton, rtol, aim, current,
                                       careful)
             if trial.step is not None:
                 break
             rejected += 1
+            asked = norm <= goal.residual  # where that is met, what is missing of the share is no failure
             if norm <= AT_THE_FLOOR[careful] * floor:
-                yield replace(current, status=Status.STAGNATED)
+                yield replace(current, status=Status.CONVERGED if asked else Status.STAGNATED)
                 return
             if careful:
                 dt = settings.cut * min(dt, natural_time / norm)
             careful = True
             if dt < settings.smallest_step * natural_time:
-                yield replace(current, status=trial.failure)
+                yield replace(current, status=Status.CONVERGED if asked else trial.failure)
                 return
             operator.evaluate(phi, extend=True, out=evaluation)
         step = trial.step

@@ -13,7 +13,7 @@ from pmapde import exact, fallback, gallery, memory, solver
 from pmapde.density import is_smooth
 from pmapde.extrapolation import CoarserGrids
 from pmapde.monge_ampere import MongeAmpere
-from pmapde.stepping import FIRST_SWEEPS, relaxed
+from pmapde.stepping import FIRST_SWEEPS, Goal, relaxed
 from pmapde.threads import SERIAL_BELOW
 
 SMOOTH = {"cosine": exact.separable_cosine, "manufactured": lambda s: exact.manufactured(s, array_target=True),
@@ -172,6 +172,7 @@ def test_stretched_boxes_with_a_target_that_is_not_uniform(shape, lengths):
     assert counts(solution)[-1] <= 12
 
 
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="needs two numba threads")
 def test_small_grids_run_on_one_thread(monkeypatch):
     seen, evaluate = {True: set(), False: set()}, MongeAmpere.evaluate
 
@@ -182,6 +183,16 @@ def test_small_grids_run_on_one_thread(monkeypatch):
     most = numba.config.NUMBA_NUM_THREADS
     assert pmapde.solve(SMOOTH["cosine"]((256, 256)).problem, threads=most).success
     assert seen == {True: {1}, False: {most}}
+
+
+def test_a_goal_is_met_when_all_is_that_was_asked_for():
+    residual, share, both = Goal(residual=1e-3), Goal(share=0.1), Goal(residual=1e-3, share=0.1)
+    for norm, done, met in ((1e-2, False, (False, False, False)), (1e-2, True, (False, True, False)),
+                            (1e-4, False, (True, False, False)), (1e-4, True, (True, True, True)),
+                            (1e-9, False, (True, True, True)), (math.nan, False, (False, False, False))):
+        assert tuple(goal.met(norm, 1e-8, done) for goal in (residual, share, both)) == met
+    assert both.now(1e-2) == residual and both.now(1e-4) == share  # the residual first
+    assert residual.now(1e-2) is residual and share.now(1e-4) is share
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-9])

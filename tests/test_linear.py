@@ -1,4 +1,5 @@
 """Every linear solver gives the same correction; counts stay flat; failures are said, never looped on."""
+import math
 from dataclasses import replace
 from itertools import product
 
@@ -12,6 +13,7 @@ import pmapde
 from pmapde import exact, gallery
 from pmapde.equation import new_stats
 from pmapde.gallery import displacement_potential
+from pmapde.kernels import bordered
 from pmapde.linear import algebraic, black_box, geometric
 from pmapde.linear.algebraic import AlgebraicMultigrid
 from pmapde.linear.black_box import BlackBoxMultigrid, _pattern
@@ -20,7 +22,8 @@ from pmapde.linear.direct import Direct
 from pmapde.linear.geometric import GeometricMultigrid
 from pmapde.linear.solver import Automatic, LinearSolver
 from pmapde.linear.spectral import Spectral
-from pmapde.monge_ampere import MongeAmpere
+from pmapde.linear.stencil import Stencil
+from pmapde.monge_ampere import OFFSETS_2D, OFFSETS_3D, MongeAmpere
 from pmapde.reductions import gradient_norm
 from pmapde.threads import SERIAL_BELOW
 from pmapde.transfer import interpolate_cubic
@@ -379,6 +382,26 @@ def test_black_box_multigrid_is_refused_on_wide_stencils():
     stencil = smooth_stencil((12, 12))
     with pytest.raises(ValueError, match="stencils of radius 1; use AlgebraicMultigrid"):
         solve(BlackBoxMultigrid(), replace(stencil, offsets=2 * stencil.offsets))
+
+
+@pytest.mark.parametrize(("shape", "periodic", "still"), [
+    ((4, 3), (False, False), False), ((3, 4), (True, False), True), ((1, 4), (True, True), False),
+    ((2, 1), (False, True), False), ((3, 2, 4), (False, True, False), False), ((2, 1, 3), (True, True, True), True)])
+def test_the_smallest_grids_are_inverted_in_a_kernel(shape, periodic, still):
+    rng, d, n = np.random.default_rng(0), len(shape), int(np.prod(shape))
+    offsets = OFFSETS_2D if d == 2 else OFFSETS_3D
+    weights, drift = 1 + rng.random((len(offsets), *shape)), 0.3 * rng.normal(size=(d, *shape)) * (not still)
+    shift, row_weight, out = rng.random(n), 1 + rng.random(n), np.empty((n, n))
+    matrix = Stencil(weights, drift, offsets, periodic).matrix().toarray() + np.diag(shift)
+    matrix *= row_weight[:, None]
+    bordered_matrix = np.block([[matrix, np.ones((n, 1))], [np.ones((1, n)), np.zeros((1, 1))]])
+    arguments = (drift.reshape(d, -1) if not still else np.empty((d, 0)), shift, row_weight, offsets, np.array(shape),
+                 np.array(periodic), out)
+    assert bordered.inverse(weights.reshape(len(offsets), -1), *arguments)
+    assert np.allclose(out, np.linalg.inv(bordered_matrix)[:n, :n], rtol=0, atol=1e-13)
+    assert not bordered.inverse(np.full((len(offsets), n), math.nan), *arguments)
+    singular = 0.0 * weights.reshape(len(offsets), -1)
+    assert not bordered.inverse(singular, 0.0 * arguments[0], 0.0 * shift, *arguments[2:])
 
 
 @pytest.mark.parametrize("broken", [1, 2, 3])

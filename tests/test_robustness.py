@@ -260,7 +260,10 @@ def test_a_target_rougher_than_the_source_is_solved_from_the_other_side():
     two = (np.hypot(x - 0.27, y - 0.3) < 0.18) | (np.hypot(x - 0.72, y - 0.7) < 0.2)
     solution = solved(np.ones((n, n)), two.astype(float))
     assert solution.success and solution.swapped
-    assert [tried["swapped"] for tried in solution.stats["attempts"]][:2] == [False, True]
+    attempts = solution.stats["attempts"]
+    assert [tried["swapped"] for tried in attempts][:2] == [False, True]
+    assert all(tried["work"] > 0 and tried["seconds"] > 0 for tried in attempts)
+    assert f"attempts  {len(attempts)}, {sum(tried['work'] for tried in attempts):.1f} work units" in str(solution)
     back = solved(two.astype(float), np.ones((n, n)))
     assert solution.cost == pytest.approx(back.cost, rel=1e-4)  # its floored densities are normalised twice
     assert verdict.judge(solution, np.ones((n, n)), two.astype(float)).sound

@@ -12,7 +12,7 @@ class AlgebraicMultigrid:
     """One V-cycle of a pyamg hierarchy: nearly flat in grid size and contrast, not in stretching
     (``benchmarks/results/linear.txt``).
 
-    The set-up costs as much as 20 to 60 geometric cycles, so the hierarchy is kept from one matrix to the next and
+    The set-up costs as much as 20 to 90 geometric cycles, so the hierarchy is kept from one matrix to the next and
     rebuilt by the rule of :class:`~pmapde.linear.solver.LinearSolver` (``rebuild_growth``); rebuilds are counted as
     ``setups``.
 

@@ -24,7 +24,7 @@ class BlackBoxMultigrid:
     off-diagonals, as centred mixed differences have, count nothing), restriction its transpose, Galerkin coarse rows
     (nine points again, 27 in 3D), zebra line relaxation along all axes in turn. Any number of cells, no-flux and
     periodic axes. In 3D a drift beyond the weights is upwinded: the hierarchy is that of a nearby M-matrix then. The
-    set-up costs about two cycles.
+    set-up costs two to three cycles.
 
     In 3D lines leave errors that are smooth in a plane of two strong axes. Where the axes differ on the whole, such a
     plane is coarsened first; where they differ from place to place the count grows slowly with the contrast.

@@ -135,7 +135,7 @@ class _Hierarchy:
         row_weight = level.row_weight if level.row_weight.size else np.ones(shape)
         out = np.empty((size, size))
         if not bordered.inverse(level.weights.reshape(count, -1), drift.reshape(len(shape), -1),
-                                np.broadcast_to(level.shift, shape).ravel(), row_weight.ravel(), self.offsets,
+                                np.full(shape, level.shift).ravel(), row_weight.ravel(), self.offsets,
                                 np.array(shape), np.array(self.periodic), out):
             raise np.linalg.LinAlgError("the coarsest grid's matrix is singular")
         return out

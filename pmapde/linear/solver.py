@@ -35,10 +35,10 @@ class Automatic:
     ----------
     poor_factor : float
         Where BiCGSTAB is around the cycle, as after a refused step: the factor per application above which black-box
-        multigrid, whose cycle costs about three times as much as the geometric one, takes over.
+        multigrid, whose cycle costs up to three times as much as the geometric one, takes over.
     hopeless_factor : float
         The same for algebraic multigrid, the next where there is not the memory for black-box multigrid: its set-up is
-        worth 20 to 60 geometric cycles.
+        worth 20 to 90 geometric cycles.
 
     Good values: the defaults.
     """
