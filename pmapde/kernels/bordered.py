@@ -10,7 +10,8 @@ def inverse(weights, drift, shift, row_weight, offsets, shape, periodic, out):
 
     ``A`` is the operator of ``stencil_2d`` and ``stencil_3d`` on a grid of ``shape``, n cells, its offsets at most one
     cell long: ``weights`` (K, n), ``drift`` (d, n), or (d, 0) where there is none, ``shift`` (n,); ``row_weight`` r
-    (n,). The matrix is bordered by the constants; Gauss-Jordan elimination with partial pivoting.
+    (n,). The matrix is bordered by a constant as large as its diagonal, whatever the units; Gauss-Jordan elimination
+    with partial pivoting.
     """
     count, n = weights.shape
     dimension = shape.shape[0]
@@ -35,7 +36,11 @@ def inverse(weights, drift, shift, row_weight, offsets, shape, periodic, out):
                     q = q * shape[a] + x
                 rows[p, q] -= row_weight[p] * (weights[k, p] + side * slope)
             rows[p, p] += row_weight[p] * 2.0 * weights[k, p]
-        rows[p, n] = rows[n, p] = 1.0
+    border = 0.0
+    for p in range(n):
+        border = max(border, abs(rows[p, p]))
+    for p in range(n):
+        rows[p, n] = rows[n, p] = border
     for p in range(width):
         rows[p, width + p] = 1.0
     for p in range(width):
