@@ -41,7 +41,7 @@ def statuses():
         Status.MAX_STEPS: lambda: pmapde.solve(rough(), max_steps=1),
         Status.MAX_SWEEPS: lambda: pmapde.sinkhorn(easy, 1e-3, 2, tolerance=1e-9),
         Status.MAX_SECONDS: lambda: pmapde.solve(rough(), max_seconds=0),
-        Status.STAGNATED: lambda: pmapde.solve(rough("white noise", (8, 8, 8), 1e6), plain, tolerance=1e-300),
+        Status.STAGNATED: lambda: pmapde.solve(rough("logit", (12, 12, 12), 1e6), plain, tolerance=1e-300),
         Status.NEWTON_STALLED: lambda: pmapde.flow(rough("photographs", (32, 32)), 1.0, pmapde.BackwardEuler(
             step=0.5, max_iterations=1)),
         Status.STEP_TOO_SMALL: lambda: pmapde.solve(rough("white noise", (32, 32), 1e3), impatient),
