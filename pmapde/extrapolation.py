@@ -17,8 +17,8 @@ PROMISING = 0.4
 """Error of a start, as a share of the discretisation error: it may fall by 16 to the next grid, the latter by 4."""
 
 EXTRAPOLATED_SHARE = 3e-5
-"""Algebraic error left where results are extrapolated, as a share of the discretisation error: at ten times as much it
-is the larger part of an extrapolated cost from 256^2 on."""
+"""Algebraic error left where results are extrapolated, as a share of the discretisation error: with ten times as much
+an extrapolated cost is not of fourth order any more at 256^2, which ``tests/test_full_multigrid.py`` asserts."""
 
 INCONSISTENT_SHARE = 1e-3
 """Of the discretisation error, the error of the map by a stencil too narrow, up to which results are extrapolated."""

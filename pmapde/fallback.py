@@ -83,7 +83,7 @@ class _Chain:
         self.extrapolate, self.start = extrapolate, start
         self.begin, self.max_seconds, self.kept, self.max_steps = time.perf_counter(), max_seconds, 0.0, max_steps
         self.log, self.best, self.last, self.final, self.cut, self.limited = [], None, None, False, False, False
-        self.booked, self.work = self.begin, 0.0  # when the last attempt was; work since, in units of its grid
+        self.booked, self.work = self.begin, 0.0  # when the last attempt was; work since, in units of the problem
         self.ranks, self.waiting = {False: 0.0, True: 0.0}, {False, True}
 
     @property
