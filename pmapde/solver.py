@@ -126,7 +126,7 @@ def goal_on(level, problems, tolerance, share, coarser, extrapolated, one_step):
     if finest and tolerance != "discretization":
         goal = Goal(residual=float(tolerance), change=extrapolated, before=coarser.last_size)
         if level and share < ALGEBRAIC_SHARE and not coarser.rough():  # takes more than a residual
-            goal = replace(goal, share=coarser.scale * share, rough=coarser.rough(), one_step=one_step, verify=True)
+            goal = replace(goal, share=coarser.scale * share, one_step=one_step, verify=True)
         return goal
     if level:
         if finest:

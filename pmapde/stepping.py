@@ -283,6 +283,8 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
         if goal.met(norm, floor, done) and not evaluation.extended:
             yield replace(current, status=Status.CONVERGED, floor=floor if norm > goal.residual > 0 else 0.0)
             return
+        # where the residual is met, what is missing of the share is no failure
+        asked = norm <= goal.residual and not evaluation.extended
         memory.update(dt=dt, forcing_memory=forcing_memory, careful=careful, floor=floor)
         if not resumed:
             yield current
@@ -299,7 +301,6 @@ def pseudo_transient(operator, linear, phi, settings, goal, memory=None):
             if trial.step is not None:
                 break
             rejected += 1
-            asked = norm <= goal.residual  # where that is met, what is missing of the share is no failure
             if norm <= AT_THE_FLOOR[careful] * floor:
                 yield replace(current, status=Status.CONVERGED if asked else Status.STAGNATED)
                 return

@@ -9,7 +9,7 @@ import pytest
 from bench_scaling import build
 
 import pmapde
-from pmapde import exact, fallback, gallery, memory, solver
+from pmapde import exact, fallback, gallery, memory, solver, stepping
 from pmapde.density import is_smooth
 from pmapde.extrapolation import CoarserGrids
 from pmapde.monge_ampere import MongeAmpere
@@ -193,6 +193,16 @@ def test_a_goal_is_met_when_all_is_that_was_asked_for():
         assert tuple(goal.met(norm, 1e-8, done) for goal in (residual, share, both)) == met
     assert both.now(1e-2) == residual and both.now(1e-4) == share  # the residual first
     assert residual.now(1e-2) is residual and share.now(1e-4) is share
+
+
+def test_nothing_has_converged_while_cells_are_extended(monkeypatch):
+    """Not even where the residual is met and no step is accepted."""
+    refused = pmapde.Status.STEP_TOO_SMALL
+    monkeypatch.setattr(stepping, "_newton_iteration", lambda *arguments: stepping._Trial(None, refused))
+    operator = MongeAmpere(exact.separable_cosine((16, 16)).problem)
+    wild = np.random.default_rng(0).normal(size=(16, 16))
+    *_, last = stepping.pseudo_transient(operator, None, wild, pmapde.PseudoTransient(), Goal(residual=1e9))
+    assert operator.evaluate(last.phi, extend=True).extended and last.status is refused
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-9])
